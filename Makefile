@@ -18,6 +18,10 @@ $(INSTALLED): locks/dev.lock pyproject.toml clients/python/pyproject.toml .ci/in
 	PYTHON=$(PYTHON) .ci/install $(VENV)
 	@touch $@
 
+.PHONY: proto
+proto: ## generate the Python stubs from proto/ into clients/python
+	PYTHON=$(PYTHON) .ci/proto generate
+
 .PHONY: lock
 lock: $(INSTALLED) ## renew locks/ to the newest versions pyproject.toml allows
 	.ci/lock $(BIN)/uv
