@@ -22,6 +22,37 @@ $(INSTALLED): locks/dev.lock pyproject.toml clients/python/pyproject.toml .ci/in
 proto: ## generate the Python stubs from proto/ into clients/python
 	PYTHON=$(PYTHON) .ci/proto generate
 
+.PHONY: baseline
+baseline: ## at a release: what later protos must not break is what they are now
+	npx --yes @bufbuild/buf@1.75.0 build --exclude-source-info -o proto/baseline.binpb
+
+.PHONY: lint
+lint: $(INSTALLED) ## style, types, arrows between rooms, protos and their stubs
+	.ci/lint $(BIN)
+
+.PHONY: format
+format: $(INSTALLED) ## let ruff format and mend what it can
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+.PHONY: test
+test: $(INSTALLED) ## every test but the soaks, with real PostgreSQL and Redis
+	$(BIN)/python -m tests.servers
+	$(BIN)/pytest --numprocesses 2
+
+.PHONY: soak
+soak: $(INSTALLED) ## the tests that take minutes: kills, herds, millions of events
+	$(BIN)/python -m tests.servers
+	$(BIN)/pytest -m soak --timeout 3600
+
+.PHONY: bench
+bench: $(INSTALLED) ## measure throughput and latency
+	$(BIN)/python -m tests.benchmarks
+
+.PHONY: run
+run: $(INSTALLED) ## the guided demo, then serves until Ctrl-C
+	$(BIN)/purser dev --demo
+
 .PHONY: lock
 lock: $(INSTALLED) ## renew locks/ to the newest versions pyproject.toml allows
 	.ci/lock $(BIN)/uv
