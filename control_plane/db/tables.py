@@ -1,0 +1,27 @@
+"""The order of all changes, and the feed that tells of them."""
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Table, Text
+
+from control_plane.db.metadata import metadata
+from control_plane.db.types import Instant
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+"""One row. Whoever takes the next revision holds it locked until its commit."""
+
+feed = Table(
+    "feed",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Index("ix_feed_at", "at"),
+)
+"""What each revision changed: `catalog` (its number), `customer` (its id), `subject` (its id)."""

@@ -1,0 +1,83 @@
+"""The unit of work on both databases."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import select
+
+from control_plane.db.engine import create_engine, system_now
+from control_plane.db.tables import feed
+from control_plane.db.unit_of_work import ChangeKind, Database, UnitOfWork
+
+
+async def test_a_change_takes_one_revision_with_its_feed_rows(database: Database) -> None:
+    """However much a transaction changes, it takes one revision, and each thing is in the feed once."""
+    async with database.begin() as uow:
+        uow.change(ChangeKind.CUSTOMER, "a")
+        uow.change(ChangeKind.CUSTOMER, "a")
+        uow.change(ChangeKind.SUBJECT, "s")
+    assert uow.revision == 1
+    async with database.read() as reading:
+        rows = (await reading.connection.execute(select(feed.c.revision, feed.c.kind, feed.c.key))).all()
+    assert sorted(map(tuple, rows)) == [(1, "customer", "a"), (1, "subject", "s")]
+
+
+async def test_no_change_takes_no_revision(database: Database) -> None:
+    """Usage and leases say nothing to followers, and take no revision."""
+    async with database.begin() as uow:
+        pass
+    assert uow.revision is None
+    async with database.read() as reading:
+        assert await reading.read_revision() == 0
+
+
+async def test_a_failed_block_leaves_nothing(database: Database) -> None:
+    """An exception rolls back the revision and the feed, and calls nobody back."""
+    called: list[object] = []
+    database.on_revision(called.append)
+
+    async def fail(uow: UnitOfWork) -> None:
+        uow.change(ChangeKind.CUSTOMER, "a")
+        uow.after_commit(lambda: called.append("after"))
+        await uow.take_revision()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await database.transact(fail)
+    async with database.read() as reading:
+        assert await reading.read_revision() == 0
+    assert called == []
+
+
+async def test_revisions_are_committed_in_order(database: Database) -> None:
+    """With many committers at once, whoever reads revision n finds the feed of every revision up to n."""
+    seen: list[tuple[int, int]] = []
+    done = asyncio.Event()
+
+    async def commit(number: int) -> None:
+        async with database.begin() as uow:
+            uow.change(ChangeKind.CUSTOMER, f"c{number}")
+            await asyncio.sleep(0)
+
+    async def follow() -> None:
+        while not done.is_set():
+            async with database.read() as uow:
+                revision = await uow.read_revision()
+                rows = (await uow.connection.execute(select(feed.c.revision).distinct())).all()
+                seen.append((revision, len(rows)))
+
+    follower = asyncio.create_task(follow())
+    await asyncio.gather(*(commit(number) for number in range(60)))
+    done.set()
+    await follower
+    assert all(revision == rows for revision, rows in seen)
+    async with database.read() as uow:
+        assert await uow.read_revision() == 60
+
+
+async def test_without_a_clock_the_database_tells_the_time(database_url: str) -> None:
+    """`now` without an injected clock lies within a minute of this machine's time, and has a time zone."""
+    database = Database(create_engine(database_url))
+    async with database.read() as uow:
+        assert abs((uow.now - system_now()).total_seconds()) < 60
+    await database.close()
