@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+ROOMS = ("deciding", "engine", "http", "leases", "outbox", "rpc", "runtime", "upstream", "view")
 MODULES = [
     *("sidecar/__init__.py", "sidecar/__main__.py", "sidecar/app.py", "sidecar/config.py"),
-    *(
-        f"sidecar/{room}/__init__.py"
-        for room in ("engine", "leases", "outbox", "rpc", "runtime", "upstream", "view")
-    ),
+    *(f"sidecar/{room}/__init__.py" for room in ROOMS),
     *("control_plane/__init__.py", "control_plane/ledger.py"),
     *("clients/__init__.py", "clients/cli/__init__.py", "clients/cli/dev.py"),
     *("purser/__init__.py", "purser/v1/__init__.py", "purser/v1/usage_pb2.py"),
 ]
 ALLOWED = {
     "sidecar/app.py": "import sidecar.config, sidecar.rpc, sidecar.upstream, sidecar.outbox",
-    "sidecar/rpc/__init__.py": "import grpc, sidecar.view, sidecar.leases, purser.v1.usage_pb2",
+    "sidecar/rpc/__init__.py": "import grpc, sidecar.deciding, purser.v1.usage_pb2",
+    "sidecar/deciding/__init__.py": "import sidecar.view, sidecar.leases, sidecar.outbox",
     "sidecar/runtime/__init__.py": "import time, sidecar.engine",
     "sidecar/engine/__init__.py": "import decimal, datetime, dataclasses",
     "control_plane/ledger.py": "import sidecar.engine, sidecar.runtime, purser.v1.usage_pb2",
@@ -29,6 +28,8 @@ ALLOWED = {
 TOO_MANY = [
     ("sidecar/rpc/__init__.py", "import sidecar.app", "Inside the sidecar"),
     ("sidecar/rpc/__init__.py", "import sidecar.upstream", "Inside the sidecar"),
+    ("sidecar/deciding/__init__.py", "import sidecar.rpc", "Inside the sidecar"),
+    ("sidecar/view/__init__.py", "import sidecar.deciding", "Inside the sidecar"),
     ("sidecar/view/__init__.py", "import sidecar.upstream", "Inside the sidecar"),
     ("sidecar/leases/__init__.py", "import sidecar.outbox", "Inside the sidecar"),
     ("sidecar/runtime/__init__.py", "import sidecar.view", "Inside the sidecar"),
