@@ -1,0 +1,1 @@
+"""Customers and their subjects, and what each customer is entitled to."""

@@ -1,0 +1,1 @@
+"""The feed: how followers hear of changes, and of what is wanted back."""

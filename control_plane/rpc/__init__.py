@@ -1,0 +1,1 @@
+"""gRPC for sidecars: purser.sync.v1."""
