@@ -1,0 +1,91 @@
+"""THE table from error to gRPC status. Every error that leaves this sidecar carries `ErrorInfo` (domain `purser.dev`)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from sidecar.deciding import errors
+from sidecar.outbox import port as outbox
+
+DOMAIN: Final = "purser.dev"
+
+Details = Callable[[Any], list[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one kind of error is answered."""
+
+    code: int
+    reason: str
+    details: Details
+
+
+def _nothing(_error: Exception) -> list[Message]:
+    return []
+
+
+def _retry_after_seconds(seconds: int) -> Details:
+    return lambda _error: [error_details_pb2.RetryInfo(retry_delay=Duration(seconds=seconds))]
+
+
+def _bad_request(error: errors.Malformed) -> list[Message]:
+    violation = error_details_pb2.BadRequest.FieldViolation
+    return [
+        error_details_pb2.BadRequest(
+            field_violations=[violation(field=v.field, description=v.description) for v in error.violations]
+        )
+    ]
+
+
+def _undecodable(_error: DecodeError) -> list[Message]:
+    violation = error_details_pb2.BadRequest.FieldViolation
+    return [
+        error_details_pb2.BadRequest(
+            field_violations=[violation(field="", description="the message can not be decoded")]
+        )
+    ]
+
+
+TABLE: Final[dict[type[Exception], Row]] = {
+    errors.Malformed: Row(code_pb2.INVALID_ARGUMENT, "MALFORMED", _bad_request),
+    DecodeError: Row(code_pb2.INVALID_ARGUMENT, "MALFORMED", _undecodable),
+    errors.KeyConflict: Row(code_pb2.ALREADY_EXISTS, "KEY_CONFLICT", _nothing),
+    errors.ReservationConflict: Row(code_pb2.ALREADY_EXISTS, "RESERVATION_CONFLICT", _nothing),
+    errors.ReservationEnded: Row(code_pb2.FAILED_PRECONDITION, "RESERVATION_ENDED", _nothing),
+    errors.ReservationUnknown: Row(code_pb2.NOT_FOUND, "RESERVATION_UNKNOWN", _nothing),
+    errors.Overloaded: Row(code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", _retry_after_seconds(1)),
+    errors.Draining: Row(code_pb2.UNAVAILABLE, "DRAINING", _retry_after_seconds(1)),
+}
+
+UNFORESEEN: Final = Row(code_pb2.INTERNAL, "INTERNAL", _nothing)
+
+
+def row_for(error: Exception) -> Row:
+    """The row of the error's type or of the nearest type above it."""
+    for kind in type(error).__mro__:
+        row = TABLE.get(kind)
+        if row is not None:
+            return row
+    return UNFORESEEN
+
+
+def status_of(error: Exception) -> grpc.Status:
+    """What to abort the call with. What was not foreseen says so and shows nothing of the inside."""
+    row = row_for(error)
+    message = "something went wrong inside the sidecar; its log says what" if row is UNFORESEEN else str(error)
+    status = status_pb2.Status(code=row.code, message=message[:1000])
+    info = error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN)
+    for detail in (info, *row.details(error)):
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    answer: grpc.Status = rpc_status.to_status(status)
+    return answer

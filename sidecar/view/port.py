@@ -1,0 +1,55 @@
+"""What the view needs of the outside: the feed, a second tier, and who obeys recalls."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from purser.sync.v1 import feed_pb2 as feed
+from sidecar.view.snapshot import StoredView
+
+
+class FeedLost(Exception):
+    """The feed can not be reached, or broke. Nothing is lost: it resumes by revision."""
+
+
+class FeedCall(Protocol):
+    """One open feed. Iterating blocks until a message comes and raises `FeedLost` when the stream ends for whatever reason."""
+
+    def __iter__(self) -> Iterator[feed.FollowResponse]: ...
+
+    def __next__(self) -> feed.FollowResponse: ...
+
+    def cancel(self) -> None:
+        """Ends it from another thread; the iteration then raises `FeedLost`. May be called twice."""
+
+
+class Feed(Protocol):
+    """Opens feeds. Satisfied in `upstream/`."""
+
+    def follow(self, outgoing: Iterator[feed.FollowRequest]) -> FeedCall:
+        """Opens the stream; `outgoing` is read by a thread of the transport until it ends. Does not block for long; may raise `FeedLost`."""
+
+
+class Recalls(Protocol):
+    """Obeys recalls: the keeper."""
+
+    def recall(self, recall: feed.Recall) -> int:
+        """Gives back what the recall names, durably, and returns the sequence number of the last return (0: there was nothing).
+
+        May block for an outbox commit. Raises when nothing could be written: the recall is then not answered.
+        """
+
+
+class SecondTier(Protocol):
+    """A cache of states that a fleet shares. It never raises and never blocks for long: any failure looks like nothing there."""
+
+    def customer(self, customer_id: str) -> feed.CustomerState | None:
+        """The state last stored for this customer, of any revision."""
+
+    def subject(self, subject_id: str) -> feed.SubjectState | None:
+        """The same for a subject."""
+
+    def load(self) -> StoredView | None:
+        """The catalogs, without customers and subjects."""
+
+    def store(self, stored: StoredView) -> None:
+        """Stores these states, unless what is there is newer."""

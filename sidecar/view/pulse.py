@@ -1,0 +1,113 @@
+"""How old the view is, and what time it is at the control plane: both learned from heartbeats."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import Final
+
+LIVE_WITHIN_SECONDS: Final = 5.0
+"""Without a heartbeat for this long a connected feed is not called LIVE any more."""
+
+_WAITING_MAX: Final = 1_000
+
+
+class ViewSource(IntEnum):
+    """Where the view came from; numbers as in `purser.v1.ViewSource`."""
+
+    UNSPECIFIED = 0
+    LIVE = 1
+    CACHED = 2
+    PERSISTED = 3
+    FALLBACK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat: the control plane's clock when it was sent, and ours (monotonic seconds) when it came."""
+
+    revision: int
+    control_now: datetime
+    received_at: float
+
+
+class Pulse:
+    """Keeps the last heartbeat that the view has caught up with. Written by the follower, read by everyone without a lock."""
+
+    def __init__(self) -> None:
+        """Nothing was heard yet."""
+        self._lock = threading.Lock()
+        self._waiting: deque[Beat] = deque(maxlen=_WAITING_MAX)
+        self._revision = 0
+        self._confirmed: Beat | None = None
+        self._newest: Beat | None = None
+        self._persisted: tuple[datetime, float] | None = None
+        self._connected = False
+
+    def connected(self, is_connected: bool) -> None:
+        """The feed came or went."""
+        self._connected = is_connected
+
+    @property
+    def is_connected(self) -> bool:
+        """Is the feed connected?"""
+        return self._connected
+
+    def restore(self, as_of: datetime | None, *, wall_now: datetime, monotonic: float) -> None:
+        """A view was read that was confirmed last at `as_of`; what passed since is known by this machine's clock only."""
+        if as_of is not None:
+            passed = max(0.0, (wall_now - as_of).total_seconds())
+            self._persisted = (as_of, monotonic - passed)
+
+    def beat(self, beat: Beat) -> None:
+        """A heartbeat came."""
+        with self._lock:
+            self._newest = beat
+            if beat.revision <= self._revision:
+                self._confirmed = beat
+                self._waiting.clear()
+            else:
+                self._waiting.append(beat)
+
+    def reached(self, revision: int) -> None:
+        """The view stands at `revision` now: heartbeats that waited for it count from when they came."""
+        with self._lock:
+            self._revision = revision
+            while self._waiting and self._waiting[0].revision <= revision:
+                self._confirmed = self._waiting.popleft()
+
+    def started_over(self) -> None:
+        """The control plane was restored: what it had confirmed does not hold any more."""
+        with self._lock:
+            self._revision = 0
+            self._waiting.clear()
+
+    def as_of(self) -> datetime | None:
+        """When the control plane last confirmed the view, by its clock; None: never."""
+        beat = self._confirmed
+        if beat is not None:
+            return beat.control_now
+        return None if self._persisted is None else self._persisted[0]
+
+    def age_seconds(self, monotonic: float) -> float | None:
+        """Seconds since the view was last confirmed; None: never."""
+        beat = self._confirmed
+        if beat is not None:
+            return max(0.0, monotonic - beat.received_at)
+        return None if self._persisted is None else max(0.0, monotonic - self._persisted[1])
+
+    def source(self, monotonic: float) -> ViewSource:
+        """LIVE, CACHED, PERSISTED or, when there never was a view, FALLBACK."""
+        beat = self._confirmed
+        if beat is not None:
+            fresh = self._connected and monotonic - beat.received_at <= LIVE_WITHIN_SECONDS
+            return ViewSource.LIVE if fresh else ViewSource.CACHED
+        return ViewSource.FALLBACK if self._persisted is None else ViewSource.PERSISTED
+
+    def control_now(self, *, wall_now: datetime, monotonic: float) -> datetime:
+        """The control plane's clock, carried on by ours since its last heartbeat; before the first one, this machine's."""
+        beat = self._newest
+        if beat is None:
+            return wall_now
+        return beat.control_now + timedelta(seconds=monotonic - beat.received_at)
