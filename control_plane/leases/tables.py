@@ -1,0 +1,181 @@
+"""Sessions, leases with their slices, recalls, rates, gauges."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+)
+
+from control_plane.db.metadata import metadata
+from control_plane.db.types import Instant, Json, Scaled
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("outbox_id", Text, primary_key=True),
+    Column("incarnation_id", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("cursor", BigInteger, nullable=False),
+    Column("highest_seq", BigInteger, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    CheckConstraint("state IN ('open', 'superseded', 'ended', 'set_aside')", name="state"),
+)
+"""`state`: `open` may acquire; `superseded` only settles; `ended` is closed for good; `set_aside` lost its
+disk's end."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("balance_id", Text, ForeignKey("balances.id"), nullable=False),
+    Column("outbox_id", Text, nullable=False),
+    Column("incarnation_id", Text, nullable=False),
+    Column("scope", Json, nullable=False),
+    Column("allotted", Scaled, nullable=False),
+    Column("unsettled", Scaled, nullable=False),
+    Column("spent", Scaled, nullable=False),
+    Column("returned", Scaled, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("begins_at", Instant, nullable=False),
+    Column("ends_at", Instant, nullable=False),
+    Column("never_after", Instant),
+    Column("quarantine_at", Instant, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    CheckConstraint("allotted = unsettled + spent + returned", name="sum"),
+    CheckConstraint("unsettled >= 0 AND spent >= 0 AND returned >= 0 AND allotted > 0", name="signs"),
+    CheckConstraint("state IN ('open', 'quarantined', 'presumed', 'closed')", name="state"),
+    Index("ix_leases_balance", "balance_id", "state"),
+    Index("ix_leases_holder", "outbox_id", "incarnation_id", "state"),
+    Index("ix_leases_due", "state", "quarantine_at"),
+    Index("ix_leases_changed_at", "changed_at"),
+)
+"""`quarantine_at` is `ends_at` lengthened by drift and grace; `revision` is the one that the acquiring
+transaction saw."""
+
+lease_slices = Table(
+    "lease_slices",
+    metadata,
+    Column("lease_id", Text, ForeignKey("leases.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("grant_id", Text, ForeignKey("grants.id"), nullable=False),
+    Column("amount", Scaled, nullable=False),
+    CheckConstraint("amount > 0", name="amount"),
+    Index("ix_lease_slices_grant_id", "grant_id"),
+)
+"""In burn order by position."""
+
+lease_requests = Table(
+    "lease_requests",
+    metadata,
+    Column("outbox_id", Text, primary_key=True),
+    Column("incarnation_id", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("reply", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("ix_lease_requests_created_at", "created_at"),
+)
+
+lease_returns = Table(
+    "lease_returns",
+    metadata,
+    Column("outbox_id", Text, primary_key=True),
+    Column("incarnation_id", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("lease_id", Text, primary_key=True),
+    Column("amount", Scaled, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("recorded_at", Instant, nullable=False),
+)
+"""What was given back, once per uid: by its holder (`return`), or because its charge had been counted already
+(`duplicate`, `conflict`, `counted`)."""
+
+recalls = Table(
+    "recalls",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("balance_id", Text, ForeignKey("balances.id"), nullable=False),
+    Column("customer_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("idle_only", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("ix_recalls_created_at", "created_at"),
+    Index("ix_recalls_balance", "balance_id", "created_at"),
+)
+"""Fanned out by the feed to every sidecar that holds leases of the balance."""
+
+recall_answers = Table(
+    "recall_answers",
+    metadata,
+    Column("recall_id", Text, primary_key=True),
+    Column("outbox_id", Text, primary_key=True),
+    Column("incarnation_id", Text, primary_key=True),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("answered_at", Instant, nullable=False),
+)
+"""A holder has obeyed: once its cursor has reached `last_seq`, nothing idle is left with it."""
+
+rate_buckets = Table(
+    "rate_buckets",
+    metadata,
+    Column("balance_id", Text, ForeignKey("balances.id"), primary_key=True),
+    Column("micro_tokens", BigInteger, nullable=False),
+    Column("refilled_at", Instant, nullable=False),
+    Column("burst", Scaled, nullable=False),
+    Column("micro_per_second", BigInteger, nullable=False),
+)
+"""The control plane's own bucket of a rate: `micro_tokens` (amount x 1,000,000) were in it at
+`refilled_at`."""
+
+rate_shares = Table(
+    "rate_shares",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("balance_id", Text, ForeignKey("balances.id"), nullable=False),
+    Column("outbox_id", Text, nullable=False),
+    Column("incarnation_id", Text, nullable=False),
+    Column("micro_per_second", BigInteger, nullable=False),
+    Column("burst", Scaled, nullable=False),
+    Column("free_at", Instant, nullable=False),
+    Index("ix_rate_shares_balance_id", "balance_id"),
+)
+"""What holders may refill by themselves until `free_at`, their end lengthened by drift and grace."""
+
+gauge_holders = Table(
+    "gauge_holders",
+    metadata,
+    Column("balance_id", Text, ForeignKey("balances.id"), primary_key=True),
+    Column("holder_id", Text, primary_key=True),
+    Column("quantity", Scaled, nullable=False),
+    Column("occurred_at", Instant, nullable=False),
+    Column("event_key", Text, nullable=False),
+    CheckConstraint("quantity >= 0", name="quantity"),
+)
+"""Per holder the change with the greatest (occurred_at, event_key). A holder that was removed stays, with 0,
+so that an older change stays older."""
+
+peaks = Table(
+    "peaks",
+    metadata,
+    Column("balance_id", Text, ForeignKey("balances.id"), primary_key=True),
+    Column("window", Text, primary_key=True),
+    Column("highest", Scaled, nullable=False),
+    Column("latest", Scaled, nullable=False),
+    Column("latest_at", Instant, nullable=False),
+    Column("latest_key", Text, nullable=False),
+)
+"""What meters that aggregate by `max` or `latest` have seen, per window (its start as ISO 8601; empty: all
+time)."""

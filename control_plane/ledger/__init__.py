@@ -1,0 +1,1 @@
+"""The ledger: balances, grant occurrences, postings, facts and limits. See README.md."""

@@ -1,0 +1,1 @@
+"""What sidecars report, booked exactly once. See README.md."""
