@@ -1,0 +1,98 @@
+"""How answers look on a terminal. One JSON line with `--json`, words and a table without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clients.cli import json_form
+from purser import errors, messages, types
+from purser.v1 import decision_pb2
+
+ALLOWED, FAILED, REFUSED = 0, 1, 3
+"""Exit statuses: allowed (or done), an error, refused."""
+
+
+def console() -> Console:
+    """Where answers go; plain text when that is not a terminal."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def decision(message: decision_pb2.Decision) -> None:
+    """One decision in words, its balances as a table, its explanation as steps."""
+    answer, out = messages.decision(message), console()
+    verdict = "[bold green]allowed[/]" if answer.allowed else "[bold red]refused[/]"
+    out.print(f"{verdict}  {answer.reason}  {escape(answer.message)}")
+    for label, value in _facts(answer):
+        out.print(f"  [dim]{label:<10}[/] {escape(value)}")
+    if answer.balances:
+        out.print(balances(answer.balances))
+    for number, step in enumerate(answer.explanation, 1):
+        mark = "[green]✓[/]" if step.reason.startswith("OK") else "[red]✗[/]"
+        source = f" [dim]({escape(step.source)})[/]" if step.source else ""
+        out.print(
+            f"  {number:>2} {mark} [bold]{escape(step.step)}[/] {escape(step.about)}: {escape(step.finding)}{source}"
+        )
+
+
+def _facts(answer: types.Decision) -> list[tuple[str, str]]:
+    fresh = answer.freshness
+    age = f"{fresh.age.total_seconds():.3f} s old" if fresh.age is not None else "never confirmed"
+    found = [
+        ("value", _feature_value(answer.value)),
+        ("cost", str(answer.cost or "")),
+        ("shortfall", str(answer.shortfall or "")),
+        ("retry after", f"{answer.retry_after.total_seconds()} s" if answer.retry_after else ""),
+        ("upgrades", ", ".join(answer.upgrade_options)),
+        ("warnings", ", ".join(answer.warnings)),
+        ("view", f"{fresh.source}, revision {fresh.revision}, {age}"),
+        ("decision", answer.decision_id),
+    ]
+    return [(label, value) for label, value in found if value]
+
+
+def _feature_value(value: types.Value) -> str:
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(value))
+    return "" if value is None else str(value)
+
+
+def balances(states: tuple[types.BalanceState, ...]) -> Table:
+    """A table of balances."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("balance", "limit", "used", "reserved", "remaining", "unit", "resets"):
+        table.add_column(title, justify="left" if title in ("balance", "unit", "resets") else "right")
+    for state in states:
+        table.add_row(
+            state.balance,
+            _number(state.limit),
+            _number(state.used),
+            _number(state.reserved),
+            _number(state.remaining),
+            state.unit,
+            f"{state.resets_at:%Y-%m-%d %H:%M}" if state.resets_at else "",
+        )
+    return table
+
+
+def _number(value: Any) -> str:
+    return "unlimited" if value is None else f"{value:f}"
+
+
+def fail(error: Exception) -> typer.Exit:
+    """Says what went wrong, field by field, on standard error."""
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    err.print(f"[bold red]error[/]  {escape(str(error))}")
+    if isinstance(error, errors.InvalidRequest):
+        for field, what in error.fields.items():
+            err.print(f"  [bold]{escape(field)}[/]: {escape(what)}")
+    return typer.Exit(FAILED)
+
+
+def as_json(message: Any) -> None:
+    """One JSON object on standard output."""
+    typer.echo(json_form.dumps(message))
