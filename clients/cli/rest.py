@@ -62,6 +62,8 @@ def _problem(response: httpx.Response) -> str:
     except ValueError:
         return f"{response.status_code} {response.text[:500]}"
     lines = [f"{problem.get('title', response.status_code)}: {problem.get('detail', '')}"]
-    for error in problem.get("errors", ()):
-        lines.append("  " + "  ".join(f"{name} {value}" for name, value in error.items()))
+    lines += [
+        "  " + "  ".join(f"{name} {value}" for name, value in error.items())
+        for error in problem.get("errors", ())
+    ]
     return "\n".join(lines)
