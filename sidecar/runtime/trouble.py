@@ -1,0 +1,90 @@
+"""What can go wrong below the decisions, as facts: with the disk, and with the way to the control plane.
+
+They stand here because neighbouring rooms, which do not know each other, must tell them apart.
+"""
+
+import threading
+from collections.abc import Callable
+
+
+class NotWritten(Exception):
+    """Nothing was written: the store can not take new writes now. `retry_after_seconds` is a guess at when it can."""
+
+    def __init__(self, cause: str, *, retry_after_seconds: float = 1.0) -> None:
+        """`cause` in words, for people."""
+        self.cause = cause
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(cause)
+
+
+class Resolution:
+    """How a write whose outcome was unknown turned out, once the file has been read back."""
+
+    def __init__(self) -> None:
+        """Not known yet."""
+        self._lock = threading.Lock()
+        self._applied: bool | None = None
+        self._waiting: list[Callable[[bool], None]] = []
+
+    @property
+    def applied(self) -> bool | None:
+        """True: it is in the file. False: it is not, and never will be. None: not known yet."""
+        return self._applied
+
+    def then(self, call: Callable[[bool], None]) -> None:
+        """Calls back once with the outcome, at once if it is known, else later from the writer's thread; `call` must not block."""
+        with self._lock:
+            if self._applied is None:
+                self._waiting.append(call)
+                return
+        call(self._applied)
+
+    def resolve(self, applied: bool) -> None:
+        """The file was read back. Only the first time counts."""
+        with self._lock:
+            if self._applied is not None:
+                return
+            self._applied = applied
+            waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call(applied)
+
+
+class OutcomeUnknown(Exception):
+    """The commit failed in a way that leaves open whether it happened; `resolution` tells once the file was read back.
+
+    What the write would have spent stays spent until then. The caller may repeat with the same key.
+    """
+
+    def __init__(self, cause: str, resolution: Resolution) -> None:
+        """`cause` in words."""
+        self.cause = cause
+        self.resolution = resolution
+        super().__init__(f"whether it was recorded is not known yet ({cause}); repeat it with the same key")
+
+
+class Unreachable(Exception):
+    """The control plane did not answer in time, or at all: what was asked may have happened or not."""
+
+
+class Refused(Exception):
+    """The control plane answered with an error: nothing of what was asked has happened. `code` is the gRPC status name."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """`message` as it came."""
+        self.code = code
+        self.message = message
+        super().__init__(f"{code}: {message}")
+
+
+class Superseded(Refused):
+    """A later incarnation of this outbox has opened a session: this one can acquire no more."""
+
+
+class SequenceGap(Refused):
+    """A batch began above the cursor + 1; `expected_seq` is what should come (0: it was not said)."""
+
+    def __init__(self, message: str, *, expected_seq: int) -> None:
+        """`message` as it came."""
+        self.expected_seq = expected_seq
+        super().__init__("OUT_OF_RANGE", message)
