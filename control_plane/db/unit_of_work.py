@@ -17,6 +17,7 @@ from control_plane.db.tables import feed, revisions
 from control_plane.db.types import from_micros
 
 Result = TypeVar("Result")
+Kept = TypeVar("Kept")
 Clock = Callable[[], datetime]
 
 RETRIED_SQLSTATES = frozenset({"40P01", "40001"})  # deadlock, serialization failure: nothing has happened
@@ -37,9 +38,10 @@ class UnitOfWork:
     `connection` runs statements; `now` is the transaction's one instant, UTC.
     """
 
-    def __init__(self, connection: AsyncConnection, now: datetime) -> None:
+    def __init__(self, connection: AsyncConnection, now: datetime, database: "Database") -> None:
         self.connection = connection
         self.now = now
+        self._database = database
         self._changes: dict[tuple[ChangeKind, str], None] = {}
         self._revision: int | None = None
         self._after_commit: list[Callable[[], None]] = []
@@ -52,6 +54,10 @@ class UnitOfWork:
     def change(self, kind: ChangeKind, key: str) -> None:
         """Says that followers must hear of this thing again. Repeats count once."""
         self._changes[ChangeKind(kind), key] = None
+
+    def kept(self, kind: type[Kept]) -> Kept:
+        """As `Database.kept`. What this transaction has not committed does not belong in it."""
+        return self._database.kept(kind)
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Calls back once everything is committed, and not at all otherwise. It must neither block nor raise."""
@@ -102,6 +108,15 @@ class Database:
         self._clock = clock or (system_now if self.is_sqlite else None)
         self._sqlite_writer = asyncio.Lock()
         self._on_revision: list[Callable[[int], None]] = []
+        self._kept: dict[type, object] = {}
+
+    def kept(self, kind: type[Kept]) -> Kept:
+        """What this process keeps of this database between transactions: one of each kind (a cache, the bus), made when
+        first asked for.
+        """
+        kept = self._kept.setdefault(kind, kind())
+        assert isinstance(kept, kind)
+        return kept
 
     def on_revision(self, callback: Callable[[int], None]) -> None:
         """Calls back after each commit of this process that took a revision. It must neither block nor raise."""
@@ -126,7 +141,7 @@ class Database:
             async with connection.begin():
                 if not self.is_sqlite:
                     await connection.execute(text("SET TRANSACTION READ ONLY"))
-                yield UnitOfWork(connection, await self._now(connection))
+                yield UnitOfWork(connection, await self._now(connection), self)
 
     async def transact(self, work: Callable[[UnitOfWork], Awaitable[Result]]) -> Result:
         """Runs `work` in a transaction; again from its start where a deadlock undid it."""
@@ -149,7 +164,7 @@ class Database:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[UnitOfWork]:
         async with self.engine.connect() as connection, connection.begin():
-            uow = UnitOfWork(connection, await self._now(connection))
+            uow = UnitOfWork(connection, await self._now(connection), self)
             yield uow
             await uow._write_feed()  # noqa: SLF001 - the two classes are one: the committer
         uow._committed()  # noqa: SLF001

@@ -1,0 +1,193 @@
+"""A catalog's text, YAML or JSON, as plain data in which every value knows its line and column."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 32
+MAX_VALUES = 200_000
+
+Step = str | int
+Path = tuple[Step, ...]
+
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)")
+_CONSTANTS: Mapping[str, bool | None] = {
+    "true": True,
+    "True": True,
+    "false": False,
+    "False": False,
+    "null": None,
+    "~": None,
+    "": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where something stands; both count from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextProblem:
+    """One thing that is wrong with a text, where, and how to mend it."""
+
+    at: Position
+    path: str
+    what: str
+    mend: str
+
+
+class BadText(ValueError):
+    """The text is not a catalog. Holds every problem that was found."""
+
+    def __init__(self, problems: tuple[TextProblem, ...]) -> None:
+        super().__init__("; ".join(f"line {p.at.line}, column {p.at.column}: {p.what}" for p in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedData:
+    """Plain data (dict, list, str, int, Decimal, bool, None) and the position of each value and key, by path."""
+
+    data: Any
+    positions: Mapping[Path, Position]
+
+    def position(self, path: Path) -> Position:
+        """Of the value at the path, or of the nearest one around it that is there."""
+        while path not in self.positions and path:
+            path = path[:-1]
+        return self.positions.get(path, Position(1, 1))
+
+
+def read_text(source: bytes) -> LocatedData:
+    """Reads YAML 1.2's core, of which JSON is a part. Raises BadText."""
+    text = _decode(source)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        raise BadText((_syntax_problem(error),)) from error
+    except yaml.YAMLError as error:
+        raise BadText(
+            (_problem(1, 1, str(error), "write plain UTF-8 text without control characters"),)
+        ) from error
+    except RecursionError as error:
+        raise BadText((_too_deep(1, 1),)) from error
+    if root is None:
+        raise BadText((_problem(1, 1, "the catalog is empty", "begin with `purser: catalog/v1`"),))
+    reading = _Reading()
+    data = reading.value(root, ())
+    if reading.problems:
+        raise BadText(tuple(reading.problems))
+    return LocatedData(data, reading.positions)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Turns nodes into data; collects positions and problems on the way."""
+
+    positions: dict[Path, Position] = field(default_factory=dict)
+    problems: list[TextProblem] = field(default_factory=list)
+    values: int = 0
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self.values += 1
+        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        self.positions.setdefault(path, Position(line, column))
+        if self.values > MAX_VALUES:
+            if self.values == MAX_VALUES + 1:
+                what = f"more than {MAX_VALUES} values, aliases counted each time"
+                self.problems.append(_problem(line, column, what, "split the catalog, or use fewer aliases"))
+            return None
+        if len(path) > MAX_DEPTH:
+            self.problems.append(_too_deep(line, column))
+            return None
+        match node:
+            case yaml.MappingNode():
+                return self._mapping(node, path)
+            case yaml.SequenceNode():
+                return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+            case _:
+                return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problems.append(_problem(line, column, "a name must be a text", "write a plain word"))
+                continue
+            key: str = key_node.value
+            if key in data:
+                what = f"`{key}` is there twice in one map"
+                self.problems.append(_problem(line, column, what, "remove one of them", (*path, key)))
+                continue
+            self.positions[*path, key] = Position(line, column)
+            data[key] = self.value(value_node, (*path, key))
+        return data
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> str | int | Decimal | bool | None:
+        text: str = node.value
+        if node.style is not None or node.tag == "!":
+            return text
+        if text in _CONSTANTS:
+            return _CONSTANTS[text]
+        if _INTEGER.fullmatch(text) or _DECIMAL.fullmatch(text):
+            if len(text) > 80:
+                line, column = node.start_mark.line + 1, node.start_mark.column + 1
+                self.problems.append(
+                    _problem(line, column, "a number of more than 80 digits", "shorten it", path)
+                )
+                return None
+            return int(text) if _INTEGER.fullmatch(text) else Decimal(text)
+        return text
+
+
+def _decode(source: bytes) -> str:
+    if len(source) > MAX_BYTES:
+        raise BadText((_problem(1, 1, f"larger than {MAX_BYTES} bytes", "split the catalog"),))
+    try:
+        text = source.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = source[: error.start].decode("utf-8", "replace")
+        line = before.count("\n") + 1
+        column = len(before) - (before.rfind("\n") + 1) + 1
+        raise BadText((_problem(line, column, "not UTF-8 text", "save the file as UTF-8"),)) from error
+    if "\t" in text and text.lstrip().startswith("{") and _is_json(text):
+        # JSON may be indented with tabs, YAML may not. Valid JSON has none inside its strings.
+        text = text.replace("\t", " ")
+    return text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError) -> TextProblem:
+    mark = error.problem_mark or error.context_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    what = error.problem or error.context or "not YAML"
+    if error.context and error.problem:
+        what = f"{error.problem} ({error.context})"
+    return _problem(line, column, f"not YAML: {what}", "check indentation, quotes and brackets up to here")
+
+
+def _too_deep(line: int, column: int) -> TextProblem:
+    return _problem(line, column, f"nested more than {MAX_DEPTH} levels deep", "write it flatter")
+
+
+def _problem(line: int, column: int, what: str, mend: str, path: Path = ()) -> TextProblem:
+    return TextProblem(Position(line, column), ".".join(map(str, path)), what, mend)
