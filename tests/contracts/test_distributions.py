@@ -1,8 +1,10 @@
 """What an app installs is small, and what it imports is only that."""
 
+import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,45 @@ def test_importing_the_client_loads_no_server_and_warns_of_nothing(module: str) 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_the_client_runs_with_nothing_but_what_it_asks_for(tmp_path: Path) -> None:
+    """With the client's wheel and its declared requirements alone, a client can be made and used."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=REPOSITORY / "clients/python", capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    bare = tmp_path / "bare"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(bare)
+    for name in _requirements("purser-entitlements"):
+        for file in metadata.files(name) or ():
+            target = bare / file
+            if ".." not in file.parts:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.symlink_to(Path(str(file.locate())))
+    program = (
+        f"import sys; sys.path.insert(0, {str(bare)!r})\n"
+        "import purser, purser.aio\n"
+        "try: purser.Client('127.0.0.1:1', timeout=0.2).check(customer_id='a', feature='b')\n"
+        "except purser.PurserError as error: print(type(error).__name__)\n"
+        "print(*({'sidecar', 'control_plane'} & sys.modules.keys()))"
+    )
+    # -I -S: no site-packages, no PYTHONPATH, not this folder.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] in {"Unavailable", "DeadlineExceeded"}
+    assert done.stdout.split("\n")[1] == ""
+
+
+def _requirements(distribution: str) -> set[str]:
+    """The names of everything that a distribution needs, requirements of requirements included."""
+    found: set[str] = set()
+    for line in metadata.requires(distribution) or ():
+        if "extra ==" in line:
+            continue
+        match = re.match(r"[A-Za-z0-9._-]+", line)
+        assert match is not None
+        found |= {match.group(), *_requirements(match.group())}
+    return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -93,7 +94,8 @@ def from_rpc(error: grpc.RpcError) -> PurserError:
 
 
 def _details(error: grpc.RpcError) -> ErrorDetails:
-    trailers = {entry.key: entry.value for entry in error.trailing_metadata() or ()}
+    # Named pairs from a channel of threads, plain ones from asyncio: both unpack.
+    trailers = dict(cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()))
     status = status_pb2.Status()
     try:
         status.ParseFromString(trailers.get("grpc-status-details-bin", b""))

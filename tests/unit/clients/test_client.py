@@ -1,0 +1,297 @@
+"""The Python client: what it sends, what it makes of answers, and that repeats are safe; for both clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+
+import purser
+import purser.aio
+from purser.v1 import decision_pb2, usage_pb2
+from purser.v1 import entitlement_service_pb2 as rpc_pb2
+from tests.unit.clients.fake_sidecar import FakeSidecar, bad_request, status
+
+ALLOWED = decision_pb2.Decision(decision_id="d1", allowed=True, reason=decision_pb2.REASON_OK)
+REFUSED = decision_pb2.Decision(decision_id="d2", reason=decision_pb2.REASON_LIMIT_REACHED, message="used up")
+
+
+class Awaited:
+    """The async client, driven call by call, so that one test speaks to both."""
+
+    def __init__(self, address: str) -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(self._open(address))
+
+    @staticmethod
+    async def _open(address: str) -> purser.aio.Client:
+        return purser.aio.Client(address)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            async def awaited() -> Any:
+                return await method(*args, **kwargs)
+
+            return self._runner.run(awaited())
+
+        return call
+
+    def close(self) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+
+@pytest.fixture
+def sidecar() -> Iterator[FakeSidecar]:
+    """A sidecar on a real port."""
+    fake = FakeSidecar()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def client(request: pytest.FixtureRequest, sidecar: FakeSidecar) -> Iterator[Any]:
+    """Runs the test with each of the clients."""
+    made: Any = purser.Client(sidecar.address) if request.param == "threads" else Awaited(sidecar.address)
+    yield made
+    made.close()
+
+
+def test_a_check_by_quantity(client: Any, sidecar: FakeSidecar) -> None:
+    """A quantity goes as a decimal string, and the decision comes back as exact values."""
+    answer = decision_pb2.Decision(
+        allowed=True,
+        reason=decision_pb2.REASON_OK_OVERAGE,
+        cost=usage_pb2.Amount(unit="usd", value="0.014232"),
+        freshness=decision_pb2.Freshness(
+            revision=7, age=Duration(nanos=5_000_000), source=decision_pb2.VIEW_SOURCE_LIVE
+        ),
+        balances=[
+            decision_pb2.BalanceState(
+                balance="allowance:chat",
+                kind=decision_pb2.BALANCE_KIND_ALLOWANCE,
+                limit="10",
+                used="4",
+                remaining="6",
+            )
+        ],
+    )
+    sidecar.answers.append(rpc_pb2.CheckAccessResponse(decision=answer))
+    decision = client.check(customer_id="acme", feature="calls", quantity=Decimal("1E+2"), min_revision=3)
+    assert sidecar.asked == [
+        rpc_pb2.CheckAccessRequest(customer_id="acme", feature="calls", quantity="100", min_revision=3)
+    ]
+    assert decision
+    assert decision.reason == purser.Reason.OK_OVERAGE
+    assert decision.cost == purser.Amount("usd", Decimal("0.014232"))
+    assert decision.freshness.age == timedelta(milliseconds=5)
+    (balance,) = decision.balances
+    assert (balance.kind, balance.remaining, balance.resets_at) == ("ALLOWANCE", Decimal(6), None)
+
+
+def test_a_refusal_is_falsy_and_require_raises_it(client: Any, sidecar: FakeSidecar) -> None:
+    """A refusal is an answer; only `require` makes an exception of it."""
+    sidecar.answers.extend([rpc_pb2.CheckAccessResponse(decision=REFUSED)] * 2)
+    assert not client.check(customer_id="acme", feature="calls")
+    with pytest.raises(purser.AccessDenied, match="LIMIT_REACHED: used up") as denied:
+        client.require(customer_id="acme", feature="calls")
+    assert denied.value.decision.decision_id == "d2"
+
+
+def test_a_key_is_made_once_for_all_tries(client: Any, sidecar: FakeSidecar) -> None:
+    """Where the first try ends UNAVAILABLE, the second carries the same key."""
+    sidecar.answers.append(status(grpc.StatusCode.UNAVAILABLE, "outcome unknown"))
+    sidecar.answers.append(
+        rpc_pb2.ConsumeUsageResponse(decision=ALLOWED, status=rpc_pb2.USAGE_STATUS_DUPLICATE)
+    )
+    decision = client.consume(customer_id="acme", event_name="job", measures={"points": 1})
+    assert decision.status == "DUPLICATE"
+    first, second = sidecar.asked
+    assert first.event.idempotency_key
+    assert first == second
+
+
+def test_each_call_has_a_key_of_its_own(client: Any, sidecar: FakeSidecar) -> None:
+    """Two calls without a key are two events; a given key is kept."""
+    accepted = rpc_pb2.ReportUsageResponse(
+        results=[rpc_pb2.ReportResult(status=rpc_pb2.USAGE_STATUS_ACCEPTED)]
+    )
+    sidecar.answers.extend([accepted] * 3)
+    for fields in ({}, {}, {"idempotency_key": "mine"}):
+        assert client.report(customer_id="acme", event_name="job", **fields)
+    keys = [request.events[0].idempotency_key for request in sidecar.asked]
+    assert len(set(keys)) == 3
+    assert keys[2] == "mine"
+
+
+def test_an_event_carries_everything(client: Any, sidecar: FakeSidecar) -> None:
+    """Every keyword reaches its field."""
+    sidecar.answers.append(rpc_pb2.ConsumeUsageResponse(decision=ALLOWED))
+    client.consume(
+        feature="seats",
+        idempotency_key="k",
+        customer_id="c",
+        subject_id="s",
+        app_id="a",
+        event_name="e",
+        measures={"quantity": "2"},
+        attributes={"model": "m"},
+        occurred_at=datetime(2026, 1, 2, tzinfo=UTC),
+        correlation_id="x",
+        holder_id="h",
+        gauge_change="SET",
+    )
+    (request,) = sidecar.asked
+    event = usage_pb2.UsageEvent(
+        idempotency_key="k",
+        customer_id="c",
+        subject_id="s",
+        app_id="a",
+        event_name="e",
+        measures={"quantity": "2"},
+        attributes={"model": "m"},
+        correlation_id="x",
+        holder_id="h",
+        gauge_change=usage_pb2.GAUGE_CHANGE_SET,
+    )
+    event.occurred_at.FromDatetime(datetime(2026, 1, 2, tzinfo=UTC))
+    assert request == rpc_pb2.ConsumeUsageRequest(event=event, feature="seats")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, purser.InvalidRequest),
+        (grpc.StatusCode.ALREADY_EXISTS, purser.KeyConflict),
+        (grpc.StatusCode.FAILED_PRECONDITION, purser.ReservationClosed),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, purser.Overloaded),
+        (grpc.StatusCode.INTERNAL, purser.PurserError),
+    ],
+)
+def test_errors_keep_their_details(
+    client: Any, sidecar: FakeSidecar, code: grpc.StatusCode, error: type[purser.PurserError]
+) -> None:
+    """Each status is its own exception, with fields, reason and the time to wait."""
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2))
+    info = error_details_pb2.ErrorInfo(reason="WHY", domain="purser.dev", metadata={"a": "b"})
+    sidecar.answers.append(
+        status(code, "no", info, retry, bad_request("event.measures[a]", "is not a number"))
+    )
+    with pytest.raises(error) as raised:
+        client.consume(customer_id="acme", event_name="job")
+    assert type(raised.value) is error
+    assert raised.value.info.reason == "WHY"
+    assert raised.value.info.metadata == {"a": "b"}
+    assert raised.value.info.fields == {"event.measures[a]": "is not a number"}
+    assert raised.value.info.retry_after == timedelta(seconds=2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "says"),
+    [
+        ({"measures": {"points": 0.1}}, TypeError, "a float is not exact"),
+        ({"occurred_at": datetime(2026, 1, 2)}, ValueError, "has no time zone"),  # noqa: DTZ001 — the wrong input
+        ({"gauge_change": "TAKE"}, ValueError, "GAUGE_CHANGE_TAKE"),
+        ({"colour": "red"}, TypeError, "unknown field 'colour'"),
+    ],
+)
+def test_wrong_keywords_are_told_before_anything_is_sent(
+    client: Any, sidecar: FakeSidecar, fields: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    """What can not be meant is refused on the spot."""
+    with pytest.raises(error, match=says):
+        client.consume(customer_id="acme", event_name="job", **fields)
+    assert sidecar.asked == []
+
+
+def test_a_newer_reason_is_other(client: Any, sidecar: FakeSidecar) -> None:
+    """A sidecar that knows more reasons than this client is still understood."""
+    sidecar.answers.append(rpc_pb2.CheckAccessResponse(decision=decision_pb2.Decision(reason=999)))  # type: ignore[arg-type]
+    assert client.check(customer_id="acme", feature="x").reason == purser.Reason.OTHER
+
+
+def _reserved(sidecar: FakeSidecar, settles: int) -> None:
+    open_ = rpc_pb2.Reservation(reservation_id="r", state=rpc_pb2.RESERVATION_STATE_OPEN)
+    sidecar.answers.append(rpc_pb2.ReserveUsageResponse(decision=ALLOWED, reservation=open_))
+    sidecar.answers.extend([rpc_pb2.SettleReservationResponse(reservation=open_)] * settles)
+    sidecar.answers.append(rpc_pb2.ReleaseReservationResponse(reservation=open_))
+
+
+def test_a_reservation_ends_with_its_last_measures(sidecar: FakeSidecar) -> None:
+    """Leaving the block settles for good with what was settled last."""
+    _reserved(sidecar, settles=3)
+    with (
+        purser.Client(sidecar.address) as client,
+        client.reserve(customer_id="acme", event_name="job") as held,
+    ):
+        held.settle({"points": 1})
+        held.settle({"points": 2})
+    finals = [(request.event.measures["points"], request.final) for request in sidecar.asked[1:]]
+    assert finals == [("1", False), ("2", False), ("2", True)]
+
+
+def test_a_reservation_is_released_when_the_block_fails(sidecar: FakeSidecar) -> None:
+    """An exception gives the hold back: what was settled until then is charged by the release."""
+    _reserved(sidecar, settles=0)
+    with (
+        purser.Client(sidecar.address) as client,
+        pytest.raises(ZeroDivisionError),
+        client.reserve(customer_id="acme", event_name="job"),
+    ):
+        raise ZeroDivisionError
+    assert isinstance(sidecar.asked[-1], rpc_pb2.ReleaseReservationRequest)
+
+
+def test_a_reservation_awaited(sidecar: FakeSidecar) -> None:
+    """`async with client.reserve(…)` is the same."""
+    _reserved(sidecar, settles=2)
+
+    async def program() -> None:
+        async with (
+            purser.aio.Client(sidecar.address) as client,
+            client.reserve(customer_id="acme", event_name="job", reservation_id="r9") as held,
+        ):
+            assert held
+            await held.settle({"points": 5})
+
+    asyncio.run(program())
+    assert [request.reservation_id for request in sidecar.asked] == ["r9"] * 3
+    assert sidecar.asked[-1].final
+
+
+def test_a_refused_reservation_needs_no_ending(sidecar: FakeSidecar) -> None:
+    """Nothing is held, so nothing is released."""
+    sidecar.answers.append(rpc_pb2.ReserveUsageResponse(decision=REFUSED))
+    with (
+        purser.Client(sidecar.address) as client,
+        client.reserve(customer_id="acme", event_name="job") as held,
+    ):
+        assert not held
+    assert len(sidecar.asked) == 1
+
+
+def test_watch(sidecar: FakeSidecar) -> None:
+    """Each state comes as it is sent."""
+    for revision in (1, 2):
+        sidecar.answers.append(
+            rpc_pb2.WatchEntitlementsResponse(
+                freshness=decision_pb2.Freshness(revision=revision), reason=decision_pb2.REASON_OK
+            )
+        )
+
+    async def program() -> list[int]:
+        async with purser.aio.Client(sidecar.address) as client:
+            return [state.freshness.revision async for state in client.watch(customer_id="acme")]
+
+    with purser.Client(sidecar.address) as client:
+        assert [state.freshness.revision for state in client.watch(customer_id="acme")] == [1, 2]
+    assert asyncio.run(program()) == [1, 2]
