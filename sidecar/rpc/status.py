@@ -80,7 +80,9 @@ def row_for(error: Exception) -> Row:
 def status_of(error: Exception) -> grpc.Status:
     """What to abort the call with. What was not foreseen says so and shows nothing of the inside."""
     row = row_for(error)
-    message = "something went wrong inside the sidecar; its log says what" if row is UNFORESEEN else str(error)
+    message = (
+        "something went wrong inside the sidecar; its log says what" if row is UNFORESEEN else str(error)
+    )
     status = status_pb2.Status(code=row.code, message=message[:1000])
     info = error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN)
     for detail in (info, *row.details(error)):

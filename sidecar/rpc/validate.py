@@ -112,7 +112,9 @@ def entitlements(request: api.ListEntitlementsRequest | api.WatchEntitlementsReq
 def size(message: bytes) -> None:
     """Raises `Malformed` for a message that is larger than 4 MiB."""
     if len(message) > MESSAGE_MAX_BYTES:
-        raise Malformed([Violation("", f"the message has {len(message)} bytes; at most {MESSAGE_MAX_BYTES} are taken")])
+        raise Malformed(
+            [Violation("", f"the message has {len(message)} bytes; at most {MESSAGE_MAX_BYTES} are taken")]
+        )
 
 
 def complete_event(event: usage.UsageEvent) -> None:
@@ -193,14 +195,18 @@ def _attributes(event: usage.UsageEvent, at: str) -> list[Violation]:
     for name, value in attributes.items():
         wrong += _id(name, f'{at}.attributes["{name[:40]}"]')
         if len(value) > ATTRIBUTE_MAX_BYTES // 4 and len(value.encode()) > ATTRIBUTE_MAX_BYTES:
-            wrong.append(Violation(f'{at}.attributes["{name}"]', f"is longer than {ATTRIBUTE_MAX_BYTES} bytes"))
+            wrong.append(
+                Violation(f'{at}.attributes["{name}"]', f"is longer than {ATTRIBUTE_MAX_BYTES} bytes")
+            )
         elif "\0" in value:
             wrong.append(Violation(f'{at}.attributes["{name}"]', "holds a NUL character"))
     return wrong
 
 
 def _is_gauge(event: usage.UsageEvent) -> bool:
-    return event.gauge_change != usage.GAUGE_CHANGE_UNSPECIFIED or bool(event.gauge_feature or event.holder_id)
+    return event.gauge_change != usage.GAUGE_CHANGE_UNSPECIFIED or bool(
+        event.gauge_feature or event.holder_id
+    )
 
 
 def _gauge(event: usage.UsageEvent, at: str, feature: str) -> list[Violation]:
@@ -212,7 +218,9 @@ def _gauge(event: usage.UsageEvent, at: str, feature: str) -> list[Violation]:
     if not feature and not event.gauge_feature:
         wrong.append(Violation("feature", "a gauge event names its gauge"))
     elif feature and event.gauge_feature and feature != event.gauge_feature:
-        wrong.append(Violation(f"{at}.gauge_feature", f"says {event.gauge_feature!r}, the request {feature!r}"))
+        wrong.append(
+            Violation(f"{at}.gauge_feature", f"says {event.gauge_feature!r}, the request {feature!r}")
+        )
     return wrong
 
 

@@ -1,6 +1,7 @@
 """What the view needs of the outside: the feed, a second tier, and who obeys recalls."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from purser.sync.v1 import feed_pb2 as feed
@@ -39,17 +40,26 @@ class Recalls(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """One state as a second tier keeps it."""
+
+    generation: int
+    revision: int
+    state: feed.CustomerState | feed.SubjectState
+
+
 class SecondTier(Protocol):
     """A cache of states that a fleet shares. It never raises and never blocks for long: any failure looks like nothing there."""
 
-    def customer(self, customer_id: str) -> feed.CustomerState | None:
+    def customer(self, customer_id: str) -> StoredState | None:
         """The state last stored for this customer, of any revision."""
 
-    def subject(self, subject_id: str) -> feed.SubjectState | None:
+    def subject(self, subject_id: str) -> StoredState | None:
         """The same for a subject."""
 
-    def load(self) -> StoredView | None:
-        """The catalogs, without customers and subjects."""
+    def catalogs(self) -> StoredView | None:
+        """All catalogs, with the newest revision that anybody has stored; no customers and subjects."""
 
     def store(self, stored: StoredView) -> None:
-        """Stores these states, unless what is there is newer."""
+        """Stores these states, each unless what is there is newer."""

@@ -4,23 +4,14 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import IntEnum
 from typing import Final
+
+from sidecar.engine.decision import Freshness, ViewSource
 
 LIVE_WITHIN_SECONDS: Final = 5.0
 """Without a heartbeat for this long a connected feed is not called LIVE any more."""
 
 _WAITING_MAX: Final = 1_000
-
-
-class ViewSource(IntEnum):
-    """Where the view came from; numbers as in `purser.v1.ViewSource`."""
-
-    UNSPECIFIED = 0
-    LIVE = 1
-    CACHED = 2
-    PERSISTED = 3
-    FALLBACK = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +33,7 @@ class Pulse:
         self._revision = 0
         self._confirmed: Beat | None = None
         self._newest: Beat | None = None
+        self._restored = False
         self._persisted: tuple[datetime, float] | None = None
         self._connected = False
 
@@ -56,6 +48,7 @@ class Pulse:
 
     def restore(self, as_of: datetime | None, *, wall_now: datetime, monotonic: float) -> None:
         """A view was read that was confirmed last at `as_of`; what passed since is known by this machine's clock only."""
+        self._restored = True
         if as_of is not None:
             passed = max(0.0, (wall_now - as_of).total_seconds())
             self._persisted = (as_of, monotonic - passed)
@@ -97,13 +90,19 @@ class Pulse:
             return max(0.0, monotonic - beat.received_at)
         return None if self._persisted is None else max(0.0, monotonic - self._persisted[1])
 
+    def freshness(self, monotonic: float) -> Freshness:
+        """Revision, age and source of the view as it stands."""
+        age = self.age_seconds(monotonic)
+        span = None if age is None else timedelta(seconds=age)
+        return Freshness(self._revision, self.as_of(), span, self.source(monotonic))
+
     def source(self, monotonic: float) -> ViewSource:
         """LIVE, CACHED, PERSISTED or, when there never was a view, FALLBACK."""
         beat = self._confirmed
         if beat is not None:
             fresh = self._connected and monotonic - beat.received_at <= LIVE_WITHIN_SECONDS
             return ViewSource.LIVE if fresh else ViewSource.CACHED
-        return ViewSource.FALLBACK if self._persisted is None else ViewSource.PERSISTED
+        return ViewSource.PERSISTED if self._restored else ViewSource.FALLBACK
 
     def control_now(self, *, wall_now: datetime, monotonic: float) -> datetime:
         """The control plane's clock, carried on by ours since its last heartbeat; before the first one, this machine's."""

@@ -6,13 +6,14 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from google.protobuf.message import DecodeError, Message
 
 from purser.sync.v1 import feed_pb2 as feed
+from sidecar.runtime.clock import from_microseconds, microseconds
 
 MAGIC: Final = b"PURSVIEW"
 FORMAT: Final = 1
@@ -50,13 +51,15 @@ class SnapshotFile:
         """The folder must exist. Nothing is read yet."""
         self._path = path
 
-    def write(self, *, generation: int, revision: int, as_of: datetime | None, states: Iterable[Message]) -> None:
+    def write(
+        self, *, generation: int, revision: int, as_of: datetime | None, states: Iterable[Message]
+    ) -> None:
         """Replaces the file by one with these states; the old one stands until the new one is on disk.
 
         `states` is consumed while writing, so that a large view needs no second copy. Raises OSError.
         """
         fresh = self._path.with_suffix(".new")
-        micros = None if as_of is None else _to_micros(as_of)
+        micros = None if as_of is None else microseconds(as_of)
         header = {"format": FORMAT, "generation": generation, "revision": revision, "as_of_micros": micros}
         with fresh.open("wb") as file:
             digest = hashlib.sha256()
@@ -132,7 +135,7 @@ def _read_records(file: BinaryIO) -> StoredView:
     return StoredView(
         generation=header["generation"],
         revision=header["revision"],
-        as_of=None if micros is None else _from_micros(micros),
+        as_of=None if micros is None else from_microseconds(micros),
         catalogs=tuple(m for m in found[b"K"] if isinstance(m, feed.CatalogRevision)),
         customers=tuple(m for m in found[b"C"] if isinstance(m, feed.CustomerState)),
         subjects=tuple(m for m in found[b"S"] if isinstance(m, feed.SubjectState)),
@@ -154,13 +157,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _to_micros(at: datetime) -> int:
-    since = at - datetime.fromtimestamp(0, UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def _from_micros(micros: int) -> datetime:
-    seconds, rest = divmod(micros, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)

@@ -1,0 +1,113 @@
+"""Customers and subjects that are not known here yet: one subscription for all who ask, and a bounded wait."""
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from purser.sync.v1 import feed_pb2 as feed
+from sidecar.view.entries import CustomerEntry, SubjectEntry
+from sidecar.view.memory import View
+from sidecar.view.port import SecondTier, StoredState
+from sidecar.view.states import BadState
+
+
+class Subscriber(Protocol):
+    """Asks the feed."""
+
+    def subscribe(self, *, customer_id: str = "", subject_id: str = "") -> None:
+        """Does not block. Unheard while the feed is away."""
+
+
+class Cold:
+    """Looks up what may have to be fetched. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        view: View,
+        subscriber: Subscriber,
+        second_tier: SecondTier | None,
+        monotonic: Callable[[], float],
+        log: FilteringBoundLogger,
+    ) -> None:
+        """`second_tier` None: there is none."""
+        self._view = view
+        self._subscriber = subscriber
+        self._second_tier = second_tier
+        self._monotonic = monotonic
+        self._log = log
+        self._lock = threading.Lock()
+        self._asked: dict[tuple[bool, str], int] = {}
+
+    def customer(self, customer_id: str, deadline: float) -> CustomerEntry | None:
+        """The customer, fetched if need be. None: not before `deadline` (monotonic seconds), or at once while the feed is away."""
+        entry = self._view.customer(customer_id)
+        if entry is not None:
+            return entry
+        self._fetch(customer_id, deadline, is_customer=True)
+        return self._view.customer(customer_id)
+
+    def subject(self, subject_id: str, deadline: float) -> SubjectEntry | None:
+        """The same for a subject."""
+        entry = self._view.subject(subject_id)
+        if entry is not None:
+            return entry
+        self._fetch(subject_id, deadline, is_customer=False)
+        return self._view.subject(subject_id)
+
+    def _fetch(self, key: str, deadline: float, *, is_customer: bool) -> None:
+        flight = (is_customer, key)
+        lookup = self._view.customer if is_customer else self._view.subject
+        pulse = self._view.pulse
+        with self._lock:
+            waiting = self._asked.get(flight, 0)
+            self._asked[flight] = waiting + 1
+        try:
+            if pulse.is_connected:
+                if not waiting:
+                    self._subscribe(key, is_customer=is_customer)
+                self._view.wait_for(
+                    lambda: lookup(key) is not None or not pulse.is_connected, deadline - self._monotonic()
+                )
+            if lookup(key) is None and not pulse.is_connected and not waiting:
+                self._from_second_tier(key, is_customer=is_customer)
+        finally:
+            with self._lock:
+                left = self._asked[flight] - 1
+                if left:
+                    self._asked[flight] = left
+                else:
+                    del self._asked[flight]
+
+    def _subscribe(self, key: str, *, is_customer: bool) -> None:
+        if is_customer:
+            self._subscriber.subscribe(customer_id=key)
+        else:
+            self._subscriber.subscribe(subject_id=key)
+
+    def _from_second_tier(self, key: str, *, is_customer: bool) -> None:
+        if self._second_tier is None:
+            return
+        stored = self._second_tier.customer(key) if is_customer else self._second_tier.subject(key)
+        if stored is None or self._view.generation not in {0, stored.generation}:
+            return
+        try:
+            self._take_over(stored)
+        except BadState as error:
+            self._log.warning("a state in the second tier was not taken over", problem=str(error))
+
+    def _take_over(self, stored: StoredState) -> None:
+        state = stored.state
+        if isinstance(state, feed.SubjectState):
+            self._view.apply(revision=stored.revision, subjects=[state], chained=False, advance=False)
+            return
+        needed = {item.catalog_revision for item in state.subscriptions}
+        catalogs = ()
+        if self._second_tier is not None and needed - self._view.catalogs.keys():
+            known = self._second_tier.catalogs()
+            catalogs = () if known is None else known.catalogs
+        self._view.apply(
+            revision=stored.revision, catalogs=catalogs, customers=[state], chained=False, advance=False
+        )
