@@ -13,6 +13,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     event,
+    text,
 )
 
 from control_plane.db.metadata import metadata
@@ -61,6 +62,7 @@ grants = Table(
     Column("window_start", Instant),
     Column("cost_basis", Text, nullable=False),
     Column("rollover_max", Scaled, nullable=False),
+    Column("rolls_until", Instant),
     Column("rolled_from", Text),
     Column("source", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
@@ -76,7 +78,7 @@ grants = Table(
 )
 """Occurrences. `target` is the limit in force for it; `scope` the features that may spend it, sorted (empty:
 all); `cost_basis` a decimal string per unit; `window_start` the period it belongs to (null: the window is all
-time); `rolled_from` the occurrence whose rest this is."""
+time); `rolls_until` when its rollover ends; `rolled_from` the occurrence whose rest this is."""
 
 facts = Table(
     "facts",
@@ -94,6 +96,13 @@ facts = Table(
     Column("cause", Text, nullable=False),
     CheckConstraint("covered >= 0 AND covered <= amount AND amount > 0", name="covered"),
     Index("ix_facts_window", "balance_id", "window_start", "occurred_at", "event_key"),
+    Index("ix_facts_event_uid", "event_uid"),
+    Index(
+        "ix_facts_open",
+        "balance_id",
+        sqlite_where=text("covered < amount"),
+        postgresql_where=text("covered < amount"),
+    ),
 )
 """What was used outside of leases. `amount - covered` is its overage. `cause`: `reported`, `uncovered` (of a
 decision whose policy allowed it), or `beyond_lease` (decided usage that its lease no longer held, after a
@@ -178,4 +187,4 @@ def append_only_ddl(table: str, dialect: str) -> tuple[str, ...]:
 for _table in APPEND_ONLY:
     for _dialect in ("sqlite", "postgresql"):
         for _statement in append_only_ddl(_table.name, _dialect):
-            event.listen(_table, "after_create", DDL(_statement).execute_if(dialect=_dialect))
+            event.listen(_table, "after_create", DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]

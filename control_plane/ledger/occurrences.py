@@ -1,0 +1,196 @@
+"""Balances and their periodic occurrences, made when they are first touched, under ids that follow from what
+they are.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.ledger.facts import settle
+from control_plane.ledger.holding import Holding, Vault
+from control_plane.ledger.identity import balance_id, occurrence_id
+from control_plane.ledger.rows import BASE, BEYOND_LIMIT, BalanceRow, GrantRow
+from sidecar.engine.catalog import BalanceScope, OveragePolicy
+from sidecar.engine.entitlement import BalanceSpec, Entitlements, GrantSpec
+from sidecar.engine.values import BalanceKind, BalanceRef, format_decimal
+
+COUNTED: Final = frozenset({BalanceKind.ALLOWANCE, BalanceKind.BUDGET})
+"""Kinds whose limit is a grant occurrence per period."""
+
+
+class Wanted(NamedTuple):
+    """A balance to be opened, by what spec, for which instant."""
+
+    ref: BalanceRef
+    spec: BalanceSpec
+    at: datetime
+
+
+async def ensure_occurrences(
+    uow: UnitOfWork, customer_id: str, entitlements: Entitlements, at: datetime
+) -> None:
+    """Makes every balance of the customer's own that its entitlements name, with the occurrences in force at
+    `at`.
+    """
+    vault = Vault(uow)
+    await open_balances(vault, own_balances(customer_id, entitlements, at), entitlements.grants)
+    await vault.save()
+
+
+def own_balances(customer_id: str, entitlements: Entitlements, at: datetime) -> list[Wanted]:
+    """The customer's own balances; those of subjects and parents are made when an event touches them."""
+    return [
+        Wanted(BalanceRef(customer_id, "", spec.name), spec, at)
+        for spec in entitlements.balances.values()
+        if spec.scope is BalanceScope.CUSTOMER
+    ]
+
+
+async def open_balances(
+    vault: Vault, wanted: Sequence[Wanted], grants: Sequence[GrantSpec] = ()
+) -> dict[BalanceRef, Holding]:
+    """Locks balances, made where they are missing, with their live grants and the occurrences of the instants
+    asked for.
+
+    `grants` are what the customer's plans put into its wallets; only those of balances that are wanted are
+    looked at.
+    """
+    ids = {item.ref: balance_id(item.ref) for item in wanted}
+    held = await vault.lock(list(ids.values()))
+    missing = {item.ref: item for item in wanted if ids[item.ref] not in held}
+    if missing:
+        await vault.create(_balance(item, vault.now) for item in missing.values())
+        held = await vault.lock(list(ids.values()))
+    await vault.load_live(list(held))
+    fresh: list[tuple[Holding, GrantRow]] = []
+    for item in wanted:
+        holding = held[ids[item.ref]]
+        fresh += ((holding, grant) for grant in _occurrences(holding, item, grants, vault.now))
+    await _add_missing(vault, fresh)
+    return {ref: held[identity] for ref, identity in ids.items()}
+
+
+async def _add_missing(vault: Vault, fresh: Sequence[tuple[Holding, GrantRow]]) -> None:
+    """Adds those that are not there; an occurrence that has ended already may be there without being
+    loaded.
+    """
+    unknown = [(holding, grant) for holding, grant in fresh if grant.id not in holding.grants]
+    if not unknown:
+        return
+    await vault.load_grants([grant.id for _, grant in unknown])
+    for holding, grant in unknown:
+        if grant.id in holding.grants:
+            continue
+        holding.add(grant)
+        if holding.row.overage:
+            await settle(vault, holding, grant.window_start, cause="recurrence")
+
+
+def _balance(item: Wanted, now: datetime) -> BalanceRow:
+    ref, spec = item.ref, item.spec
+    return BalanceRow(
+        id=balance_id(ref),
+        customer_id=ref.customer_id,
+        subject_id=ref.subject_id,
+        name=ref.balance,
+        kind=spec.kind.name,
+        unit=spec.unit,
+        scale=spec.scale,
+        overage=0,
+        version=0,
+        changed_at=now,
+    )
+
+
+def _occurrences(
+    holding: Holding, item: Wanted, grants: Iterable[GrantSpec], now: datetime
+) -> Iterator[GrantRow]:
+    if item.spec.kind is BalanceKind.WALLET:
+        for grant in grants:
+            if grant.balance == item.spec.name and grant.amount:
+                yield from _recurrences(holding, grant, item.at, now)
+    elif item.spec.kind in COUNTED and item.spec.limit is not None and not item.spec.decided_remotely:
+        yield from limit_occurrences(holding, item.spec, item.at, now)
+
+
+def limit_occurrences(holding: Holding, spec: BalanceSpec, at: datetime, now: datetime) -> Iterator[GrantRow]:
+    """What a limit comes to at an instant: its period's occurrence, and one for what may be used beyond
+    it.
+    """
+    assert spec.limit is not None, "an unlimited balance has no occurrence"
+    window = spec.period.window(at) if spec.period is not None else None
+    parts = [(BASE, spec.limit)]
+    if spec.overage is OveragePolicy.ALLOW_UP_TO:
+        parts.append((BEYOND_LIMIT, spec.cap))
+    begins_at = window.start if window else _BEGINNING
+    for role, amount in parts:
+        yield GrantRow(
+            id=occurrence_id(holding.row.id, role, begins_at, ""),
+            balance_id=holding.row.id,
+            customer_id=holding.row.customer_id,
+            role=role,
+            amount=amount,
+            target=amount,
+            available=amount,
+            priority=0,
+            scope=[],
+            effective_at=begins_at,
+            expires_at=window.end if window else None,
+            window_start=window.start if window else None,
+            cost_basis="0",
+            source=", ".join(spec.sources) or "plan",
+            created_at=now,
+        )
+
+
+_BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+def _recurrences(holding: Holding, spec: GrantSpec, at: datetime, now: datetime) -> Iterator[GrantRow]:
+    """The plan's grant that is in force at an instant, and the one before it where its rest may roll over."""
+    if spec.period is None:
+        if spec.starts_at <= at:
+            ends_at = spec.expires_after.after(spec.starts_at) if spec.expires_after else None
+            yield _recurrence(holding, spec, spec.starts_at, spec.starts_at, ends_at, None, now)
+        return
+    number = spec.period.number(at)
+    for index in (number - 1, number) if spec.rollover_max else (number,):
+        begins_at, ends_at = spec.period.begins(index), spec.period.begins(index + 1)
+        effective_at = max(begins_at, spec.starts_at)
+        if effective_at < ends_at and (spec.ends_at is None or effective_at < spec.ends_at):
+            if spec.expires_after is not None:
+                ends_at = spec.expires_after.after(effective_at)
+            rolls_until = spec.period.begins(index + 2) if spec.rollover_max else None
+            yield _recurrence(holding, spec, begins_at, effective_at, ends_at, rolls_until, now)
+
+
+def _recurrence(
+    holding: Holding,
+    spec: GrantSpec,
+    begins_at: datetime,
+    effective_at: datetime,
+    expires_at: datetime | None,
+    rolls_until: datetime | None,
+    now: datetime,
+) -> GrantRow:
+    return GrantRow(
+        id=occurrence_id(holding.row.id, BASE, begins_at, spec.key),
+        balance_id=holding.row.id,
+        customer_id=holding.row.customer_id,
+        role=BASE,
+        amount=spec.amount,
+        target=spec.amount,
+        available=spec.amount,
+        priority=spec.priority,
+        scope=sorted(spec.scope),
+        effective_at=effective_at,
+        expires_at=expires_at,
+        window_start=None,
+        cost_basis=format_decimal(Decimal(spec.cost_basis)),
+        rollover_max=spec.rollover_max,
+        rolls_until=rolls_until,
+        source=spec.source,
+        created_at=now,
+    )

@@ -1,0 +1,172 @@
+"""Rows of the ledger as they are worked on in memory, under their balance's lock."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+BASE: Final = "base"
+ROLLOVER: Final = "rollover"
+BEYOND_LIMIT: Final = "beyond_limit"
+
+
+@dataclass(slots=True, kw_only=True)
+class BalanceRow:
+    """As in the table `balances`."""
+
+    id: str
+    customer_id: str
+    subject_id: str
+    name: str
+    kind: str
+    unit: str
+    scale: int
+    overage: int
+    version: int
+    changed_at: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class GrantRow:
+    """As in the table `grants`. The methods keep the sum of its terms."""
+
+    id: str
+    balance_id: str
+    customer_id: str
+    role: str
+    amount: int
+    target: int
+    available: int
+    leased: int = 0
+    quarantined: int = 0
+    spent: int = 0
+    presumed: int = 0
+    ended: int = 0
+    cut: int = 0
+    rolled: int = 0
+    burned: int = 0
+    priority: int
+    scope: list[str]
+    effective_at: datetime
+    expires_at: datetime | None
+    voided_at: datetime | None = None
+    window_start: datetime | None
+    cost_basis: str
+    rollover_max: int = 0
+    rolls_until: datetime | None = None
+    rolled_from: str | None = None
+    source: str
+    created_at: datetime
+    expiry_booked: bool = False
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """The first instant at which it is not active any more; None: never."""
+        ends = [at for at in (self.expires_at, self.voided_at) if at is not None]
+        return min(ends) if ends else None
+
+    def active(self, at: datetime) -> bool:
+        """Is it active at that instant?"""
+        ends_at = self.ends_at
+        return self.effective_at <= at and (ends_at is None or at < ends_at)
+
+    def serves(self, feature: str) -> bool:
+        """May this feature spend it?"""
+        return not self.scope or feature in self.scope
+
+    @property
+    def held(self) -> int:
+        """What leases hold or have spent of it: facts can not burn that."""
+        return self.leased + self.quarantined + self.presumed + self.spent - self.burned
+
+    def put(self, amount: int, *, now: datetime) -> None:
+        """Takes in what came free: `available` while it lives, `ended` afterwards. `trim` once overage has
+        been paid.
+        """
+        ends_at = self.ends_at
+        if ends_at is not None and ends_at <= now:
+            self.ended += amount
+        else:
+            self.available += amount
+
+    def draw(self, amount: int) -> None:
+        """Takes out of `available`, and of `ended` where that is not enough; the caller books where it
+        went.
+        """
+        at_once = min(amount, self.available)
+        self.available -= at_once
+        self.ended -= amount - at_once
+
+    def trim(self) -> int:
+        """Lets a lowered limit take what has come free; returns what is still to be cut."""
+        taken = min(max(0, self.amount - self.target - self.cut), self.available)
+        self.available -= taken
+        self.ended += taken
+        self.cut += taken
+        return max(0, self.amount - self.target - self.cut)
+
+    def retarget(self, target: int, *, now: datetime) -> int:
+        """Sets the limit in force; returns what is still to be cut, from slices as they return."""
+        self.target = target
+        if target > self.amount:
+            more = target - self.amount
+            self.amount = target
+            self.put(more, now=now)
+        back = self.cut - (self.amount - target)
+        if back > 0:
+            self.cut -= back
+            self.ended -= back
+            self.put(back, now=now)
+        return self.trim()
+
+    def end(self) -> int:
+        """Books its end: what is available is over. Returns how much that was."""
+        over, self.available = self.available, 0
+        self.ended += over
+        self.expiry_booked = True
+        return over
+
+
+@dataclass(slots=True, kw_only=True)
+class FactRow:
+    """As in the table `facts`, with what it burns of each grant."""
+
+    id: str
+    balance_id: str
+    window_start: datetime | None
+    event_uid: str
+    transaction_id: str
+    occurred_at: datetime
+    event_key: str
+    feature: str
+    amount: int
+    cause: str
+    covered: int = 0
+    burns: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def order(self) -> tuple[datetime, str, str]:
+        """Facts burn in this order."""
+        return (self.occurred_at, self.event_key, self.id)
+
+
+def burn_order(grant: GrantRow) -> tuple[object, ...]:
+    """Beyond the limit last; priority, narrowest scope, soonest end, free before paid, oldest, id."""
+    expires_at = grant.expires_at
+    return (
+        grant.role == BEYOND_LIMIT,
+        grant.priority,
+        len(grant.scope) or 1_000_000,
+        expires_at is None,
+        expires_at or grant.effective_at,
+        Decimal(grant.cost_basis) != 0,
+        grant.effective_at,
+        grant.created_at,
+        grant.id,
+    )
+
+
+def in_burn_order(grants: Iterable[GrantRow]) -> list[GrantRow]:
+    """Sorted as they burn."""
+    return sorted(grants, key=burn_order)
