@@ -36,10 +36,24 @@ class Pulse:
         self._restored = False
         self._persisted: tuple[datetime, float] | None = None
         self._connected = False
+        self._returns = 0
 
     def connected(self, is_connected: bool) -> None:
         """The feed came or went."""
+        if is_connected and not self._connected:
+            self._returns += 1
         self._connected = is_connected
+
+    @property
+    def returns(self) -> int:
+        """How often the feed has come (back): a number for each outage."""
+        return self._returns
+
+    @property
+    def confirmed_at(self) -> float | None:
+        """Monotonic seconds of the last heartbeat that confirmed the view in this process; None: there was none."""
+        beat = self._confirmed
+        return None if beat is None else beat.received_at
 
     @property
     def is_connected(self) -> bool:

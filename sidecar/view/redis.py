@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import redis
+from google.protobuf.message import DecodeError, Message
 from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
-from google.protobuf.message import DecodeError, Message
 from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.port import StoredState
 from sidecar.view.snapshot import StoredView
