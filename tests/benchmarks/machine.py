@@ -1,0 +1,65 @@
+"""Where and on what the numbers were measured; without it they mean nothing."""
+
+import os
+import platform
+import sqlite3
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.benchmarks.processes import REPOSITORY
+
+_STAT = Path("/proc/stat")
+
+
+@dataclass(frozen=True, slots=True)
+class CoreTimes:
+    """Ticks of one core since boot."""
+
+    busy: int
+    stolen: int  # by other guests of the same host
+    total: int
+
+    @classmethod
+    def read(cls, core: int) -> "CoreTimes":
+        for line in _STAT.read_text().splitlines():
+            name, *columns = line.split()
+            if name == f"cpu{core}":
+                ticks = [int(column) for column in columns[:8]]
+                idle = ticks[3] + ticks[4]
+                return cls(busy=sum(ticks) - idle - ticks[7], stolen=ticks[7], total=sum(ticks))
+        raise LookupError(f"The kernel knows no core {core}.")
+
+
+def describe(server_core: int, load_core: int) -> dict[str, str]:
+    """Machine, software and commit, for the head of the table."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        "cpu": f"{_cpu_model()}, {os.cpu_count()} cores",
+        "cores": f"server on core {server_core}, load and control plane on core {load_core}",
+        "load": "{:.2f} {:.2f} {:.2f} at the start".format(*os.getloadavg()),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "libraries": f"grpcio {version('grpcio')}, protobuf {version('protobuf')}, SQLite {sqlite3.sqlite_version}",
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return " ".join(line.partition(":")[2].split())
+    return platform.machine()
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + (" with local changes" if changed else "")

@@ -1,0 +1,143 @@
+"""Server processes, each on a core of its own, and what the kernel says they used."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+START_TIMEOUT_SECONDS = 60
+_PR_SET_PDEATHSIG = 1
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class ProcessFailed(RuntimeError):
+    """A server ended, or did not become ready."""
+
+
+def cores() -> tuple[int, int]:
+    """The core of the server under test, and the core of everything else. On a machine with one core they are one."""
+    usable = sorted(os.sched_getaffinity(0))
+    return usable[0], usable[-1]
+
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """The calling thread, and every process and thread that it starts meanwhile, runs on `core` only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Server:
+    """`python -m MODULE …` on one core. The kernel ends it when the benchmark dies."""
+
+    def __init__(self, module: str, *arguments: str, core: int, log: Path, niceness: int = 0) -> None:
+        self.name = module
+        self._log = log
+        command = [sys.executable, "-m", module, *arguments]
+        if niceness:
+            command = ["nice", "-n", str(niceness), *command]
+        with log.open("ab") as out, pinned(core):
+            self._log_begins_at = out.tell()
+            self.started_at = time.perf_counter()
+            self._process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 -- one system call, which takes no lock
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_until(self, ready: Callable[[], bool], *, poll_seconds: float = 0.02) -> None:
+        """Returns once `ready()`.
+
+        Raises:
+            ProcessFailed: it ended or took too long; with the last lines of its log.
+        """
+        deadline = time.perf_counter() + START_TIMEOUT_SECONDS
+        while not ready():
+            if self._process.poll() is not None or time.perf_counter() > deadline:
+                raise ProcessFailed(f"{self.name} is not ready. Its log ends with:\n{self.log()[-4000:]}")
+            time.sleep(poll_seconds)
+
+    def log(self) -> str:
+        """What this process, and none before it, has written."""
+        with self._log.open("rb") as file:
+            file.seek(self._log_begins_at)
+            return file.read().decode(errors="replace")
+
+    def announced(self) -> dict[str, int]:
+        """The ports in the first line that is a JSON object with `grpc` in it; empty: not yet written."""
+        for line in self.log().splitlines():
+            if line.startswith("{") and '"grpc"' in line:
+                found = json.loads(line)
+                return {
+                    name: int(str(found[name]).rpartition(":")[2])
+                    for name in ("grpc", "http")
+                    if name in found
+                }
+        return {}
+
+    def cpu_seconds(self) -> float:
+        """Used so far, in user and kernel mode, by all its threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+    def resident_bytes(self) -> int:
+        """Memory in RAM that is its own: proportional set size, which counts shared pages by share."""
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+        raise ProcessFailed(f"{self.name}: the kernel does not say how much memory it uses")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stopped by the kernel meanwhile, as if the network had swallowed it."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """In its own orderly way; killed when that takes more than 20 seconds."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,168 @@
+"""The whole run, in order: what it starts, what it measures."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from tests.benchmarks import payloads
+from tests.benchmarks.installation import CUSTOMER, ControlPlane, Sidecar
+from tests.benchmarks.load import Load, LoadFailed
+from tests.benchmarks.machine import CoreTimes, describe
+from tests.benchmarks.measure import Pace, Result, Target, compare
+from tests.benchmarks.processes import Server, cores, pinned
+
+_SETTLE_SECONDS = 1.0  # for what a burst of cold customers left to do in the background
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run does."""
+
+    pace: Pace
+    customers: int
+    starts: int
+    threads: int
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run found."""
+
+    machine: dict[str, str]
+    plan: Plan
+    results: list[Result] = field(default_factory=list)
+    bytes_per_customer: float = 0.0
+    start_seconds: dict[str, float] = field(default_factory=dict)
+    core_stolen: float = 0.0  # share of the server's core that other guests of the host took
+
+
+@dataclass(slots=True)
+class Bench:
+    """What is running."""
+
+    folder: Path
+    plan: Plan
+    say: Callable[[str], None]
+    server_core: int
+    load_core: int
+    plane: ControlPlane
+    yardstick: Target
+    stack: ExitStack
+
+    def durability(self, durability: str, *, checks: bool) -> tuple[list[Result], Sidecar]:
+        """One sidecar, measured without and with upload. It is left running."""
+        sidecar = self.sidecar(durability)
+        sidecar.wait_until_ready()
+        sidecar.verify()
+        scenarios = [payloads.consume(CUSTOMER, durability)]
+        if checks:
+            scenarios += [payloads.check(CUSTOMER), payloads.batch([CUSTOMER])]
+        targets = [Target(sidecar.server, sidecar.port, scenario) for scenario in scenarios]
+        results: list[Result] = []
+        for uploading in (False, True):
+            self.say(f"{durability}, {'while it uploads' if uploading else 'without upload'}")
+            found = compare(
+                self.yardstick, targets, self.plan.pace, plane=self.plane.server, uploading=uploading
+            )
+            results += found
+        return results, sidecar
+
+    def sidecar(self, durability: str) -> Sidecar:
+        """On the server's core. Its data folder is named after its durability: a second one goes on there."""
+        folder = self.folder / durability
+        sidecar = Sidecar.start(self.plane, folder, core=self.server_core, durability=durability)
+        self.stack.callback(sidecar.server.stop)
+        return sidecar
+
+    def bytes_per_customer(self, sidecar: Sidecar) -> float:
+        """Growth of the sidecar's memory by customers that are new to it, with entitlements and balances."""
+        self.say(f"memory of {self.plan.customers} cached customers")
+        names = [f"cus_{number:07}" for number in range(self.plan.customers)]
+        self.plane.subscribe(names)
+        batches = [
+            payloads.batch(names[n : n + payloads.BATCH]) for n in range(0, len(names), payloads.BATCH)
+        ]
+        bodies = [scenario.bodies()(0) for scenario in batches]
+        load = Load(sidecar.port, in_flight=2)
+        time.sleep(_SETTLE_SECONDS)
+        before = sidecar.server.resident_bytes()
+        sample = load.run(batches[0].method, lambda n: bodies[n], seconds=300, limit=len(bodies))
+        if sample.failures:
+            raise payloads.WrongAnswer(f"{sample.failures} batches of cold customers failed")
+        for answer in sample.answers:
+            batches[0].verify(answer)
+        time.sleep(_SETTLE_SECONDS)
+        return (sidecar.server.resident_bytes() - before) / len(names)
+
+    def start_seconds(self, *, snapshot: bool) -> float:
+        """From starting the process to its first answered check, the median of a few starts.
+
+        Each in an empty folder, or in one that has the snapshot of the process before.
+        """
+        taken = []
+        check = payloads.check(CUSTOMER)
+        for number in range(self.plan.starts):
+            name = "process_crash" if snapshot else f"start-{number}"
+            sidecar = Sidecar.start(
+                self.plane, self.folder / name, core=self.server_core, durability="process_crash"
+            )
+            with sidecar.server:
+                sidecar.server.wait_until(lambda: _answers(sidecar.port, check), poll_seconds=0.005)  # noqa: B023
+                taken.append(time.perf_counter() - sidecar.server.started_at)
+        return median(taken)
+
+
+def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
+    """Everything. Servers run on one core, this process and the control plane on another.
+
+    `say` is told what is going on.
+    """
+    server_core, load_core = cores()
+    report = Report(describe(server_core, load_core), plan)
+    at_start = CoreTimes.read(server_core)
+    with pinned(load_core), _started(folder, plan, say, server_core, load_core) as bench:
+        found, sidecar = bench.durability("process_crash", checks=True)
+        report.results += found
+        report.bytes_per_customer = bench.bytes_per_customer(sidecar)
+        sidecar.server.stop()
+        found, sidecar = bench.durability("power_loss", checks=False)
+        report.results += found
+        sidecar.server.stop()
+        say("start-up")
+        report.start_seconds["with a snapshot"] = bench.start_seconds(snapshot=True)
+        report.start_seconds["without"] = bench.start_seconds(snapshot=False)
+    at_end = CoreTimes.read(server_core)
+    report.core_stolen = (at_end.stolen - at_start.stolen) / max(1, at_end.total - at_start.total)
+    return report
+
+
+@contextmanager
+def _started(
+    folder: Path, plan: Plan, say: Callable[[str], None], server_core: int, load_core: int
+) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        say("starting")
+        plane = ControlPlane.start(folder, core=load_core)
+        stack.callback(plane.server.stop)
+        echo = Server(
+            "tests.benchmarks.echo",
+            f"--threads={plan.threads}",
+            core=server_core,
+            log=folder / "echo.log",
+        )
+        stack.callback(echo.stop)
+        echo.wait_until(lambda: bool(echo.announced()))
+        yardstick = Target(echo, echo.announced()["grpc"], payloads.echo())
+        yield Bench(folder, plan, say, server_core, load_core, plane, yardstick, stack)
+
+
+def _answers(port: int, check: payloads.Scenario) -> bool:
+    try:
+        sample = Load(port, in_flight=1).run(check.method, check.bodies(), seconds=5, limit=1)
+        check.verify(sample.answers[0])
+    except (OSError, LoadFailed, IndexError, payloads.WrongAnswer):
+        return False
+    return True
