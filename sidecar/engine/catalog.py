@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 from sidecar.engine.customer import PastDuePolicy
 from sidecar.engine.periods import Span
+from sidecar.engine.rate_card import Multiplier, Price, RateCard, Side, Tier, Unknown
 from sidecar.engine.values import ZERO
 
 
@@ -23,11 +24,6 @@ class Aggregate(StrEnum):
     MAX = "max"
     UNIQUE = "unique"
     LATEST = "latest"
-
-
-class Side(StrEnum):
-    PRICE = "price"
-    COST = "cost"
 
 
 class FeatureType(StrEnum):
@@ -80,11 +76,58 @@ class OnUnreachable(StrEnum):
     ALLOW_UP_TO = "allow_up_to"
 
 
-Json: TypeAlias = "bool | str | Decimal | tuple[Json, ...] | Mapping[str, Json] | None"
-"""A JSON value whose numbers are exact."""
+class JsonText(str):
+    """A config value of type `json`: canonical JSON text, whose numbers are exact."""
 
-ConfigValue: TypeAlias = "Decimal | str | frozenset[str] | Json"
+    __slots__ = ()
 
+
+ConfigValue: TypeAlias = bool | Decimal | str | JsonText | frozenset[str] | None
+
+__all__ = [
+    "GOES_ON",
+    "AddOn",
+    "Aggregate",
+    "AllowanceTerms",
+    "Anchor",
+    "BalanceScope",
+    "BudgetTerms",
+    "Catalog",
+    "Commitment",
+    "ConfigTerms",
+    "ConfigValue",
+    "Discount",
+    "Feature",
+    "FeatureType",
+    "GaugeTerms",
+    "GrantTerms",
+    "JsonText",
+    "Meter",
+    "MeteredTerms",
+    "Multiplier",
+    "OnStale",
+    "OnUnknownCustomer",
+    "OnUnreachable",
+    "Overage",
+    "OveragePolicy",
+    "Partner",
+    "Plan",
+    "PlanPrice",
+    "Price",
+    "RateCard",
+    "RateTerms",
+    "Requirement",
+    "Share",
+    "Side",
+    "SwitchTerms",
+    "Terms",
+    "Tier",
+    "Trouble",
+    "Unit",
+    "UnitKind",
+    "Unknown",
+    "ValueType",
+]
 
 GOES_ON: Final = PastDuePolicy(allow=True)
 
@@ -111,51 +154,6 @@ class Meter:
     where: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Attribute to the values that count; an event that has another value, or none, is not metered."""
     scale: int = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """One row: `price` for every `per` of a measure, in the card's unit."""
-
-    dimension: str
-    per: Decimal
-    price: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """Up to and including `up_to` (None: without end) the whole event costs `times` as much."""
-
-    up_to: Decimal | None
-    times: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Multiplier:
-    """Chooses one tier by a measure, or by the sum of others where the event has none. Above the last tier: no price."""
-
-    measure: str
-    else_sum: tuple[str, ...]
-    tiers: tuple[Tier, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RateCard:
-    """Turns an event into a cost. Rows and multipliers are found by the attributes in `by`; `*` is the default row."""
-
-    name: str
-    event: str
-    unit: str
-    scale: int
-    """The unit's."""
-    side: Side = Side.PRICE
-    by: tuple[str, ...] = ()
-    unknown: OnStale = OnStale.DENY
-    """`deny`: an event without a price is refused; `allow`: it passes and is recorded as unrated."""
-    parts: Mapping[str, str] = field(default_factory=dict)
-    """A measure that is already inside another, to that other."""
-    prices: Mapping[tuple[str, ...], tuple[Price, ...]] = field(default_factory=dict)
-    multipliers: Mapping[tuple[str, ...], tuple[Multiplier, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

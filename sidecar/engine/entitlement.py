@@ -35,7 +35,7 @@ class BalanceSpec:
     """A unit of the catalog or a meter's name; `holders` for a gauge."""
     scale: int
     limit: int | None = None
-    """What the plans give per period, a rate per span, a gauge's most. None: unlimited; for a wallet: its grants say."""
+    """What plans give per period, a rate per span, a gauge's most. None: unlimited; for a wallet: its grants say."""
     period: Period | None = None
     """None: never starts anew."""
     scope: BalanceScope = BalanceScope.CUSTOMER
@@ -79,7 +79,7 @@ class BalanceSpec:
 
     @property
     def micro_per_second(self) -> int:
-        """Rates: refill per second in the balance's scale times 1,000,000, rounded down: never above the plan's rate."""
+        """Rates: refill per second at scale, times 1,000,000, rounded down: never above the plan's rate."""
         assert self.per is not None, "only a rate refills"
         assert self.limit is not None, "a rate has a limit"
         return self.limit * MICRO * MICRO // (self.per.time // _MICROSECOND)
@@ -150,7 +150,7 @@ class FeatureEntitlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantSpec:
-    """A wallet grant that a subscription brings; the control plane makes its occurrences. Amounts at the unit's scale."""
+    """A wallet grant of a subscription; the control plane makes its occurrences. Amounts at the unit's scale."""
 
     key: str
     """Stable: subscription, source and position; with an occurrence's beginning it names the occurrence."""
@@ -176,7 +176,7 @@ class GrantSpec:
 
 @dataclass(frozen=True, slots=True)
 class FeatureProgram:
-    """What events of one name mean for one feature: balances, each with its meter's position in the program's `meters`."""
+    """What events of one name mean for one feature: balances, each with its meter's place in `EventProgram.meters`."""
 
     entitlement: FeatureEntitlement
     allowances: tuple[tuple[BalanceSpec, BalanceRef, int], ...]

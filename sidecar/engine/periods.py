@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A duration above zero. Days and weeks are time (UTC has no daylight saving); months and years are of the calendar."""
+    """A duration above zero. Days and weeks are time (UTC has no summer); months and years are of the calendar."""
 
     months: int
     time: timedelta

@@ -117,7 +117,7 @@ class AmountOutOfRange(ValueError):
 
 
 def parse_decimal(text: str) -> Decimal:
-    """The exact number in a plain decimal string; it may be negative. Raises NotANumber: exponents, NaN, over 60 digits."""
+    """The exact number in a plain decimal string, or a negative one. Raises NotANumber: exponents, NaN, 61 digits."""
     digits = text[1:] if text[:1] == "-" else text
     whole, _, fraction = digits.partition(".")
     if len(digits) > MAX_DIGITS + 1 or not whole.isdecimal() or not digits.isascii():
