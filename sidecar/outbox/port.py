@@ -1,11 +1,10 @@
-"""The outbox's contract: the durable file of what this sidecar acknowledged. Everything here survives `kill -9` once it was answered.
+"""The outbox's contract: the durable file of what this sidecar acknowledged. What was answered survives `kill -9`.
 
 Amounts are integers in the balance's scale. Bytes that hold messages are encoded protobuf. Instants are aware, in UTC.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -127,7 +126,7 @@ class KeyTaken:
 
 @dataclass(frozen=True, slots=True)
 class ReservationMoved:
-    """Somebody else has changed the reservation meanwhile; nothing of the write was applied. None: there is none of that id."""
+    """Somebody else changed the reservation meanwhile; nothing of the write was applied. None: there is none."""
 
     stored: Reservation | None
 
@@ -163,8 +162,8 @@ class Outbox(Protocol):
     def commit(self, write: Write, *, timeout_seconds: float | None = None) -> WriteResult:
         """Blocks until the write is durable (in `remote`: until the control plane has it, `timeout_seconds` at most).
 
-        Raises OutboxFull or OutboxFailed when nothing was written, OutcomeUnknown when that is not known (yet), or, in `remote`,
-        when the acknowledgement did not come in time: the write stands then, and its resolution says so.
+        Raises OutboxFull or OutboxFailed when nothing was written; OutcomeUnknown when that is not known (yet) or, in
+        `remote`, when the acknowledgement did not come in time: the write stands then, and its resolution says so.
         """
 
     def commit_all(
@@ -185,16 +184,17 @@ class Outbox(Protocol):
         """All that are open, for replay at the start."""
 
     def count_refusals(self, counts: Iterable[bytes], samples: Iterable[bytes]) -> None:
-        """Takes encoded `RefusalCount`s and `RefusalSample`s, to be reported once. Lossy: never raises, never waits for the disk."""
+        """Takes encoded `RefusalCount`s and `RefusalSample`s to report once. Lossy: never raises, never waits."""
 
     def record_leases(self, leases: Sequence[session.PresentedLease]) -> None:
         """Writes what was leased, before it is spent. Doing it twice is once. Raises as `commit` does."""
 
     def record_returns(self, amounts: Sequence[session.LeaseAmount]) -> Sequence[session.LeaseReturn]:
-        """Writes returns as records, which go up with the usage; answers them with their uids. Raises as `commit` does."""
+        """Writes returns as records that go up with the usage; answers them with their uids. Raises as `commit` does."""
 
-    def set_aside(self, cause: str, *, at: datetime) -> Identity:
+    def set_aside(self, cause: str) -> Identity:
         """The disk was rolled back, or the file can not be trusted: renames it, and goes on in a new one with a new id.
 
         Readable rows are written again with the uid they had; nothing of the old one will be closed. Blocks while it copies.
+        Raises OutboxFailed.
         """

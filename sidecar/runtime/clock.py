@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
-# Linux has BOOTTIME, which goes on while the machine sleeps; a lease must not be prolonged by a nap. Elsewhere (macOS) MONOTONIC does.
+# BOOTTIME goes on while the machine sleeps: a nap must not prolong a lease. Where it is missing (macOS) MONOTONIC does.
 _COUNTING: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -18,7 +18,7 @@ class Clock(Protocol):
         """This machine's wall clock: aware, UTC. It may be wrong, and may jump."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed instant; never goes back, goes on while the machine sleeps. Comparable within one boot only."""
+        """Seconds since some instant of this boot; never goes back, and goes on while the machine sleeps."""
 
 
 class SystemClock:

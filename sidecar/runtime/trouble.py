@@ -32,7 +32,7 @@ class Resolution:
         return self._applied
 
     def then(self, call: Callable[[bool], None]) -> None:
-        """Calls back once with the outcome, at once if it is known, else later from the writer's thread; `call` must not block."""
+        """Calls back once with the outcome: at once, or later from the writer's thread. `call` must not block."""
         with self._lock:
             if self._applied is None:
                 self._waiting.append(call)
@@ -68,7 +68,7 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """The control plane answered with an error: nothing of what was asked has happened. `code` is the gRPC status name."""
+    """The control plane answered with an error: nothing of it has happened. `code` is the gRPC status's name."""
 
     def __init__(self, code: str, message: str) -> None:
         """`message` as it came."""

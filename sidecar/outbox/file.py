@@ -1,0 +1,294 @@
+"""The outbox's file and its transactions, for the one thread that writes. Errors of SQLite go up as they are."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import IO, Final, TypeVar
+
+from sidecar.outbox.encoding import usage_body
+from sidecar.outbox.port import (
+    Durability,
+    Identity,
+    KeyEntry,
+    KeyTaken,
+    LeaseChange,
+    OutboxLocked,
+    Reservation,
+    ReservationMoved,
+    Write,
+    WriteResult,
+    Written,
+)
+from sidecar.runtime.clock import Clock, microseconds
+
+SCHEMA_VERSION: Final = 1
+SEQ_BITS: Final = 40
+ROWS_PER_STATEMENT: Final = 64
+
+_Row = TypeVar("_Row")
+
+Connect = Callable[[Path], sqlite3.Connection]
+Job = Callable[["OutboxFile"], object]
+"""Something to do inside a group's transaction; what it returns is its caller's answer."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that leaves transactions to us, and may be handed from thread to thread."""
+    return sqlite3.connect(
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=5.0,
+        cached_statements=4 * ROWS_PER_STATEMENT,
+    )
+
+
+def take_lock(path: Path) -> IO[bytes]:
+    """Locks the outbox at `path` for this process until the answer is closed. Raises OutboxLocked."""
+    lock = path.with_name(path.name + ".lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise OutboxLocked(
+            f"{path} belongs to another process; give each sidecar a data folder of its own"
+        ) from None
+    return lock
+
+
+def record_id(no: int, seq: int) -> int:
+    """Where a record stands in the table."""
+    return no << SEQ_BITS | seq
+
+
+def read_key(connection: sqlite3.Connection, customer_id: str, key: str) -> KeyEntry | None:
+    """The key as it was written."""
+    row = connection.execute(
+        "SELECT content_hash, answer FROM keys WHERE customer_id = ? AND key = ?", (customer_id, key)
+    ).fetchone()
+    return None if row is None else KeyEntry(customer_id, key, row[0], row[1])
+
+
+def read_reservation(connection: sqlite3.Connection, reservation_id: str) -> Reservation | None:
+    """The reservation as it stands."""
+    row = connection.execute(
+        "SELECT version, is_open, state FROM reservations WHERE reservation_id = ?", (reservation_id,)
+    ).fetchone()
+    return None if row is None else Reservation(reservation_id, row[0], bool(row[1]), row[2])
+
+
+class OutboxFile:
+    """An open file with an incarnation of its own. One thread at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        durability: Durability,
+        clock: Clock,
+        make_id: Callable[[], str],
+        boot_id: str,
+        connect: Connect = connect,
+    ) -> None:
+        """Opens or makes the file and starts an incarnation. Raises sqlite3.Error when that fails."""
+        self.path = path
+        self.clock = clock
+        self._connect = connect
+        self._durability = durability
+        self._changes: dict[str, list[int]] = {}
+        self.connection = self._open()
+        try:
+            self._prepare(make_id, boot_id)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect(self.path)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            level = "NORMAL" if self._durability is Durability.PROCESS_CRASH else "FULL"
+            connection.execute(f"PRAGMA synchronous = {level}")
+            connection.execute("PRAGMA wal_autocheckpoint = 2000")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, make_id: Callable[[], str], boot_id: str) -> None:
+        version = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in {0, SCHEMA_VERSION}:
+            raise sqlite3.NotSupportedError(f"{self.path} was written by another version (schema {version})")
+        if version == 0:
+            schema = resources.files("sidecar.outbox").joinpath("schema.sql").read_text()
+            self.connection.executescript(f"BEGIN IMMEDIATE; {schema} COMMIT;")
+        self.connection.execute("BEGIN IMMEDIATE")
+        self.connection.execute("INSERT OR IGNORE INTO meta VALUES ('outbox_id', ?)", (make_id(),))
+        self.identity = Identity(self.get_meta("outbox_id") or "", make_id())
+        self.no: int = self.connection.execute(
+            "INSERT INTO incarnations (incarnation_id, boot_id, is_synced) VALUES (?, ?, ?) RETURNING no",
+            (self.identity.incarnation_id, boot_id, self._durability is not Durability.PROCESS_CRASH),
+        ).fetchone()[0]
+        self.earlier_leases = {row[0] for row in self.connection.execute("SELECT lease_id FROM leases")}
+        self.connection.execute("COMMIT")
+        self.last_seq = self.committed_seq = 0
+        self.group = 0
+
+    def get_meta(self, name: str) -> str | None:
+        """A word that the file keeps."""
+        row = self.connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Keeps a word, inside a transaction."""
+        self.connection.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
+
+    def begin(self) -> None:
+        """Starts a group's transaction."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._begun_seq = self.last_seq
+        self._changes.clear()
+
+    def finish_group(self) -> None:
+        """The last statements before COMMIT: sums per lease, and the group's mark."""
+        if self._changes:
+            self.connection.executemany(
+                "UPDATE leases SET charged = charged + ?, held = held + ? WHERE lease_id = ?",
+                [(charged, held, lease_id) for lease_id, (charged, held) in self._changes.items()],
+            )
+        self.group += 1
+        self.connection.execute(
+            "UPDATE incarnations SET last_seq = ?, last_group = ? WHERE no = ?",
+            (self.last_seq, self.group, self.no),
+        )
+
+    def commit(self) -> None:
+        """Commits the group. After an error here its outcome is unknown until `reopen` has answered."""
+        self.connection.execute("COMMIT")
+        self.committed_seq = self.last_seq
+
+    def roll_back(self) -> None:
+        """Undoes a group that was not committed: no number is used up."""
+        self.last_seq = self._begun_seq
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def reopen(self) -> int:
+        """Opens the file anew and reads it back: the number of the last group that is in it."""
+        self.connection.close()
+        self.connection = self._open()
+        row = self.connection.execute(
+            "SELECT last_seq, last_group FROM incarnations WHERE no = ?", (self.no,)
+        ).fetchone()
+        if row is None:
+            raise sqlite3.DatabaseError(f"{self.path} does not know its own incarnation any more")
+        self.last_seq, self.group = row
+        self.committed_seq = self.last_seq
+        return self.group
+
+    def append(self, body: bytes) -> int:
+        """Writes a record, inside a group; its number."""
+        self.last_seq += 1
+        self.connection.execute(
+            "INSERT INTO records VALUES (?, ?)", (record_id(self.no, self.last_seq), body)
+        )
+        return self.last_seq
+
+    def write_all(self, writes: Sequence[Write]) -> list[WriteResult] | None:
+        """Applies writes that only append, in a few statements. None: a key is taken, roll back and use `write`."""
+        at = microseconds(self.clock.now())
+        keys = [w.key for w in writes if w.key is not None]
+        for some in _chunks(keys):
+            values = ",".join(["(?,?,?,?,?)"] * len(some))
+            flat = [v for k in some for v in (k.customer_id, k.key, k.content_hash, k.answer, at)]
+            sql = f"INSERT OR IGNORE INTO keys (customer_id, key, content_hash, answer, at) VALUES {values}"  # noqa: S608
+            if self.connection.execute(sql, flat).rowcount != len(some):
+                return None
+        base, seq = self.no << SEQ_BITS, self.last_seq
+        rows: list[tuple[int, bytes]] = []
+        results: list[WriteResult] = []
+        for w in writes:
+            written = 0
+            if w.usage:
+                seq += 1
+                written = seq
+                rows.append((base | seq, usage_body(w.usage)))
+            if w.leases:
+                self._change(w.leases, written)
+            results.append(Written(written))
+        for some_rows in _chunks(rows):
+            values = ",".join(["(?,?)"] * len(some_rows))
+            self.connection.execute(
+                f"INSERT INTO records VALUES {values}",  # noqa: S608
+                [v for row in some_rows for v in row],
+            )
+        self.last_seq = seq
+        return results
+
+    def write(self, write: Write) -> WriteResult:
+        """Applies one write in whole, or finds what stands in its way and applies nothing."""
+        if write.key is not None:
+            entry = read_key(self.connection, write.key.customer_id, write.key.key)
+            if entry is not None:
+                return KeyTaken(entry)
+        at = microseconds(self.clock.now())
+        if write.reservation is not None:
+            stored = read_reservation(self.connection, write.reservation.reservation_id)
+            if (0 if stored is None else stored.version) != write.reservation.version - 1:
+                return ReservationMoved(stored)
+            self.put_reservation(write.reservation, at)
+        if write.key is not None:
+            self.put_key(write.key, at)
+        seq = self.append(usage_body(write.usage)) if write.usage else 0
+        self._change(write.leases, seq)
+        return Written(seq)
+
+    def put_reservation(self, reservation: Reservation, at: int) -> None:
+        """Stores it as it now stands."""
+        self.connection.execute(
+            "INSERT INTO reservations VALUES (?, ?, ?, ?, ?) ON CONFLICT (reservation_id) DO UPDATE SET "
+            "version = excluded.version, is_open = excluded.is_open, state = excluded.state, at = excluded.at",
+            (reservation.reservation_id, reservation.version, reservation.is_open, reservation.state, at),
+        )
+
+    def put_key(self, key: KeyEntry, at: int) -> None:
+        """Stores a key that is not there yet."""
+        self.connection.execute(
+            "INSERT INTO keys (customer_id, key, content_hash, answer, at) VALUES (?, ?, ?, ?, ?)",
+            (key.customer_id, key.key, key.content_hash, key.answer, at),
+        )
+
+    def _change(self, changes: Iterable[LeaseChange], seq: int) -> None:
+        for change in changes:
+            sums = self._changes.setdefault(change.lease_id, [0, 0])
+            sums[0] += change.charged
+            sums[1] += change.held
+            if change.charged and seq and change.lease_id in self.earlier_leases:
+                self.connection.execute(
+                    "INSERT INTO carried VALUES (?, ?, ?, ?)", (self.no, seq, change.lease_id, change.charged)
+                )
+
+    def free_bytes(self) -> int:
+        """How much room the file system has for us."""
+        stat = os.statvfs(self.path.parent)
+        return stat.f_bavail * stat.f_frsize
+
+    def close(self, *, synced: bool) -> None:
+        """Closes the file; `synced`: with everything on the disk, so that a reboot loses nothing."""
+        try:
+            if synced:
+                self.connection.execute("PRAGMA synchronous = FULL")
+                self.connection.execute("UPDATE incarnations SET was_stopped = 1 WHERE no = ?", (self.no,))
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self.connection.close()
+
+
+def _chunks(rows: list[_Row]) -> Iterable[list[_Row]]:
+    return (rows[i : i + ROWS_PER_STATEMENT] for i in range(0, len(rows), ROWS_PER_STATEMENT))

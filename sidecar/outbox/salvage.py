@@ -1,0 +1,228 @@
+"""What to do with a file that can not be trusted: set it aside under another name, and write again what can be read."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from purser.sync.v1 import session_pb2 as session
+from sidecar.outbox.encoding import with_uid
+from sidecar.outbox.file import SEQ_BITS, Connect, OutboxFile
+
+_log = structlog.stdlib.get_logger(__name__)
+
+CHUNK: Final = 500
+
+_SUFFIXES: Final = ("-wal", "-shm")
+_COMPLETE: Final = "salvage_complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """How much could be read of a file that was set aside. `unread`: numbers that records may have had."""
+
+    records: int
+    keys: int
+    reservations: int
+    leases: int
+    unread: int
+
+
+def start_over(path: Path, *, make: Callable[[Path], OutboxFile], connect: Connect, at: datetime) -> Path:
+    """Copies what can be read into a new file that then takes the path; the old one's new path. Nobody may have it open.
+
+    The new file is whole before anything is renamed, so that a crash on the way leaves one of the two in place.
+    """
+    fresh = _fresh(path)
+    _remove(fresh)
+    file = make(fresh)
+    try:
+        salvage(path, file, connect)
+        _in_group(file, lambda: file.set_meta(_COMPLETE, "1"))
+    finally:
+        file.close(synced=True)
+    aside = _set_aside(path, at)
+    fresh.rename(path)
+    return aside
+
+
+def finish(path: Path, connect: Connect) -> None:
+    """Ends what a crash interrupted: takes a whole new file into use, throws half of one away (it holds only copies)."""
+    fresh = _fresh(path)
+    if not fresh.exists():
+        return
+    if not path.exists() and _is_complete(fresh, connect):
+        fresh.rename(path)
+    else:
+        _remove(fresh)
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", *_SUFFIXES):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _is_complete(path: Path, connect: Connect) -> bool:
+    try:
+        with contextlib.closing(connect(path)) as connection:
+            return (
+                connection.execute("SELECT 1 FROM meta WHERE name = ?", (_COMPLETE,)).fetchone() is not None
+            )
+    except sqlite3.Error:
+        return False
+
+
+def _set_aside(path: Path, at: datetime) -> Path:
+    stem = f"{path.name}.aside-{at:%Y%m%dT%H%M%S}"
+    aside, n = path.with_name(stem), 1
+    while aside.exists():
+        n += 1
+        aside = path.with_name(f"{stem}-{n}")
+    for suffix in _SUFFIXES:
+        companion = path.with_name(path.name + suffix)
+        if companion.exists():
+            companion.rename(aside.with_name(aside.name + suffix))
+    path.rename(aside)
+    return aside
+
+
+def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
+    """Copies what can be read of the file into a fresh one, in transactions of its own. Raises only for the fresh one."""
+    try:
+        old = connect(broken)
+    except sqlite3.Error:
+        return Salvaged(0, 0, 0, 0, 0)
+    with contextlib.closing(old):
+        uids = _Uids(old)
+        records, unread = _copy_records(old, into, uids)
+        keys = _copy(old, into, "keys", "customer_id, key, content_hash, answer, at")
+        reservations = _copy(old, into, "reservations", "reservation_id, version, is_open, state, at")
+        leases = _copy(old, into, "leases", "lease_id, lease, allotted, charged, held, returned")
+    result = Salvaged(records, keys, reservations, leases, unread)
+    _log.warning(
+        "outbox salvaged",
+        file=str(broken),
+        records=records,
+        keys=keys,
+        reservations=reservations,
+        unread=unread,
+    )
+    return result
+
+
+class _Uids:
+    """Who wrote a record first; what the file does not say any more is made up once from its place in the file."""
+
+    def __init__(self, old: sqlite3.Connection) -> None:
+        self._outbox_id = ""
+        self._incarnations: dict[int, str] = {}
+        with contextlib.suppress(sqlite3.Error):
+            row = old.execute("SELECT value FROM meta WHERE name = 'outbox_id'").fetchone()
+            self._outbox_id = "" if row is None else row[0]
+        with contextlib.suppress(sqlite3.Error):
+            self._incarnations = dict(old.execute("SELECT no, incarnation_id FROM incarnations").fetchall())
+
+    def of(self, row_id: int) -> session.RecordUid | None:
+        incarnation = self._incarnations.get(row_id >> SEQ_BITS)
+        if not self._outbox_id or incarnation is None:
+            return None
+        seq = row_id & ((1 << SEQ_BITS) - 1)
+        return session.RecordUid(outbox_id=self._outbox_id, incarnation_id=incarnation, seq=seq)
+
+
+def _copy_records(old: sqlite3.Connection, into: OutboxFile, uids: _Uids) -> tuple[int, int]:
+    copied, unread, expected = 0, 0, None
+    for rows in _chunks(old, "records", "id, body"):
+        bodies = []
+        for row_id, body in rows:
+            uid = uids.of(row_id)
+            try:
+                bodies.append(body if uid is None else with_uid(body, uid))
+            except Exception as error:  # noqa: BLE001 - a body of rubbish is what a broken file is made of
+                _log.warning("record can not be read", id=row_id, error=str(error))
+                unread += 1
+            if expected is not None and row_id > expected and row_id >> SEQ_BITS == expected >> SEQ_BITS:
+                unread += row_id - expected
+            expected = row_id + 1
+        _in_group(into, lambda bodies=bodies: [into.append(body) for body in bodies])  # type: ignore[misc]
+        copied += len(bodies)
+    return copied, unread
+
+
+def _copy(old: sqlite3.Connection, into: OutboxFile, table: str, columns: str) -> int:
+    copied = 0
+    marks = ", ".join("?" * len(columns.split(",")))
+    sql = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608
+    for rows in _chunks(old, table, f"rowid, {columns}"):
+        values = [row[1:] for row in rows]
+        _in_group(into, lambda values=values: into.connection.executemany(sql, values))  # type: ignore[misc]
+        copied += len(values)
+    return copied
+
+
+def _in_group(into: OutboxFile, do: Callable[[], object]) -> None:
+    into.begin()
+    try:
+        do()
+        into.finish_group()
+    except BaseException:
+        into.roll_back()
+        raise
+    into.commit()
+
+
+def _chunks(old: sqlite3.Connection, table: str, columns: str) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows in order of their id, with a leap over each stretch that can not be read."""
+    after = -1
+    select = f"SELECT {columns} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608
+    while True:
+        rows: list[tuple[Any, ...]] = []
+        is_damaged = False
+        try:
+            for row in old.execute(select, (after, CHUNK)):
+                rows.append(row)  # noqa: PERF402 - keep what came before the damage
+        except sqlite3.Error:
+            is_damaged = True
+        if rows:
+            yield rows
+            after = rows[-1][0]
+        if is_damaged:
+            beyond = _beyond_damage(old, select, after)
+            if beyond is None:
+                return
+            after = beyond
+        elif len(rows) < CHUNK:
+            return
+
+
+def _beyond_damage(old: sqlite3.Connection, select: str, after: int) -> int | None:
+    """The nearest id behind the damage from which on a row can be read again; None: there is none."""
+
+    def works(offset: int) -> bool:
+        try:
+            old.execute(select, (after + offset, 1)).fetchone()
+        except sqlite3.Error:
+            return False
+        return True
+
+    fails, good = 0, 1
+    while not works(good):
+        fails, good = good, good * 2
+        if after + good >= 1 << 62:
+            return None
+    while good - fails > 1:
+        middle = (good + fails) // 2
+        if works(middle):
+            good = middle
+        else:
+            fails = middle
+    return after + good

@@ -1,0 +1,309 @@
+"""The one writer and its groups: callers hand in what to write and wait; what is there is written in one transaction.
+
+It fails in the open: a store that does not take writes turns new ones away at once, and is tried again until it does.
+"""
+
+import queue
+import sqlite3
+import threading
+from _thread import LockType, allocate_lock
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar, cast
+
+import structlog
+
+from sidecar.outbox.file import Job, OutboxFile
+from sidecar.outbox.port import OutboxFailed, OutboxFull, Write, WriteResult
+from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Resolution
+
+_log = structlog.stdlib.get_logger(__name__)
+
+Answer = TypeVar("Answer")
+
+MAX_JOBS: Final = 512
+MAX_WRITES: Final = 2_000
+PROBE_SECONDS: Final = 0.5
+ROOM_CHECK_SECONDS: Final = 0.05
+PROBE_BYTES: Final = 65_536
+
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class Pending(Generic[Answer]):
+    """One caller's work on its way to the disk. A bare lock is the cheapest thing a thread can wait for."""
+
+    __slots__ = ("answer", "done", "drains", "error", "job", "writes")
+
+    def __init__(self, writes: Sequence[Write] = (), job: Job | None = None, *, drains: bool = False) -> None:
+        """Writes, or a job; `drains`: it makes room and is tried even when the store takes nothing new."""
+        self.writes = writes
+        self.job = job
+        self.drains = drains
+        self.answer: object = None
+        self.error: Exception | None = None
+        self.done: LockType = allocate_lock()
+        self.done.acquire()
+
+    def wait(self) -> Answer:
+        """Blocks until it was dealt with. Raises what it was turned away with."""
+        self.done.acquire()
+        self.done.release()
+        if self.error is not None:
+            raise self.error
+        return cast("Answer", self.answer)
+
+    def fail(self, error: Exception) -> None:
+        """Turned away."""
+        self.error = error
+        self.done.release()
+
+    def finish(self, answer: object) -> None:
+        """Durable."""
+        self.answer = answer
+        self.done.release()
+
+
+class GroupWriter:
+    """Turns what waits into transactions. `step` is all there is to it; `start` gives it a thread of its own."""
+
+    def __init__(
+        self,
+        file: OutboxFile,
+        *,
+        metrics: Metrics,
+        min_free_bytes: int,
+        replace: Callable[[OutboxFile, str], OutboxFile],
+    ) -> None:
+        """`replace` sets a damaged file aside and answers with the one to go on in."""
+        self.file = file
+        self._metrics = metrics
+        self._min_free_bytes = min_free_bytes
+        self._replace = replace
+        self._queue: queue.SimpleQueue[Pending[object] | None] = queue.SimpleQueue()
+        self._refusal: NotWritten | None = None
+        self._unresolved: list[tuple[int, Resolution]] = []
+        self._must_reopen = False
+        self._damage: str | None = None
+        self._room_checked_at = -1.0
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    @property
+    def is_healthy(self) -> bool:
+        """Does it take writes?"""
+        return self._refusal is None and not self._stopped
+
+    def start(self) -> None:
+        """Runs `step` in a thread until `stop`."""
+        self._thread = threading.Thread(target=self._run, name="outbox-writer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Writes what waits, then ends the thread. Later work is turned away."""
+        self._stopped = True
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        while not self._queue.empty():
+            late = self._queue.get()
+            if late is not None:
+                late.fail(OutboxFailed("the outbox is closed"))
+
+    @property
+    def is_sound(self) -> bool:
+        """Is there nothing wrong with the file, as far as is known?"""
+        return self._refusal is None and not self._unresolved
+
+    def replace_file(self, cause: str) -> None:
+        """Sets the file aside between two groups; blocks until the new one is in use. Raises OutboxFailed when that failed."""
+        request = Pending[object]((), lambda _file: self._mark_damaged(cause), drains=True)
+        self.submit(request).wait()
+        after = Pending[object]((), lambda _file: None, drains=True)
+        self.submit(after).wait()
+
+    def _mark_damaged(self, cause: str) -> None:
+        self._damage = cause
+
+    def submit(self, pending: Pending[Answer]) -> Pending[Answer]:
+        """Hands work in. Raises what new work is turned away with while the store takes none."""
+        refusal = OutboxFailed("the outbox is closed") if self._stopped else self._refusal
+        if refusal is not None and not (pending.drains and not self._stopped):
+            raise _again(refusal)
+        self._queue.put(cast("Pending[object]", pending))
+        if self._thread is None:
+            self.step(timeout_seconds=0)
+        return pending
+
+    def _run(self) -> None:
+        while self.step(timeout_seconds=PROBE_SECONDS):
+            pass
+
+    def step(self, *, timeout_seconds: float) -> bool:
+        """Waits for work at most that long, then deals with all that is there. False: it was stopped."""
+        group, is_last = self._gather(timeout_seconds)
+        if self._must_reopen or self._damage is not None or (self._refusal is not None and not group):
+            self._mend()
+        elif group:
+            self._check_room()
+        refusal = self._refusal
+        if refusal is not None:
+            group = self._sort_out(group, refusal)
+        if group:
+            self._apply(group)
+        return not is_last
+
+    def _sort_out(self, group: list[Pending[object]], refusal: NotWritten) -> list[Pending[object]]:
+        """While nothing new is taken: what drains may still be tried, the rest is turned away."""
+        drains = [] if self._must_reopen else [p for p in group if p.drains]
+        for pending in group:
+            if self._must_reopen or not pending.drains:
+                pending.fail(_again(refusal))
+        return drains
+
+    def _gather(self, timeout_seconds: float) -> tuple[list[Pending[object]], bool]:
+        group: list[Pending[object]] = []
+        writes = 0
+        try:
+            first = self._queue.get(timeout=timeout_seconds) if timeout_seconds else self._queue.get_nowait()
+            while True:
+                if first is None:
+                    return group, True
+                group.append(first)
+                writes += len(first.writes)
+                if len(group) >= MAX_JOBS or writes >= MAX_WRITES:
+                    return group, False
+                first = self._queue.get_nowait()
+        except queue.Empty:
+            return group, False
+
+    def _apply(self, group: list[Pending[object]]) -> None:
+        file = self.file
+        try:
+            answers = self._run_group(group)
+            file.finish_group()
+        except sqlite3.Error as error:
+            self._not_written(group, error)
+            return
+        try:
+            file.commit()
+        except sqlite3.Error as error:
+            self._unknown(group, error)
+            return
+        self._metrics.outbox_group_writes.observe(sum(len(p.writes) for p in group))
+        for pending, answer in zip(group, answers, strict=True):
+            pending.finish(answer)
+
+    def _run_group(self, group: list[Pending[object]]) -> list[object]:
+        file = self.file
+        plain = [w for p in group for w in p.writes]
+        file.begin()
+        results: list[WriteResult] | None = None
+        if all(w.reservation is None for w in plain):
+            results = file.write_all(plain)
+            if results is None:
+                file.roll_back()
+                file.begin()
+        if results is None:
+            results = [file.write(w) for w in plain]
+        answers: list[object] = []
+        taken = 0
+        for pending in group:
+            if pending.job is not None:
+                answers.append(pending.job(file))
+            else:
+                answers.append(results[taken : taken + len(pending.writes)])
+                taken += len(pending.writes)
+        return answers
+
+    def _not_written(self, group: list[Pending[object]], error: sqlite3.Error) -> None:
+        """An error before COMMIT: nothing happened, which the callers may know."""
+        try:
+            self.file.roll_back()
+        except sqlite3.Error:
+            self._must_reopen = True
+        self._turn_away(error)
+        refusal = self._refusal
+        assert refusal is not None
+        for pending in group:
+            pending.fail(_again(refusal))
+
+    def _unknown(self, group: list[Pending[object]], error: sqlite3.Error) -> None:
+        """An error at COMMIT: it may be in the file or not. Says so, and finds out by opening the file anew."""
+        resolution = Resolution()
+        self._unresolved.append((self.file.group, resolution))
+        self._must_reopen = True
+        self._metrics.outbox_unknown_outcomes.inc()
+        self._turn_away(error)
+        for pending in group:
+            pending.fail(OutcomeUnknown(str(error), resolution))
+        self._mend()
+
+    def _turn_away(self, error: sqlite3.Error) -> None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _DAMAGED:
+            self._damage = str(error)
+        kind = OutboxFull if code == sqlite3.SQLITE_FULL else OutboxFailed
+        self._refuse(kind(f"the outbox can not be written: {error}"))
+
+    def _refuse(self, refusal: NotWritten) -> None:
+        if self._refusal is None:
+            _log.error("outbox takes no writes", cause=refusal.cause)
+        self._refusal = refusal
+        self._metrics.outbox_healthy.set(0)
+
+    def _check_room(self) -> None:
+        now = self.file.clock.monotonic()
+        if now - self._room_checked_at < ROOM_CHECK_SECONDS:
+            return
+        self._room_checked_at = now
+        try:
+            free = self.file.free_bytes()
+        except OSError as error:
+            self._refuse(OutboxFailed(f"the outbox's folder can not be looked at: {error}"))
+            return
+        if free < self._min_free_bytes:
+            self._refuse(OutboxFull(f"only {free} bytes are free on the outbox's disk"))
+
+    def _mend(self) -> None:
+        """Tries to get the store back; leaves everything as it is if that fails, to be tried again."""
+        try:
+            written = self.file.group
+            if self._damage is not None:
+                self.file = self._replace(self.file, self._damage)
+                self._damage, written = None, -1
+            elif self._must_reopen:
+                written = self.file.reopen()
+            # The probe comes first: it overwrites what a failed commit may have left behind the end of the log.
+            self._probe()
+        except (sqlite3.Error, OSError) as error:
+            self._refuse(self._refusal or OutboxFailed(f"the outbox can not be opened anew: {error}"))
+            _log.warning("outbox is still failing", error=str(error))
+            return
+        self._must_reopen = False
+        unresolved, self._unresolved = self._unresolved, []
+        for group, resolution in unresolved:
+            resolution.resolve(group <= written)
+        if self._refusal is not None:
+            _log.info("outbox takes writes again")
+        self._refusal = None
+        self._metrics.outbox_healthy.set(1)
+
+    def _probe(self) -> None:
+        if self.file.free_bytes() < self._min_free_bytes:
+            raise OSError("not enough room")
+        connection = self.file.connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT OR REPLACE INTO probe VALUES (1, zeroblob(?))", (PROBE_BYTES,))
+            connection.execute("COMMIT")
+            connection.execute("DELETE FROM probe")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _again(refusal: NotWritten) -> NotWritten:
+    """A fresh exception for each caller: one that is raised in several threads gathers their tracebacks."""
+    return type(refusal)(refusal.cause, retry_after_seconds=refusal.retry_after_seconds)
