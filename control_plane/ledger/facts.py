@@ -35,7 +35,11 @@ async def charge(vault: Vault, new: Sequence[tuple[FactRow, Entry]]) -> None:
         holding = vault.held[identity]
         arrived.sort(key=lambda pair: pair[0].order)
         rows = [fact for fact, _ in arrived]
-        if await _is_newest(vault, rows[0]) and _burns_at_once(holding.window(start), rows, vault.now):
+        if (
+            not holding.row.overage
+            and await _is_newest(vault, rows[0])
+            and _burns_at_once(holding.window(start), rows, vault.now)
+        ):
             for fact in rows:
                 for grant_id, amount in fact.burns.items():
                     _spend(holding.grants[grant_id], amount)
@@ -79,6 +83,7 @@ async def settle(
         _correct(vault, holding, holding.grants[grant_id], differences[grant_id] - own[grant_id], cause)
     new_ids = {fact.id for fact in new}
     for grant in holding.window(start):
+        grant.begun = grant.begun or grant.effective_at <= vault.now
         grant.trim()
     await _rewrite(vault, [fact for fact in changed if fact.id not in new_ids])
     await _insert(vault, new)

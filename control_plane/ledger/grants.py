@@ -83,6 +83,7 @@ async def create_grant(uow: UnitOfWork, new: NewGrant) -> GrantRow:
         return known
     await vault.load_windows({wallet.id: [None]})
     holding.add(made)
+    made.begun = made.effective_at <= uow.now
     await came_free(vault, holding, [made], cause="grant")
     await vault.save()
     uow.change(ChangeKind.CUSTOMER, new.customer_id)

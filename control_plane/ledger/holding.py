@@ -30,6 +30,7 @@ _CHANGING: Final = [
     "rolled",
     "burned",
     "voided_at",
+    "begun",
     "expiry_booked",
 ]
 _TERM_FIELDS: Final = tuple(f.name for f in fields(GrantRow))
@@ -79,8 +80,10 @@ class Holding:
 class Vault:
     """The balances that one unit of work holds locked."""
 
-    def __init__(self, uow: UnitOfWork) -> None:
+    def __init__(self, uow: UnitOfWork, *, reading: bool = False) -> None:
+        """`reading`: nothing is locked, and nothing may be saved."""
         self._uow = uow
+        self._reading = reading
         self.journal = Journal()
         self.held: dict[str, Holding] = {}
 
@@ -107,7 +110,8 @@ class Vault:
         missing = sorted(set(ids) - self.held.keys())
         for start in range(0, len(missing), IN_LIST):
             part = missing[start : start + IN_LIST]
-            query = select(balances).where(balances.c.id.in_(part)).order_by(balances.c.id).with_for_update()
+            query = select(balances).where(balances.c.id.in_(part)).order_by(balances.c.id)
+            query = query if self._reading else query.with_for_update()
             for row in (await self._uow.connection.execute(query)).mappings():
                 self.held[row["id"]] = Holding(BalanceRow(**row))
         return {identity: self.held[identity] for identity in ids if identity in self.held}
@@ -152,6 +156,7 @@ class Vault:
 
     async def save(self) -> None:
         """Writes every changed row, raises their balances' versions, and appends the books."""
+        assert not self._reading, "a reading vault is not saved"
         updates: list[dict[str, Any]] = []
         inserts: list[dict[str, Any]] = []
         touched: list[Holding] = []

@@ -61,13 +61,13 @@ async def open_balances(
     held = await vault.lock(list(ids.values()))
     missing = {item.ref: item for item in wanted if ids[item.ref] not in held}
     if missing:
-        await vault.create(_balance(item, vault.now) for item in missing.values())
+        await vault.create(new_balance(item, vault.now) for item in missing.values())
         held = await vault.lock(list(ids.values()))
     await vault.load_live(list(held))
     fresh: list[tuple[Holding, GrantRow]] = []
     for item in wanted:
         holding = held[ids[item.ref]]
-        fresh += ((holding, grant) for grant in _occurrences(holding, item, grants, vault.now))
+        fresh += ((holding, grant) for grant in occurrences(holding, item, grants, vault.now))
     await _add_missing(vault, fresh)
     return {ref: held[identity] for ref, identity in ids.items()}
 
@@ -84,11 +84,13 @@ async def _add_missing(vault: Vault, fresh: Sequence[tuple[Holding, GrantRow]]) 
         if grant.id in holding.grants:
             continue
         holding.add(grant)
+        grant.begun = grant.effective_at <= vault.now
         if holding.row.overage:
             await settle(vault, holding, grant.window_start, cause="recurrence")
 
 
-def _balance(item: Wanted, now: datetime) -> BalanceRow:
+def new_balance(item: Wanted, now: datetime) -> BalanceRow:
+    """The row of a balance that nobody has touched yet."""
     ref, spec = item.ref, item.spec
     return BalanceRow(
         id=balance_id(ref),
@@ -104,13 +106,14 @@ def _balance(item: Wanted, now: datetime) -> BalanceRow:
     )
 
 
-def _occurrences(
+def occurrences(
     holding: Holding, item: Wanted, grants: Iterable[GrantSpec], now: datetime
 ) -> Iterator[GrantRow]:
+    """What a balance's spec comes to at the instant asked for, whether or not it is there already."""
     if item.spec.kind is BalanceKind.WALLET:
         for grant in grants:
             if grant.balance == item.spec.name and grant.amount:
-                yield from _recurrences(holding, grant, item.at, now)
+                yield from recurrences(holding, grant, item.at, now)
     elif item.spec.kind in COUNTED and item.spec.limit is not None and not item.spec.decided_remotely:
         yield from limit_occurrences(holding, item.spec, item.at, now)
 
@@ -148,12 +151,19 @@ def limit_occurrences(holding: Holding, spec: BalanceSpec, at: datetime, now: da
 _BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
-def _recurrences(holding: Holding, spec: GrantSpec, at: datetime, now: datetime) -> Iterator[GrantRow]:
+def recurrences(holding: Holding, spec: GrantSpec, at: datetime, now: datetime) -> Iterator[GrantRow]:
     """The plan's grant that is in force at an instant, and the one before it where its rest may roll over."""
     if spec.period is None:
         if spec.starts_at <= at:
             ends_at = spec.expires_after.after(spec.starts_at) if spec.expires_after else None
-            yield _recurrence(holding, spec, spec.starts_at, spec.starts_at, ends_at, None, now)
+            yield _recurrence(
+                holding,
+                spec,
+                begins_at=spec.starts_at,
+                effective_at=spec.starts_at,
+                expires_at=ends_at,
+                now=now,
+            )
         return
     number = spec.period.number(at)
     for index in (number - 1, number) if spec.rollover_max else (number,):
@@ -163,17 +173,26 @@ def _recurrences(holding: Holding, spec: GrantSpec, at: datetime, now: datetime)
             if spec.expires_after is not None:
                 ends_at = spec.expires_after.after(effective_at)
             rolls_until = spec.period.begins(index + 2) if spec.rollover_max else None
-            yield _recurrence(holding, spec, begins_at, effective_at, ends_at, rolls_until, now)
+            yield _recurrence(
+                holding,
+                spec,
+                begins_at=begins_at,
+                effective_at=effective_at,
+                expires_at=ends_at,
+                rolls_until=rolls_until,
+                now=now,
+            )
 
 
 def _recurrence(
     holding: Holding,
     spec: GrantSpec,
+    *,
     begins_at: datetime,
     effective_at: datetime,
     expires_at: datetime | None,
-    rolls_until: datetime | None,
     now: datetime,
+    rolls_until: datetime | None = None,
 ) -> GrantRow:
     return GrantRow(
         id=occurrence_id(holding.row.id, BASE, begins_at, spec.key),

@@ -58,6 +58,7 @@ class GrantRow:
     rolled_from: str | None = None
     source: str
     created_at: datetime
+    begun: bool = False
     expiry_booked: bool = False
 
     @property

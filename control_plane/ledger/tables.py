@@ -66,6 +66,7 @@ grants = Table(
     Column("rolled_from", Text),
     Column("source", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("begun", Boolean, nullable=False),
     Column("expiry_booked", Boolean, nullable=False),
     CheckConstraint("amount = " + " + ".join(_TERMS), name="sum"),
     *(CheckConstraint(f"{term} >= 0", name=term) for term in ("amount", "target", *_TERMS)),
@@ -74,11 +75,13 @@ grants = Table(
     CheckConstraint("role IN ('base', 'rollover', 'beyond_limit')", name="role"),
     Index("ix_grants_balance_id", "balance_id"),
     Index("ix_grants_expires_at", "expiry_booked", "expires_at"),
+    Index("ix_grants_begun", "begun", "effective_at"),
     Index("ix_grants_rolled_from", "rolled_from"),
 )
 """Occurrences. `target` is the limit in force for it; `scope` the features that may spend it, sorted (empty:
 all); `cost_basis` a decimal string per unit; `window_start` the period it belongs to (null: the window is all
-time); `rolls_until` when its rollover ends; `rolled_from` the occurrence whose rest this is."""
+time); `rolls_until` when its rollover ends; `rolled_from` the occurrence whose rest this is; `begun`: overage
+that was open when it began was paid from it."""
 
 facts = Table(
     "facts",
