@@ -13,8 +13,6 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
 MAX_VALUES = 200_000
 
-Step = str | int
-Path = tuple[Step, ...]
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)")
@@ -60,12 +58,13 @@ class LocatedData:
     """Plain data (dict, list, str, int, Decimal, bool, None) and the position of each value and key, by path."""
 
     data: Any
-    positions: Mapping[Path, Position]
+    positions: Mapping[str, Position]
+    """By path, as in `plans.pro.grants[0].amount`; the root's is empty."""
 
-    def position(self, path: Path) -> Position:
+    def position(self, path: str) -> Position:
         """Of the value at the path, or of the nearest one around it that is there."""
-        while path not in self.positions and path:
-            path = path[:-1]
+        while path and path not in self.positions:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.positions.get(path, Position(1, 1))
 
 
@@ -85,7 +84,7 @@ def read_text(source: bytes) -> LocatedData:
     if root is None:
         raise BadText((_problem(1, 1, "the catalog is empty", "begin with `purser: catalog/v1`"),))
     reading = _Reading()
-    data = reading.value(root, ())
+    data = reading.value(root, "", 0)
     if reading.problems:
         raise BadText(tuple(reading.problems))
     return LocatedData(data, reading.positions)
@@ -95,11 +94,11 @@ def read_text(source: bytes) -> LocatedData:
 class _Reading:
     """Turns nodes into data; collects positions and problems on the way."""
 
-    positions: dict[Path, Position] = field(default_factory=dict)
+    positions: dict[str, Position] = field(default_factory=dict)
     problems: list[TextProblem] = field(default_factory=list)
     values: int = 0
 
-    def value(self, node: yaml.Node, path: Path) -> Any:
+    def value(self, node: yaml.Node, path: str, depth: int) -> Any:
         self.values += 1
         line, column = node.start_mark.line + 1, node.start_mark.column + 1
         self.positions.setdefault(path, Position(line, column))
@@ -108,18 +107,20 @@ class _Reading:
                 what = f"more than {MAX_VALUES} values, aliases counted each time"
                 self.problems.append(_problem(line, column, what, "split the catalog, or use fewer aliases"))
             return None
-        if len(path) > MAX_DEPTH:
+        if depth > MAX_DEPTH:
             self.problems.append(_too_deep(line, column))
             return None
         match node:
             case yaml.MappingNode():
-                return self._mapping(node, path)
+                return self._mapping(node, path, depth)
             case yaml.SequenceNode():
-                return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-            case _:
+                return [self.value(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(node.value)]
+            case yaml.ScalarNode():
                 return self._scalar(node, path)
+            case _:
+                raise TypeError(f"{node!r} is no node of YAML")
 
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
@@ -127,15 +128,16 @@ class _Reading:
                 self.problems.append(_problem(line, column, "a name must be a text", "write a plain word"))
                 continue
             key: str = key_node.value
+            below = f"{path}.{key}" if path else key
             if key in data:
                 what = f"`{key}` is there twice in one map"
-                self.problems.append(_problem(line, column, what, "remove one of them", (*path, key)))
+                self.problems.append(_problem(line, column, what, "remove one of them", below))
                 continue
-            self.positions[*path, key] = Position(line, column)
-            data[key] = self.value(value_node, (*path, key))
+            self.positions[below] = Position(line, column)
+            data[key] = self.value(value_node, below, depth + 1)
         return data
 
-    def _scalar(self, node: yaml.ScalarNode, path: Path) -> str | int | Decimal | bool | None:
+    def _scalar(self, node: yaml.ScalarNode, path: str) -> str | int | Decimal | bool | None:
         text: str = node.value
         if node.style is not None or node.tag == "!":
             return text
@@ -189,5 +191,5 @@ def _too_deep(line: int, column: int) -> TextProblem:
     return _problem(line, column, f"nested more than {MAX_DEPTH} levels deep", "write it flatter")
 
 
-def _problem(line: int, column: int, what: str, mend: str, path: Path = ()) -> TextProblem:
-    return TextProblem(Position(line, column), ".".join(map(str, path)), what, mend)
+def _problem(line: int, column: int, what: str, mend: str, path: str = "") -> TextProblem:
+    return TextProblem(Position(line, column), path, what, mend)

@@ -114,7 +114,9 @@ class Database:
         """What this process keeps of this database between transactions: one of each kind (a cache, the bus), made when
         first asked for.
         """
-        kept = self._kept.setdefault(kind, kind())
+        if kind not in self._kept:
+            self._kept[kind] = kind()
+        kept = self._kept[kind]
         assert isinstance(kept, kind)
         return kept
 

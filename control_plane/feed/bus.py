@@ -1,4 +1,4 @@
-"""Wakes inside one process, so that what is committed here is heard at once. What other replicas commit is heard by polling."""
+"""Wakes inside one process: what is committed here is heard at once, what other replicas commit by polling."""
 
 import asyncio
 from collections import defaultdict

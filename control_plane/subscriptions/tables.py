@@ -41,5 +41,6 @@ subscription_pins = Table(
     Column("catalog_revision", BigInteger, ForeignKey("catalog_revisions.revision"), nullable=False),
     Column("add_ons", Json, nullable=False),
     Column("state", Text, nullable=False),
+    Column("past_due_since", Instant),
 )
 """What was in force from `from_at` until the next row's: what a fact of that time is priced by."""
