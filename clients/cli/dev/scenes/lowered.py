@@ -1,0 +1,74 @@
+"""A limit is lowered for everybody, and the next decision shows it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from clients.cli.dev import catalog_text
+from clients.cli.dev.scenes.world import WINDOW, TookTooLong, World
+
+LIMIT_PATH: Final = "plans.free.entitlements.chat.limit"
+NEW_LIMIT: Final = 1500
+LIMIT_MEASURES: Final = {"input_tokens": "412", "output_tokens": "1083", "context_window": WINDOW}
+SHOWN_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A limit was lowered for everybody."""
+
+    revision: int
+    before: str
+    after: str
+    milliseconds: tuple[int, ...]
+    """From the answer to the publish until each sidecar's decision showed it; 0 when it did before that."""
+    min_revision_milliseconds: int
+    min_revision_reason: str
+
+
+def lowered(world: World) -> Lowered:
+    """Publishes the catalog with a lower limit for all, while every sidecar is asked again and again."""
+    customer, callers = world.actor("limit"), world.callers
+    used = callers.consume(0, customer, f"limit-{world.seed}", LIMIT_MEASURES)
+    for sidecar in range(len(callers)):
+        callers.check(sidecar, customer, feature="chat", event_name="llm_inference", **_asked())
+    text = catalog_text.replaced(world.catalog, LIMIT_PATH, str(NEW_LIMIT))
+    shown: dict[int, tuple[float, str]] = {}
+
+    def ask(sidecar: int) -> None:
+        deadline = time.monotonic() + SHOWN_SECONDS
+        while sidecar not in shown and time.monotonic() < deadline:
+            answer = callers.check(sidecar, customer, feature="chat", event_name="llm_inference", **_asked())
+            if not answer:
+                shown[sidecar] = (time.monotonic(), str(answer.reason))
+
+    with ThreadPoolExecutor(len(callers)) as pool:
+        asking = [pool.submit(ask, sidecar) for sidecar in range(len(callers))]
+        revision = world.books.publish(text, move="all")
+        published_at = time.monotonic()
+        began = time.monotonic()
+        answer = callers.check(
+            0, customer, feature="chat", event_name="llm_inference", min_revision=revision, **_asked()
+        )
+        min_revision = round(1000 * (time.monotonic() - began))
+        for future in asking:
+            future.result()
+    if len(shown) < len(callers):
+        raise TookTooLong(f"after {SHOWN_SECONDS:.0f} s not every sidecar shows revision {revision}")
+    milliseconds = tuple(max(0, round(1000 * (at - published_at))) for at, _ in shown.values())
+    after = shown[0][1]
+    world.stage.say(
+        f"tokens per month on free: 100,000 → {NEW_LIMIT:,}, published with --move all: revision {revision}"
+    )
+    world.stage.say(
+        f"{customer}, {used.reason} before, is refused {after} by all sidecars {max(milliseconds)} ms after the publish"
+    )
+    world.stage.say(f"asked with --min-revision {revision}: {answer.reason} after {min_revision} ms")
+    return Lowered(revision, str(used.reason), after, milliseconds, min_revision, str(answer.reason))
+
+
+def _asked() -> dict[str, object]:
+    return {"measures": LIMIT_MEASURES, "attributes": {"model": "text-gen-v3"}}
