@@ -5,25 +5,26 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 
 import structlog
-from sqlalchemy import and_, exists, func, select
+from sqlalchemy import and_, exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from control_plane.customers.entitled import MAX_IDS
+from control_plane.customers.tables import customers
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.feed.history import Changed, read_changed, read_standing
 from control_plane.feed.states import catalog_state, catalogs_of, customer_states, subject_states
 from control_plane.leases.tables import leases, recall_answers, recalls
-from control_plane.ledger.balances import hints
-from control_plane.ledger.tables import balances
+from control_plane.ledger.balances import changed_since, hints
 from purser.sync.v1.feed_pb2 import CatalogRevision, CustomerState, Recall, SubjectState
 from purser.sync.v1.session_pb2 import BalanceHint, BalanceRef
 
 POLL_SECONDS = 0.2
 HINTS_SECONDS = 1.0
+HINTS_OVERLAP = timedelta(seconds=5)
+"""A transaction may commit so long after its instant, and its balances are still heard of."""
 AFTER_ERROR_SECONDS = 1.0
 KEPT_STATES = 20_000
 """States in all kept batches together; older batches go, and streams that still want them read for themselves."""
@@ -85,12 +86,14 @@ class Poller:
         self._batches: deque[Batch] = deque()
         self._reached: int | None = None
         self._hints_due = 0.0
-        self._versions: dict[str, tuple[int, int]] = {}
+        self._hints_since: datetime | None = None
+        self._hinted: dict[str, int] = {}
         self._hint_rounds: deque[HintRound] = deque(maxlen=KEPT_HINT_ROUNDS)
         self._round = 0
         self._recalls: Mapping[HolderKey, Sequence[Recall]] = {}
         self.heard: Heard | None = None
         self.restarts = 0
+        self.closed = False
         database.on_revision(lambda _: self._bus.wake_feed())
 
     @property
@@ -102,6 +105,12 @@ class Poller:
     def hint_round(self) -> int:
         """The number of the newest round of hints."""
         return self._round
+
+    def close(self) -> None:
+        """The process goes: streams end, so that their followers go elsewhere."""
+        self.closed = True
+        for listener in self._listeners:
+            listener.wake()
 
     def join(self, listener: Listener) -> None:
         """From now on its changes are kept for it. Join first, then read the state to begin with."""
@@ -216,21 +225,32 @@ class Poller:
 
     async def _read_hints(self, uow: UnitOfWork) -> None:
         self._hints_due = self._monotonic() + HINTS_SECONDS
-        versions: dict[str, tuple[int, int]] = {}
-        names = iter(sorted(self._customers))
-        while some := list(islice(names, MAX_IDS)):
-            rows = await uow.connection.execute(
-                select(balances.c.customer_id, func.count(), func.sum(balances.c.version))
-                .where(balances.c.customer_id.in_(some))
-                .group_by(balances.c.customer_id)
-            )
-            versions.update({row[0]: (int(row[1]), int(row[2])) for row in rows})
-        changed = [name for name, version in versions.items() if self._versions.get(name) != version]
-        found = {name: await hints(uow, name) for name in changed}
-        self._versions = versions
+        since = self._hints_since
+        self._hints_since = uow.now
+        for name in self._hinted.keys() - self._customers.keys():
+            del self._hinted[name]
+        if since is None:
+            return
+        found: dict[str, Sequence[BalanceHint]] = {}
+        for name in await self._with_children(uow, await changed_since(uow, since - HINTS_OVERLAP)):
+            several = await hints(uow, name)
+            content = hash(tuple(hint.SerializeToString(deterministic=True) for hint in several))
+            if self._hinted.get(name) != content:
+                self._hinted[name] = content
+                found[name] = several
         if found:
             self._round += 1
             self._hint_rounds.append(HintRound(self._round, found))
+
+    async def _with_children(self, uow: UnitOfWork, changed: Sequence[str]) -> Sequence[str]:
+        """Followed customers among these, and those whose parent is among them: they show its budgets too."""
+        wanted = set(changed) & self._customers.keys()
+        for start in range(0, len(changed), MAX_IDS):
+            children = await uow.connection.execute(
+                select(customers.c.id).where(customers.c.parent_id.in_(changed[start : start + MAX_IDS]))
+            )
+            wanted.update(self._customers.keys() & set(children.scalars()))
+        return sorted(wanted)
 
 
 def _add(wanted: set[str], mine: set[str], all_of_them: Counter[str]) -> None:

@@ -42,6 +42,7 @@ class Stream:
         self._recalled: set[str] = set()
         self._hint_round = poller.hint_round
         self._heartbeat_at = float("-inf")
+        self.acknowledged_revision = 0
 
     async def begin(self) -> Sequence[FollowResponse]:
         """Resumes where the follower was, with a change, or starts over with a reset and snapshots."""
@@ -73,6 +74,10 @@ class Stream:
 
     def unsubscribe(self, customer_ids: Iterable[str], subject_ids: Iterable[str]) -> None:
         self._poller.unfollow(self._listener, customer_ids, subject_ids)
+
+    def acknowledged(self, revision: int) -> None:
+        """The follower has applied everything up to this revision."""
+        self.acknowledged_revision = max(self.acknowledged_revision, revision)
 
     async def pull(self, monotonic: float) -> Sequence[FollowResponse]:
         """Everything that is due: changes, recalls, hints, the heartbeat."""

@@ -1,0 +1,140 @@
+"""The feed on the wire: one stream's requests in, its messages out, with bounds on both sides."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+import grpc
+import structlog
+
+from control_plane.db.unit_of_work import Database
+from control_plane.errors import FieldProblem, Invalid
+from control_plane.feed.poller import Poller
+from control_plane.feed.stream import HEARTBEAT_SECONDS, Stream
+from control_plane.leases.recalls import answer_recall
+from purser.sync.v1.feed_pb2 import FollowRequest, FollowResponse, Start
+
+WRITE_SECONDS = 10.0
+"""A message that is not taken within this ends the stream."""
+IDS_PER_REQUEST = 1000
+ID_BYTES = 255
+
+FollowContext = grpc.aio.ServicerContext[FollowRequest, FollowResponse]
+
+
+class SlowFollower(Exception):
+    """The follower does not take its messages; it may come again and resume."""
+
+
+class ShuttingDown(Exception):
+    """This process goes; come again."""
+
+
+async def follow(
+    database: Database, poller: Poller, requests: AsyncIterator[FollowRequest], context: FollowContext
+) -> None:
+    """Serves one stream until the follower ends it. Raises Invalid, SlowFollower, ShuttingDown."""
+    start = await _first(requests)
+    woken = asyncio.Event()
+    stream = Stream(database, poller, start, woken.set)
+    # One request is read ahead, no more: who sends faster than it is served waits in its own buffers.
+    inbox: asyncio.Queue[FollowRequest | None] = asyncio.Queue(maxsize=1)
+    reading = asyncio.create_task(_read(requests, inbox, woken))
+    try:
+        await _send(context, await stream.begin())
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), HEARTBEAT_SECONDS / 2)
+            woken.clear()
+            if poller.closed:
+                raise ShuttingDown
+            await _send(context, await stream.pull(time.monotonic()))
+            if not inbox.empty():
+                request = inbox.get_nowait()
+                if request is None:
+                    return
+                woken.set()  # there may be another behind it
+                await _send(context, await _answer(database, stream, start, request))
+            elif reading.done():
+                return
+    finally:
+        stream.end()
+        reading.cancel()
+
+
+async def _first(requests: AsyncIterator[FollowRequest]) -> Start:
+    first = await anext(requests, None)
+    if first is None or first.WhichOneof("message") != "start":
+        raise Invalid(FieldProblem("start", "the first message of a stream is a Start, and only the first"))
+    start = first.start
+    for name, value in (
+        ("start.holder.outbox_id", start.holder.outbox_id),
+        ("start.holder.incarnation_id", start.holder.incarnation_id),
+    ):
+        if not 1 <= len(value.encode()) <= 64:
+            raise Invalid(FieldProblem(name, "1 to 64 bytes"))
+    _check_ids("start", start.customer_ids, start.subject_ids)
+    return start
+
+
+async def _read(
+    requests: AsyncIterator[FollowRequest], inbox: asyncio.Queue[FollowRequest | None], woken: asyncio.Event
+) -> None:
+    async for request in requests:
+        await inbox.put(request)
+        woken.set()
+    await inbox.put(None)
+    woken.set()
+
+
+async def _answer(
+    database: Database, stream: Stream, start: Start, request: FollowRequest
+) -> Sequence[FollowResponse]:
+    match request.WhichOneof("message"):
+        case "subscribe":
+            wanted = request.subscribe
+            if len(wanted.customer_ids) + len(wanted.subject_ids) > IDS_PER_REQUEST:
+                raise Invalid(FieldProblem("subscribe", f"at most {IDS_PER_REQUEST} ids at a time"))
+            _check_ids("subscribe", wanted.customer_ids, wanted.subject_ids)
+            return await stream.subscribe(wanted.customer_ids, wanted.subject_ids)
+        case "unsubscribe":
+            stream.unsubscribe(request.unsubscribe.customer_ids, request.unsubscribe.subject_ids)
+        case "ack":
+            stream.acknowledged(request.ack.revision)
+        case "nack":
+            log = structlog.get_logger("control_plane.feed")
+            log.error(
+                "feed_message_refused",
+                label=start.label,
+                revision=request.nack.revision,
+                error=request.nack.error,
+            )
+        case "recalled":
+            answered = request.recalled
+            async with database.begin() as uow:
+                await answer_recall(
+                    uow,
+                    recall_id=answered.recall_id,
+                    outbox_id=start.holder.outbox_id,
+                    incarnation_id=start.holder.incarnation_id,
+                    last_seq=answered.last_seq,
+                )
+        case _:
+            raise Invalid(FieldProblem("message", "a Start stands first, and every message says something"))
+    return ()
+
+
+async def _send(context: FollowContext, messages: Sequence[FollowResponse]) -> None:
+    for message in messages:
+        try:
+            await asyncio.wait_for(context.write(message), WRITE_SECONDS)
+        except TimeoutError as error:
+            raise SlowFollower("messages are not taken; come again and resume") from error
+
+
+def _check_ids(where: str, customer_ids: Sequence[str], subject_ids: Sequence[str]) -> None:
+    for name, ids in (("customer_ids", customer_ids), ("subject_ids", subject_ids)):
+        for index, one in enumerate(ids):
+            if not 1 <= len(one.encode()) <= ID_BYTES:
+                raise Invalid(FieldProblem(f"{where}.{name}[{index}]", f"1 to {ID_BYTES} bytes"))

@@ -1,0 +1,67 @@
+"""purser.sync.v1.SyncService: decode, one call, encode."""
+
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+
+from control_plane.db.unit_of_work import Database
+from control_plane.feed.poller import Poller
+from control_plane.leases.acquire import acquire
+from control_plane.leases.sessions import close_session, open_session
+from control_plane.rpc.follow import FollowContext, follow
+from control_plane.rpc.status import UNFORESEEN, row_for, status_of
+from control_plane.usage.refusals import report_refusals
+from control_plane.usage.report import report_batch
+from purser.sync.v1 import feed_pb2, session_pb2, usage_pb2
+from purser.sync.v1.sync_service_pb2_grpc import SyncServiceServicer
+
+Answer = TypeVar("Answer")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SyncService(SyncServiceServicer):
+    """What sidecars ask. One per process."""
+
+    def __init__(self, database: Database, poller: Poller) -> None:
+        self._database = database
+        self._poller = poller
+
+    async def OpenSession(
+        self, request: session_pb2.OpenSessionRequest, context: Context
+    ) -> session_pb2.OpenSessionResponse:
+        return await _answer(context, self._database.transact(lambda uow: open_session(uow, request)))
+
+    async def CloseSession(
+        self, request: session_pb2.CloseSessionRequest, context: Context
+    ) -> session_pb2.CloseSessionResponse:
+        return await _answer(context, self._database.transact(lambda uow: close_session(uow, request)))
+
+    async def AcquireLeases(
+        self, request: session_pb2.AcquireLeasesRequest, context: Context
+    ) -> session_pb2.AcquireLeasesResponse:
+        return await _answer(context, acquire(self._database, request))
+
+    async def ReportBatch(
+        self, request: usage_pb2.ReportBatchRequest, context: Context
+    ) -> usage_pb2.ReportBatchResponse:
+        return await _answer(context, self._database.transact(lambda uow: report_batch(uow, request)))
+
+    async def ReportRefusals(
+        self, request: usage_pb2.ReportRefusalsRequest, context: Context
+    ) -> usage_pb2.ReportRefusalsResponse:
+        return await _answer(context, self._database.transact(lambda uow: report_refusals(uow, request)))
+
+    async def Follow(self, requests: AsyncIterator[feed_pb2.FollowRequest], context: FollowContext) -> None:
+        await _answer(context, follow(self._database, self._poller, requests, context))
+
+
+async def _answer(context: Context, work: Awaitable[Answer]) -> Answer:
+    try:
+        return await work
+    except Exception as error:  # the edge: whatever it is becomes a status
+        if row_for(error) is UNFORESEEN:
+            structlog.get_logger("control_plane.rpc").exception("rpc_failed")
+        await context.abort_with_status(status_of(error))
+        raise
