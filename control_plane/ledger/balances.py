@@ -139,7 +139,7 @@ async def stand(
             if spec is not None:
                 ref = BalanceRef(row.customer_id, row.subject_id, row.name)
                 made = occurrences(
-                    holding, Wanted(ref, spec, vault.now), own.grants if own else (), vault.now
+                    holding, Wanted(ref, spec, vault.now, own.grants if own else ()), vault.now
                 )
                 due = {grant.id: grant for grant in made} | due
             active = [grant for grant in due.values() if grant.active(vault.now)]

@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, bindparam, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.feed.bus import Bus
 from control_plane.ledger.journal import Journal
 from control_plane.ledger.rows import BalanceRow, GrantRow
 from control_plane.ledger.tables import balances, grants
@@ -176,10 +178,12 @@ class Vault:
             await connection.execute(insert(grants), inserts)
         if updates:
             await connection.execute(_UPDATE_GRANT, updates)
+        bus = self._uow.kept(Bus)
         for holding in touched:
             holding.row.version += 1
             holding.row.changed_at = self.now
             holding.saved()
+            self._uow.after_commit(partial(bus.balance_changed, holding.row.id))
         if touched:
             rows = [
                 {

@@ -48,7 +48,7 @@ async def apply_limits(uow: UnitOfWork, customer_id: str) -> None:
     vault = Vault(uow)
     held = await vault.lock(ids)
     await vault.load_live(list(held))
-    await open_balances(vault, wallets, own.grants)
+    await open_balances(vault, wallets)
     for holding in vault.held.values():
         await catch_up(vault, holding)
     wanted_back = [held[identity] for identity in sorted(held) if await _apply(vault, held[identity], own)]

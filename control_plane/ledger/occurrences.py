@@ -26,6 +26,8 @@ class Wanted(NamedTuple):
     ref: BalanceRef
     spec: BalanceSpec
     at: datetime
+    grants: Sequence[GrantSpec] = ()
+    """For a wallet: what its customer's plans put into wallets."""
 
 
 async def ensure_occurrences(
@@ -35,39 +37,39 @@ async def ensure_occurrences(
     `at`.
     """
     vault = Vault(uow)
-    await open_balances(vault, own_balances(customer_id, entitlements, at), entitlements.grants)
+    await open_balances(vault, own_balances(customer_id, entitlements, at))
     await vault.save()
 
 
 def own_balances(customer_id: str, entitlements: Entitlements, at: datetime) -> list[Wanted]:
     """The customer's own balances; those of subjects and parents are made when an event touches them."""
     return [
-        Wanted(BalanceRef(customer_id, "", spec.name), spec, at)
+        Wanted(BalanceRef(customer_id, "", spec.name), spec, at, entitlements.grants)
         for spec in entitlements.balances.values()
         if spec.scope is BalanceScope.CUSTOMER
     ]
 
 
 async def open_balances(
-    vault: Vault, wanted: Sequence[Wanted], grants: Sequence[GrantSpec] = ()
+    vault: Vault, wanted: Sequence[Wanted], *, also: Iterable[str] = ()
 ) -> dict[BalanceRef, Holding]:
     """Locks balances, made where they are missing, with their live grants and the occurrences of the instants
     asked for.
 
-    `grants` are what the customer's plans put into its wallets; only those of balances that are wanted are
-    looked at.
+    `also`: ids of balances that exist and are to be locked in the same order.
     """
     ids = {item.ref: balance_id(item.ref) for item in wanted}
-    held = await vault.lock(list(ids.values()))
+    every = {*ids.values(), *also}
+    held = await vault.lock(every)
     missing = {item.ref: item for item in wanted if ids[item.ref] not in held}
     if missing:
         await vault.create(new_balance(item, vault.now) for item in missing.values())
-        held = await vault.lock(list(ids.values()))
+        held = await vault.lock(every)
     await vault.load_live(list(held))
     fresh: list[tuple[Holding, GrantRow]] = []
     for item in wanted:
         holding = held[ids[item.ref]]
-        fresh += ((holding, grant) for grant in occurrences(holding, item, grants, vault.now))
+        fresh += ((holding, grant) for grant in occurrences(holding, item, vault.now))
     await _add_missing(vault, fresh)
     return {ref: held[identity] for ref, identity in ids.items()}
 
@@ -106,12 +108,10 @@ def new_balance(item: Wanted, now: datetime) -> BalanceRow:
     )
 
 
-def occurrences(
-    holding: Holding, item: Wanted, grants: Iterable[GrantSpec], now: datetime
-) -> Iterator[GrantRow]:
+def occurrences(holding: Holding, item: Wanted, now: datetime) -> Iterator[GrantRow]:
     """What a balance's spec comes to at the instant asked for, whether or not it is there already."""
     if item.spec.kind is BalanceKind.WALLET:
-        for grant in grants:
+        for grant in item.grants:
             if grant.balance == item.spec.name and grant.amount:
                 yield from recurrences(holding, grant, item.at, now)
     elif item.spec.kind in COUNTED and item.spec.limit is not None and not item.spec.decided_remotely:

@@ -1,0 +1,263 @@
+"""Sessions: which process speaks for an outbox, how far its usage is in the books, and when its leases
+close.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import insert, select, update
+
+from control_plane.db.tables import revisions
+from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.leases.rows import CLOSED, LeaseRow, read_leases, update_leases
+from control_plane.leases.settle import Freed
+from control_plane.leases.tables import leases, sessions
+from control_plane.ledger.holding import Vault
+from purser.sync.v1 import session_pb2 as session
+
+OPEN: Final = "open"
+SUPERSEDED: Final = "superseded"
+ENDED: Final = "ended"
+SET_ASIDE: Final = "set_aside"
+
+
+class SessionSuperseded(Exception):
+    """A later incarnation has opened, or the epoch is not this incarnation's: it acquires no more. Its usage
+    is still taken.
+    """
+
+
+class SessionUnknown(LookupError):
+    """No incarnation of this name is known."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionRow:
+    """As in the table `sessions`."""
+
+    outbox_id: str
+    incarnation_id: str
+    epoch: int
+    cursor: int
+    highest_seq: int
+    label: str
+    state: str
+    opened_at: datetime
+    seen_at: datetime
+
+
+async def open_session(uow: UnitOfWork, request: session.OpenSessionRequest) -> session.OpenSessionResponse:
+    """Begins a session, or repeats it; the incarnations that it lists can open no more.
+
+    An incarnation that is missing from the list, or below the highest number that was seen of it, means that
+    the disk was rolled back: everything of that outbox is set aside, nothing is closed. Raises
+    SessionSuperseded.
+    """
+    holder = request.holder
+    known = await _of_outbox(uow, holder.outbox_id)
+    listed = {state.incarnation_id: state.last_seq for state in request.open_incarnations}
+    response = session.OpenSessionResponse(generation=await _generation(uow))
+    response.now.FromDatetime(uow.now)
+    if _rolled_back(known, listed, holder.incarnation_id):
+        await _set_aside(uow, holder.outbox_id)
+        response.rolled_back = True
+        _add_cursors(response, known, listed)
+        return response
+    mine = known.get(holder.incarnation_id)
+    if mine is not None and mine.state != OPEN:
+        raise SessionSuperseded(f"incarnation {holder.incarnation_id} is {mine.state}")
+    if mine is None:
+        epoch = 1 + max((row.epoch for row in known.values()), default=0)
+        mine = _row(uow, holder, epoch=epoch, label=request.label, state=OPEN)
+        await uow.connection.execute(insert(sessions), [_values(mine)])
+        for incarnation_id in listed.keys() - known.keys() - {holder.incarnation_id}:
+            other = session.Holder(outbox_id=holder.outbox_id, incarnation_id=incarnation_id)
+            known[incarnation_id] = _row(uow, other, epoch=0, label=request.label, state=SUPERSEDED)
+            await uow.connection.execute(insert(sessions), [_values(known[incarnation_id])])
+    known[holder.incarnation_id] = mine
+    mine.label, mine.seen_at = request.label, uow.now
+    for row in known.values():
+        row.highest_seq = max(row.highest_seq, listed.get(row.incarnation_id, 0))
+        if row is not mine and row.state == OPEN:
+            row.state = SUPERSEDED
+        await save_session(uow, row)
+    response.epoch = mine.epoch
+    _add_cursors(response, known, listed)
+    return response
+
+
+async def close_session(
+    uow: UnitOfWork, request: session.CloseSessionRequest
+) -> session.CloseSessionResponse:
+    """Closes all leases of an incarnation but for `keep`, once its cursor has reached `final_seq`; only an
+    empty `keep` ends it.
+
+    Repeating it with the same or a smaller `keep` is safe. After a salvage nothing is closed.
+    """
+    holder = request.holder
+    row = await lock_session(uow, holder)
+    if row is None:
+        row = _row(uow, holder, epoch=0, label="", state=SUPERSEDED)
+        await uow.connection.execute(insert(sessions), [_values(row)])
+    if row.state in {ENDED, SET_ASIDE}:
+        return session.CloseSessionResponse(ended=row.state == ENDED, cursor=row.cursor)
+    if row.cursor < request.final_seq:
+        return session.CloseSessionResponse(ended=False, cursor=row.cursor)
+    keep = {item.lease_id: item.amount for item in request.keep}
+    await close_leases(uow, holder, keep)
+    row.state = row.state if keep else ENDED
+    row.seen_at = uow.now
+    await save_session(uow, row)
+    return session.CloseSessionResponse(ended=not keep, cursor=row.cursor)
+
+
+async def declare_dead(uow: UnitOfWork, holder: session.Holder) -> None:
+    """An operator's word: this incarnation will spend nothing any more. All its leases close; late usage
+    becomes overage.
+
+    Raises SessionUnknown.
+    """
+    row = await lock_session(uow, holder)
+    if row is None:
+        raise SessionUnknown(f"{holder.outbox_id}/{holder.incarnation_id}")
+    await close_leases(uow, holder, {})
+    row.state = ENDED
+    await save_session(uow, row)
+
+
+async def close_leases(uow: UnitOfWork, holder: session.Holder, keep: Mapping[str, int]) -> None:
+    """Gives back what is unsettled above `keep`, lease by lease; a lease without `keep` is closed."""
+    theirs = (
+        (leases.c.outbox_id == holder.outbox_id)
+        & (leases.c.incarnation_id == holder.incarnation_id)
+        & (leases.c.state != CLOSED)
+    )
+    balance_ids = (
+        await uow.connection.execute(select(leases.c.balance_id).where(theirs).distinct())
+    ).scalars()
+    vault = Vault(uow)
+    await vault.lock(list(balance_ids))
+    freed = Freed(vault)
+    found = list((await read_leases(uow, theirs)).values())
+    await freed.load(found)
+    for lease in found:
+        _close(freed, lease, keep.get(lease.id, 0))
+    await freed.pay(cause="close")
+    await update_leases(uow, found)
+    await vault.save()
+
+
+def _close(freed: Freed, lease: LeaseRow, kept: int) -> None:
+    if kept > 0:
+        freed.give_back(lease, max(0, lease.unsettled - kept))
+    else:
+        freed.close(lease)
+
+
+async def lock_session(uow: UnitOfWork, holder: session.Holder) -> SessionRow | None:
+    """The incarnation's row, locked: what it sends is worked on one after the other. None: never heard of."""
+    query = (
+        select(sessions)
+        .where(sessions.c.outbox_id == holder.outbox_id, sessions.c.incarnation_id == holder.incarnation_id)
+        .with_for_update()
+    )
+    row = (await uow.connection.execute(query)).mappings().first()
+    return SessionRow(**row) if row is not None else None
+
+
+async def lock_or_make_session(uow: UnitOfWork, holder: session.Holder) -> SessionRow:
+    """As `lock_session`; an incarnation that was offline all its life gets a row that can not acquire."""
+    row = await lock_session(uow, holder)
+    if row is None:
+        row = _row(uow, holder, epoch=0, label="", state=SUPERSEDED)
+        await uow.connection.execute(insert(sessions), [_values(row)])
+    return row
+
+
+async def acquiring_session(uow: UnitOfWork, holder: session.Holder, epoch: int) -> SessionRow:
+    """The incarnation's row, locked, if it may acquire under this epoch. Raises SessionSuperseded."""
+    row = await lock_session(uow, holder)
+    if row is None or row.state != OPEN or row.epoch != epoch:
+        raise SessionSuperseded(SessionSuperseded.__doc__)
+    return row
+
+
+async def save_session(uow: UnitOfWork, row: SessionRow) -> None:
+    """Writes what may change of it."""
+    await uow.connection.execute(
+        update(sessions)
+        .where(sessions.c.outbox_id == row.outbox_id, sessions.c.incarnation_id == row.incarnation_id)
+        .values(
+            cursor=row.cursor,
+            highest_seq=max(row.highest_seq, row.cursor),
+            label=row.label,
+            state=row.state,
+            seen_at=row.seen_at,
+        )
+    )
+
+
+async def _of_outbox(uow: UnitOfWork, outbox_id: str) -> dict[str, SessionRow]:
+    query = (
+        select(sessions)
+        .where(sessions.c.outbox_id == outbox_id)
+        .order_by(sessions.c.incarnation_id)
+        .with_for_update()
+    )
+    rows = (await uow.connection.execute(query)).mappings()
+    return {row["incarnation_id"]: SessionRow(**row) for row in rows}
+
+
+def _rolled_back(known: Mapping[str, SessionRow], listed: Mapping[str, int], mine: str) -> bool:
+    for row in known.values():
+        if row.state == SET_ASIDE:
+            return True
+        if row.state == ENDED:
+            continue
+        if row.incarnation_id not in listed and row.incarnation_id != mine:
+            return True
+        if listed.get(row.incarnation_id, 0) < max(row.highest_seq, row.cursor):
+            return True
+    return False
+
+
+async def _set_aside(uow: UnitOfWork, outbox_id: str) -> None:
+    await uow.connection.execute(
+        update(sessions)
+        .where(sessions.c.outbox_id == outbox_id, sessions.c.state != ENDED)
+        .values(state=SET_ASIDE)
+    )
+
+
+async def _generation(uow: UnitOfWork) -> int:
+    generation: int = (await uow.connection.execute(select(revisions.c.generation))).scalar_one()
+    return generation
+
+
+def _add_cursors(
+    response: session.OpenSessionResponse, known: Mapping[str, SessionRow], listed: Mapping[str, int]
+) -> None:
+    for incarnation_id in sorted(listed.keys() | known.keys()):
+        row = known.get(incarnation_id)
+        if row is None or row.state != ENDED or incarnation_id in listed:
+            response.cursors.add(incarnation_id=incarnation_id, last_seq=row.cursor if row else 0)
+
+
+def _row(uow: UnitOfWork, holder: session.Holder, *, epoch: int, label: str, state: str) -> SessionRow:
+    return SessionRow(
+        outbox_id=holder.outbox_id,
+        incarnation_id=holder.incarnation_id,
+        epoch=epoch,
+        cursor=0,
+        highest_seq=0,
+        label=label,
+        state=state,
+        opened_at=uow.now,
+        seen_at=uow.now,
+    )
+
+
+def _values(row: SessionRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in SessionRow.__slots__}
