@@ -65,8 +65,8 @@ class BalanceSpec:
 
     @property
     def unlimited(self) -> bool:
-        """True: nothing to lease and nothing to run out. A wallet never is."""
-        return self.limit is None and self.kind is not BalanceKind.WALLET
+        """True: nothing to lease and nothing to run out. A wallet never is, and a gauge's holders are always booked."""
+        return self.limit is None and self.kind not in {BalanceKind.WALLET, BalanceKind.GAUGE}
 
     @property
     def decided_remotely(self) -> bool:

@@ -37,7 +37,7 @@ class FeatureBill(NamedTuple):
     gauge: Charge | None
     pricing: Pricing | None
     cost: Rated | None
-    """The whole event's, before allowances. None: no price."""
+    """The whole event's, before allowances. None: no price, or no event."""
 
 
 class Unrated(NamedTuple):
@@ -67,6 +67,8 @@ class Bill(NamedTuple):
     """Every balance that a fund is wanted for, without repeats; unlimited ones are not among them."""
     warnings: tuple[str, ...]
     explain: bool
+    probe: bool
+    """True: the request says no quantity; what is asked is whether each balance has anything left at all."""
 
     @property
     def charges(self) -> tuple[Charge, ...]:
