@@ -13,6 +13,9 @@ from tests.benchmarks.measure import Pace
 from tests.benchmarks.run import Plan, run
 
 
+_PLAIN_WIDTH = 200  # columns; a file does not wrap
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Prints the table; what is going on goes to standard error. The status says nothing about goals."""
     options = _parser().parse_args(arguments)
@@ -28,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.json.write_text(json.dumps(reporting.as_json(report), indent=2) + "\n")
     if options.markdown:
         options.markdown.write_text(reporting.markdown(report))
-    reporting.print_table(report, Console())
+    reporting.print_table(report, Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH))
 
 
 def _parser() -> argparse.ArgumentParser:
