@@ -12,7 +12,6 @@ from tests.benchmarks import report as reporting
 from tests.benchmarks.measure import Pace
 from tests.benchmarks.run import Plan, run
 
-
 _PLAIN_WIDTH = 200  # columns; a file does not wrap
 
 
