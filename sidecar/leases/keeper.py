@@ -1,23 +1,132 @@
-"""The keeper around the book: acquires, renews, returns, obeys recalls, remembers final refusals."""
+"""The keeper around the book: acquires, renews, returns, obeys recalls, remembers refusals.
 
-from collections.abc import Sequence
+`step` does all the work that is due and never waits for the network; a thread loops over it, or a simulator calls it.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Protocol
+from random import Random
+from typing import Final
+
+import structlog
 
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef
-from sidecar.leases.terms import AcquireOutcome, RemoteFailure, RemoteVerdict, Shortfall
+from sidecar.leases import arrival, sizing
+from sidecar.leases.book import LeaseBook, Withdrawn
+from sidecar.leases.ports import AcquirePort, Journal, SessionPort, Uploads
+from sidecar.leases.requests import (
+    GIVEN_UP_SECONDS,
+    Remembered,
+    Request,
+    Ticket,
+    Waiter,
+    Wanted,
+    from_wire,
+    wire_ref,
+)
+from sidecar.leases.terms import (
+    Acquired,
+    AcquireOutcome,
+    Grade,
+    RemoteFailure,
+    RemoteVerdict,
+    Shortfall,
+)
+from sidecar.runtime.backoff import jittered
+from sidecar.runtime.clock import Clock
+from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Refused, Unreachable
+
+_log = structlog.stdlib.get_logger(__name__)
+
+MAX_WANTS: Final = 100
+IDLE_STEP_SECONDS: Final = 0.1
+CALL_SECONDS: Final = 2.0
+MIN_CALL_SECONDS: Final = 0.05
+RETRY_FIRST_SECONDS: Final = 0.1
+RETRY_LONGEST_SECONDS: Final = 5.0
+CRUMBS_SECONDS: Final = 5.0
+
+Reply = tuple[Request, session.AcquireLeasesResponse | Unreachable | Refused, float]
+UNREACHABLE: Final = Acquired(Grade.UNREACHABLE, message="the control plane can not be reached")
 
 
-class Acquiring(Protocol):
-    """The half of the keeper that decisions and the feed use. Deadlines are monotonic seconds."""
+class Keeper:
+    """One per process. `acquire`, `decide_remote`, `recall` and `hints` are called from any thread, `step` from one."""
+
+    def __init__(
+        self,
+        book: LeaseBook,
+        *,
+        port: AcquirePort,
+        journal: Journal,
+        sessions: SessionPort,
+        uploads: Uploads,
+        clock: Clock,
+        random: Random,
+        make_id: Callable[[], str],
+        metrics: Metrics,
+    ) -> None:
+        """Starts with nothing leased and nothing asked for."""
+        self._book = book
+        self._port = port
+        self._journal = journal
+        self._sessions = sessions
+        self._uploads = uploads
+        self._clock = clock
+        self._random = random
+        self._make_id = make_id
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._tickets: dict[BalanceRef, list[Ticket]] = {}
+        self._in_flight: dict[BalanceRef, Request] = {}
+        self._requests: dict[str, Request] = {}
+        self._remembered: dict[tuple[BalanceRef, str], Remembered] = {}
+        self._versions: dict[BalanceRef, int] = {}
+        self._crumbs: dict[BalanceRef, list[tuple[float, session.LeaseReturn]]] = {}
+        self._next_asked: dict[BalanceRef, float] = {}
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._holder: session.Holder | None = None
+        self._wake: Callable[[], None] = lambda: None
+        self._sized_at = 0.0
+
+    def on_work(self, wake: Callable[[], None]) -> None:
+        """What to call when `step` has something to do at once."""
+        self._wake = wake
 
     def acquire(self, shortfalls: Sequence[Shortfall], deadline: float) -> AcquireOutcome:
-        """Blocks until every shortfall was answered, or the deadline; at once for what is known: unreachable, exhausted.
+        """Blocks until every shortfall was answered, or the deadline; at once for what is known: unreachable, refused.
 
         The book's lock must not be held. Never raises for trouble with the network or the disk: that is UNREACHABLE.
         """
+        waiter = self.ask(shortfalls, deadline)
+        if not waiter.is_done:
+            self._wake()
+            waiter.wait(deadline - self._clock.monotonic())
+        return waiter.outcome
+
+    def ask(self, shortfalls: Sequence[Shortfall], deadline: float) -> Waiter:
+        """As `acquire`, but does not wait: steps will answer the waiter."""
+        keys = {(s.ref, s.feature) for s in shortfalls}
+        waiter = Waiter(keys)
+        if self._port.is_down:
+            for key in keys:
+                waiter.answer(key, UNREACHABLE)
+            return waiter
+        now = self._clock.monotonic()
+        with self._lock:
+            for s in shortfalls:
+                known = self._remembered.get((s.ref, sizing.demand_key(s.ref, s.feature)))
+                if known is not None and now < known.until and s.missing >= known.missing:
+                    waiter.answer((s.ref, s.feature), known.acquired)
+                else:
+                    ticket = Ticket(waiter, s.ref, s.feature, s.needed, deadline)
+                    self._tickets.setdefault(s.ref, []).append(ticket)
+        return waiter
 
     def decide_remote(
         self,
@@ -31,12 +140,344 @@ class Acquiring(Protocol):
         deadline: float,
     ) -> RemoteVerdict | RemoteFailure:
         """Lets the control plane decide a gauge, `max` or `latest`. Blocks until its answer or the deadline."""
+        opened = self._sessions.opened
+        if opened is None or self._port.is_down:
+            return RemoteFailure(Grade.UNREACHABLE, UNREACHABLE.message)
+        want = session.Want(
+            ref=wire_ref(ref),
+            need=needed,
+            amount=needed,
+            holder_id=holder_id,
+            adds=adds,
+            idempotency_key=idempotency_key,
+        )
+        want.occurred_at.FromDatetime(occurred_at)
+        holder, epoch = opened
+        request = session.AcquireLeasesRequest(
+            holder=holder, epoch=epoch, request_id=self._make_id(), wants=[want]
+        )
+        answers: queue.SimpleQueue[session.AcquireLeasesResponse | Unreachable | Refused] = (
+            queue.SimpleQueue()
+        )
+        seconds = max(MIN_CALL_SECONDS, deadline - self._clock.monotonic())
+        self._port.acquire(request, seconds, answers.put)
+        try:
+            answer = answers.get(timeout=seconds)
+        except queue.Empty:
+            return RemoteFailure(Grade.UNREACHABLE, "the control plane did not answer in time")
+        if isinstance(answer, Refused) and answer.code == "FAILED_PRECONDITION":
+            self._sessions.superseded()
+        return arrival.verdict(answer)
 
     def recall(self, recall: feed.Recall) -> int:
-        """Obeys a recall: returns are durable, and their upload has begun, when this returns the last one's number (0: none).
+        """Obeys a recall: returns are durable, and their upload has begun, when this returns the last one's number.
 
-        Blocks for a commit. Raises NotWritten or OutcomeUnknown: then do not answer the recall.
+        0: there was nothing. Blocks for a commit. Raises NotWritten or OutcomeUnknown: then do not answer the recall.
         """
+        ref = from_wire(recall.ref)
+        with self._lock:
+            request = self._in_flight.get(ref)
+            if request is not None:
+                revision, idle_only = request.recalled.get(ref, (0, True))
+                request.recalled[ref] = (max(revision, recall.revision), idle_only and recall.idle_only)
+            self._forget_refusals(ref)
+            with self._book.lock:
+                withdrawn = self._book.recall(ref, recall.revision, idle_only=recall.idle_only)
+        self._metrics.recalls.inc()
+        returns = self._give_back(withdrawn, why="recall")
+        self._uploads.kick()
+        return returns[-1].uid.seq if returns else 0
 
     def hints(self, hints: Sequence[session.BalanceHint]) -> None:
         """Balances changed: refusals that were remembered for an older version are forgotten. Does not block."""
+        with self._lock:
+            for hint in hints:
+                ref = from_wire(hint.ref)
+                if any(known == ref for known, _ in self._remembered) or ref in self._in_flight:
+                    self._versions[ref] = max(hint.version, self._versions.get(ref, 0))
+                    self._forget_refusals(ref, below=hint.version)
+
+    def forget(self, customer_ids: Iterable[str]) -> None:
+        """These customers changed: refusals that were remembered for them are forgotten. Does not block."""
+        ids = set(customer_ids)
+        with self._lock:
+            for ref in {ref for ref, _ in self._remembered if ref.customer_id in ids}:
+                self._forget_refusals(ref)
+
+    def _forget_refusals(self, ref: BalanceRef, below: int | None = None) -> None:
+        for key in [k for k in self._remembered if k[0] == ref]:
+            if below is None or self._remembered[key].version < below:
+                del self._remembered[key]
+
+    def _give_back(self, withdrawn: Sequence[Withdrawn], *, why: str) -> Sequence[session.LeaseReturn]:
+        """Writes returns. What could not be written is free again; what is unknown waits for the file to be read."""
+        if not withdrawn:
+            return []
+        amounts = [session.LeaseAmount(lease_id=w.lease_id, amount=w.amount) for w in withdrawn]
+        try:
+            returns = self._journal.record_returns(amounts)
+        except NotWritten:
+            self._put_back(withdrawn)
+            raise
+        except OutcomeUnknown as error:
+            error.resolution.then(lambda applied: None if applied else self._put_back(withdrawn))
+            raise
+        self._metrics.lease_returns.labels(why).inc(len(returns))
+        return returns
+
+    def _put_back(self, withdrawn: Sequence[Withdrawn]) -> None:
+        with self._book.lock:
+            self._book.put_back(withdrawn)
+
+    def step(self) -> float:
+        """Does what is due; how many seconds it may rest unless it is woken."""
+        now = self._clock.monotonic()
+        self._follow_session()
+        self._take_replies()
+        self._return_ended(now)
+        if now - self._sized_at >= sizing.INTERVAL_SECONDS:
+            self._sized_at = now
+            self._shrink(now)
+            self._tidy(now)
+        self._repeat(now)
+        self._send_new(now)
+        return IDLE_STEP_SECONDS
+
+    def _follow_session(self) -> None:
+        """A new outbox or incarnation: what the old one leased is not ours to spend."""
+        holder = self._sessions.holder
+        if holder == self._holder:
+            return
+        if self._holder is not None:
+            _log.warning(
+                "leases of an earlier incarnation are dropped", incarnation_id=self._holder.incarnation_id
+            )
+            with self._lock, self._book.lock:
+                self._book.clear()
+                self._requests.clear()
+                self._in_flight.clear()
+                self._crumbs.clear()
+        self._holder = holder
+
+    def _take_replies(self) -> None:
+        replies: list[Reply] = []
+        while not self._replies.empty():
+            replies.append(self._replies.get())
+        for request, answer, received_at in replies:
+            if self._requests.get(request.message.request_id) is not request:
+                continue  # an earlier incarnation's
+            if isinstance(answer, Unreachable):
+                self._unanswered(request)
+            elif isinstance(answer, Refused):
+                self._turned_down(request, answer)
+            else:
+                self._arrived(request, answer, received_at)
+
+    def _unanswered(self, request: Request) -> None:
+        """It may have been granted: it is asked again under its id until it is known. Nobody has to wait for that."""
+        now = self._clock.monotonic()
+        self._metrics.acquire_requests.labels("unanswered").inc()
+        request.is_out = False
+        request.tries += 1
+        request.retry_at = now + jittered(
+            self._random, request.tries, RETRY_FIRST_SECONDS, RETRY_LONGEST_SECONDS
+        )
+        with self._lock:
+            for want in request.wanted:
+                self._answer(want.ref, UNREACHABLE)
+            if now - request.sent_at > GIVEN_UP_SECONDS:
+                _log.error("request for leases was never answered", request_id=request.message.request_id)
+                self._done(request)
+
+    def _turned_down(self, request: Request, refused: Refused) -> None:
+        self._metrics.acquire_requests.labels(refused.code).inc()
+        with self._lock:
+            self._done(request)
+            if refused.code == "FAILED_PRECONDITION":
+                self._sessions.superseded()  # callers go on waiting: they are asked for again once it is open
+                return
+            _log.error("request for leases was refused", code=refused.code, message=str(refused))
+            for want in request.wanted:
+                self._answer(want.ref, Acquired(Grade.UNREACHABLE, message=str(refused)))
+
+    def _arrived(self, request: Request, reply: session.AcquireLeasesResponse, received_at: float) -> None:
+        leases = [
+            session.PresentedLease(
+                lease_id=lease.lease_id, ref=wire_ref(want.ref), slices=lease.slices, ends_at=lease.ends_at
+            )
+            for want, acquired in zip(request.wanted, reply.acquired, strict=True)
+            for lease in acquired.leases
+        ]
+        try:
+            if leases:
+                self._journal.record_leases(leases)
+        except (NotWritten, OutcomeUnknown) as error:
+            # It is asked for again under its id: the stored reply is the same, and its time goes on from the first sending.
+            _log.warning("leases can not be written", cause=str(error))
+            self._unanswered(request)
+            return
+        self._metrics.acquire_requests.labels("answered").inc()
+        withdrawn: list[Withdrawn] = []
+        now = self._clock.monotonic()
+        with self._lock:
+            for want, acquired in zip(request.wanted, reply.acquired, strict=True):
+                with self._book.lock:
+                    withdrawn += arrival.install(
+                        self._book,
+                        request,
+                        want,
+                        acquired,
+                        revision=reply.revision,
+                        received_at=received_at,
+                        now=now,
+                    )
+                self._settle_want(want, acquired, now)
+            self._done(request)
+        self._return(withdrawn, why="recalled on arrival")
+
+    def _settle_want(self, want: Wanted, acquired: session.Acquired, now: float) -> None:
+        outcome = arrival.outcome(acquired)
+        self._metrics.lease_wants.labels(outcome.grade.name).inc()
+        key = (want.ref, want.feature)
+        self._remembered.pop(key, None)
+        if acquired.HasField("refusal") and want.need:
+            is_news = acquired.hint.version >= self._versions.get(want.ref, 0)
+            seconds = arrival.remembered_seconds(want.ref, outcome)
+            if is_news and seconds > 0:
+                least = want.need if acquired.hint.available > 0 else 1
+                self._remembered[key] = Remembered(outcome, least, acquired.hint.version, now + seconds)
+        if not want.next_period:
+            self._answer(want.ref, outcome)
+
+    def _answer(self, ref: BalanceRef, acquired: Acquired) -> None:
+        for ticket in self._tickets.pop(ref, []):
+            ticket.waiter.answer((ref, ticket.feature), acquired)
+
+    def _done(self, request: Request) -> None:
+        self._requests.pop(request.message.request_id, None)
+        for want in request.wanted:
+            if self._in_flight.get(want.ref) is request:
+                del self._in_flight[want.ref]
+
+    def _return(self, withdrawn: Sequence[Withdrawn], *, why: str) -> None:
+        """Writes returns that nobody waits for; on trouble they are tried again with the next step."""
+        try:
+            returns = self._give_back(withdrawn, why=why)
+        except (NotWritten, OutcomeUnknown) as error:
+            _log.warning("returns can not be written", cause=str(error))
+            return
+        now = self._clock.monotonic()
+        for w, written in zip(withdrawn, returns, strict=True):
+            self._crumbs.setdefault(w.ref, []).append((now, written))
+
+    def _return_ended(self, now: float) -> None:
+        with self._book.lock:
+            withdrawn = self._book.expire(now, is_cut_off=self._port.is_down)
+        self._return(withdrawn, why="ended")
+
+    def _shrink(self, now: float) -> None:
+        with self._book.lock:
+            withdrawn = sizing.shrink(self._book, now, keep=set(self._tickets) | set(self._in_flight))
+            self._metrics.leases_held.set(self._book.lease_count())
+        self._return(withdrawn, why="idle")
+
+    def _tidy(self, now: float) -> None:
+        with self._lock:
+            for key in [k for k, known in self._remembered.items() if now >= known.until]:
+                del self._remembered[key]
+            remembered = {ref for ref, _ in self._remembered}
+            for ref in [r for r in self._versions if r not in remembered and r not in self._in_flight]:
+                del self._versions[ref]
+            for ref in list(self._tickets):
+                waiting = [t for t in self._tickets[ref] if now < t.deadline]
+                if waiting:
+                    self._tickets[ref] = waiting
+                else:
+                    del self._tickets[ref]
+        for ref in list(self._crumbs):
+            fresh = [(at, written) for at, written in self._crumbs[ref] if now - at < CRUMBS_SECONDS]
+            if fresh:
+                self._crumbs[ref] = fresh
+            else:
+                del self._crumbs[ref]
+
+    def _repeat(self, now: float) -> None:
+        if self._port.is_down:
+            return
+        for request in list(self._requests.values()):
+            if not request.is_out and now >= request.retry_at:
+                request.is_out = True
+                self._send(request)
+
+    def _send_new(self, now: float) -> None:
+        opened = self._sessions.opened
+        if self._port.is_down:
+            with self._lock:
+                for ref in list(self._tickets):
+                    self._answer(ref, UNREACHABLE)
+            return
+        if opened is None:
+            return
+        with self._lock, self._book.lock:
+            wants, timeout = self._wants(now)
+        for start in range(0, len(wants), MAX_WANTS):
+            some = wants[start : start + MAX_WANTS]
+            refs = {wanted.ref for wanted, _ in some}
+            holder, epoch = opened
+            message = session.AcquireLeasesRequest(
+                holder=holder,
+                epoch=epoch,
+                request_id=self._make_id(),
+                wants=[want for _, want in some],
+                returns=[written for ref in refs for _, written in self._crumbs.pop(ref, [])],
+            )
+            request = Request(message, [wanted for wanted, _ in some], now, timeout)
+            with self._lock:
+                self._requests[message.request_id] = request
+                self._in_flight.update((ref, request) for ref in refs)
+            self._send(request)
+
+    def _wants(self, now: float) -> tuple[list[tuple[Wanted, session.Want]], float]:
+        """What to ask for now: for callers first, then ahead of them. One want per balance that has nothing in flight."""
+        found: list[tuple[Wanted, session.Want]] = []
+        deadline = now
+        for ref, all_tickets in self._tickets.items():
+            tickets = [t for t in all_tickets if now < t.deadline]
+            if ref in self._in_flight or not tickets:
+                continue
+            deadline = max(deadline, *(t.deadline for t in tickets))
+            feature = sizing.demand_key(ref, tickets[0].feature)
+            needed = sum(t.needed for t in tickets if sizing.demand_key(ref, t.feature) == feature)
+            free = self._book.free(ref, feature, now)
+            need = max(1, needed - free)
+            amount = self._book.demand(ref, feature, now).amount(need=need, free=free, now=now)
+            found.append(_want(Wanted(ref, feature, need, next_period=False), amount))
+        asked = {wanted.ref for wanted, _ in found} | set(self._in_flight)
+        for ref, feature, amount in sizing.renewals(self._book, now, asked=asked):
+            if (ref, feature) not in self._remembered:
+                found.append(_want(Wanted(ref, feature, 0, next_period=False), amount))
+                asked.add(ref)
+        for ref, feature, amount in sizing.next_periods(
+            self._book, now, asked=asked, known=self._next_asked, random=self._random
+        ):
+            found.append(_want(Wanted(ref, feature, 0, next_period=True), amount))
+        return found, min(
+            CALL_SECONDS, max(MIN_CALL_SECONDS, deadline - now)
+        ) if deadline > now else CALL_SECONDS
+
+    def _send(self, request: Request) -> None:
+        def answered(answer: session.AcquireLeasesResponse | Unreachable | Refused) -> None:
+            self._replies.put((request, answer, self._clock.monotonic()))
+            self._wake()
+
+        self._port.acquire(request.message, request.timeout_seconds, answered)
+
+
+def _want(wanted: Wanted, amount: int) -> tuple[Wanted, session.Want]:
+    return wanted, session.Want(
+        ref=wire_ref(wanted.ref),
+        feature=wanted.feature,
+        need=wanted.need,
+        amount=amount,
+        next_period=wanted.next_period,
+    )

@@ -40,6 +40,10 @@ class SessionPort(Protocol):
     """The session of this incarnation: `Sessions`."""
 
     @property
+    def holder(self) -> session.Holder:
+        """Who we are, session or not. Answers from memory."""
+
+    @property
     def opened(self) -> tuple[session.Holder, int] | None:
         """Who we are and our epoch; None: no session is open (yet). Answers from memory."""
 

@@ -1,4 +1,4 @@
-"""The words of leasing: what is taken, what is given back, how an acquiring went. Amounts are integers in the balance's scale."""
+"""The words of leasing: what is taken, how an acquiring went. Amounts are integers in the balance's scale."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Draw(Protocol):
 
 
 class Shortfall(Protocol):
-    """What the keeper reads of the engine's `Shortfall`: `needed` is what the call needs in all, `missing` what the book lacked."""
+    """What the keeper reads of the engine's `Shortfall`: the call needs `needed` in all, the book lacked `missing`."""
 
     @property
     def ref(self) -> BalanceRef: ...
@@ -41,7 +41,7 @@ class Shortfall(Protocol):
 
 
 class Taken(NamedTuple):
-    """A part of one draw, taken from one lease. `beyond` is how much of `amount` lies beyond the limit, within a soft cap."""
+    """A part of one draw, taken from one lease. So much of `amount` as `beyond` lies beyond the limit, in a soft cap."""
 
     ref: BalanceRef
     feature: str
@@ -49,7 +49,7 @@ class Taken(NamedTuple):
     amount: int
     beyond: int
     is_rate: bool
-    """True: tokens of a rate. They are neither charged in the books, nor held, nor settled: leave them out of records."""
+    """True: tokens of a rate. The books know nothing of them: leave them out of records and holds."""
 
 
 class NotCovered(Exception):
@@ -86,7 +86,7 @@ class Acquired(NamedTuple):
 
 
 AcquireOutcome = Mapping[tuple[BalanceRef, str], Acquired]
-"""By (ref, feature) as in the shortfalls. Whatever it says: decide again with the book's funds, then let it colour the refusal."""
+"""By (ref, feature) as in the shortfalls. Whatever it says: decide again, and let it say why if that refuses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class SqliteOutbox:
         self._reader_round = 0
         self._acknowledged = threading.Condition()
         self._cursors: dict[str, int] = {}
-        self._pending_refusals = 0
+        self._on_waiting: Callable[[], None] = lambda: None
         self._adopt(file)
         self._writer = GroupWriter(
             file, metrics=metrics, min_free_bytes=min_free_bytes, replace=self._replace
@@ -145,6 +145,10 @@ class SqliteOutbox:
                 i.incarnation_id: i.cursor for i in keeping.incarnations(file.connection, self._boot_id)
             }
 
+    def on_waiting(self, call: Callable[[], None]) -> None:
+        """What to call when somebody waits for the control plane's acknowledgement: the sender's kick."""
+        self._on_waiting = call
+
     @property
     def identity(self) -> Identity:
         """Who writes now."""
@@ -192,6 +196,7 @@ class SqliteOutbox:
     def wait_acknowledged(self, identity: Identity, seq: int, timeout_seconds: float) -> bool:
         """See the port."""
         key = identity.incarnation_id
+        self._on_waiting()
         with self._acknowledged:
             return self._acknowledged.wait_for(lambda: self._cursors.get(key, 0) >= seq, timeout_seconds)
 

@@ -64,7 +64,12 @@ class OutcomeUnknown(Exception):
 
 
 class Unreachable(Exception):
-    """The control plane did not answer in time, or at all: what was asked may have happened or not."""
+    """The control plane did not answer in time, at all, or with sense: what was asked may have happened or not."""
+
+    def __init__(self, code: str, message: str = "") -> None:
+        """`code`: the gRPC status's name."""
+        self.code = code
+        super().__init__(f"{code}: {message}")
 
 
 class Refused(Exception):
@@ -75,10 +80,6 @@ class Refused(Exception):
         self.code = code
         self.message = message
         super().__init__(f"{code}: {message}")
-
-
-class Superseded(Refused):
-    """A later incarnation of this outbox has opened a session: this one can acquire no more."""
 
 
 class SequenceGap(Refused):

@@ -1,0 +1,195 @@
+"""Sessions: opens one for this incarnation, and closes those of earlier ones when nothing is on its way any more."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from random import Random
+from typing import Final
+
+import structlog
+
+from purser.sync.v1 import session_pb2 as session
+from sidecar.outbox.port import Identity, Incarnation, OutboxFailed
+from sidecar.outbox.ports import SessionsPort
+from sidecar.outbox.shelf import Shelf
+from sidecar.runtime.backoff import Backoff
+from sidecar.runtime.clock import Clock
+from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Refused, Unreachable
+
+_log = structlog.stdlib.get_logger(__name__)
+
+CALL_SECONDS: Final = 5.0
+CLOSING_SECONDS: Final = 1.0
+IDLE_SECONDS: Final = 30.0
+
+
+class Sessions:
+    """One per process. `step` from one thread; all else from any, answered from memory."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        port: SessionsPort,
+        label: str,
+        clock: Clock,
+        random: Random,
+        metrics: Metrics,
+        turn: threading.Lock,
+        on_opened: Callable[[datetime], None] = lambda _now: None,
+    ) -> None:
+        """`turn` is shared with the sender: while a session is opened nothing is uploaded, or what the control plane has seen
+        would be ahead of what it is told. `on_opened` hears the control plane's clock.
+        """
+        self._shelf = shelf
+        self._port = port
+        self._label = label
+        self._clock = clock
+        self._metrics = metrics
+        self._turn = turn
+        self._on_opened = on_opened
+        self._backoff = Backoff(random)
+        self._identity: Identity | None = None
+        self._epoch = 0
+        self._is_stale = True
+        self._retry_at = 0.0
+        self._closings: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._wake: Callable[[], None] = lambda: None
+
+    def on_work(self, wake: Callable[[], None]) -> None:
+        """What to call when `step` has something to do at once."""
+        self._wake = wake
+
+    @property
+    def holder(self) -> session.Holder:
+        """Who we are, session or not."""
+        return self._shelf.identity.holder
+
+    @property
+    def opened(self) -> tuple[session.Holder, int] | None:
+        """Who we are and our epoch; None: no session is open (yet)."""
+        identity = self._identity
+        if identity is None or identity != self._shelf.identity:
+            return None
+        return identity.holder, self._epoch
+
+    def superseded(self) -> None:
+        """The control plane does not take our epoch, or does not know us: open anew."""
+        self._identity = None
+        self._is_stale = True
+        self._wake()
+
+    def reconnected(self, generation: int | None = None) -> None:
+        """The way to the control plane is back, or its generation was heard: opens anew, unless that is what is open."""
+        if generation is None or generation != self._shelf.generation:
+            self._is_stale = True
+            self._wake()
+
+    def step(self) -> float:
+        """Does what is due, which may block for a call or two; how many seconds it may rest unless it is woken."""
+        now = self._clock.monotonic()
+        if now < self._retry_at:
+            return self._retry_at - now
+        try:
+            if self._is_stale or self.opened is None:
+                self._open()
+            rest = self._close_earlier()
+        except (Unreachable, Refused, NotWritten, OutcomeUnknown) as error:
+            seconds = self._backoff.failed()
+            self._retry_at = now + seconds
+            _log.warning("session not in order", error=str(error), retry_seconds=round(seconds, 3))
+            return seconds
+        self._backoff.worked()
+        return rest
+
+    def _open(self) -> None:
+        with self._turn:
+            identity = self._shelf.identity
+            self._is_stale = False
+            try:
+                reply = self._ask(identity, [i for i in self._shelf.incarnations() if not i.ended])
+                if reply.rolled_back:
+                    # Something of ours may have overtaken this request on its way. A disk that was rolled back stays so.
+                    reply = self._ask(identity, [i for i in self._shelf.incarnations() if not i.ended])
+                if reply.rolled_back:
+                    self._set_aside()
+                    return
+                if self._shelf.generation not in {0, reply.generation}:
+                    reply = self._present(identity)
+                self._follow(reply)
+            except BaseException:
+                self._is_stale = True
+                raise
+            self._epoch = reply.epoch
+            self._identity = identity
+        self._metrics.session_epoch.set(reply.epoch)
+        _log.info("session opened", epoch=reply.epoch, generation=reply.generation)
+        self._on_opened(reply.now.ToDatetime(tzinfo=self._clock.now().tzinfo))
+
+    def _ask(
+        self,
+        identity: Identity,
+        incarnations: Sequence[Incarnation],
+        presented: Sequence[session.PresentedLease] = (),
+    ) -> session.OpenSessionResponse:
+        request = session.OpenSessionRequest(
+            holder=identity.holder,
+            label=self._label,
+            open_incarnations=[
+                session.IncarnationState(incarnation_id=i.incarnation_id, last_seq=i.last_seq)
+                for i in incarnations
+            ],
+            generation=self._shelf.generation,
+            presented_leases=presented,
+        )
+        return self._port.open_session(request, CALL_SECONDS)
+
+    def _present(self, identity: Identity) -> session.OpenSessionResponse:
+        """The control plane was restored: it hears of every incarnation that has rows, and of the leases that we hold."""
+        _log.warning("the control plane was restored from a backup", known_generation=self._shelf.generation)
+        return self._ask(identity, self._shelf.incarnations(), self._shelf.presented())
+
+    def _follow(self, reply: session.OpenSessionResponse) -> None:
+        """Takes over its cursors: rows above them wait again."""
+        cursors = {c.incarnation_id: c.last_seq for c in reply.cursors}
+        ours = {i.incarnation_id: i.cursor for i in self._shelf.incarnations()}
+        behind: Mapping[str, int] = {i: at for i, at in cursors.items() if i in ours and at < ours[i]}
+        if behind or reply.generation != self._shelf.generation:
+            self._shelf.rewind(behind, reply.generation)
+        for incarnation_id, cursor in cursors.items():
+            if cursor > ours.get(incarnation_id, cursor):
+                self._shelf.acknowledge(incarnation_id, cursor)
+
+    def _set_aside(self) -> None:
+        _log.error("the control plane has seen more of this outbox than it holds: its disk was rolled back")
+        try:
+            self._shelf.set_aside("the disk was rolled back")
+        finally:
+            self._is_stale = True
+        raise OutboxFailed("the outbox was set aside; opening a session for the new one")
+
+    def _close_earlier(self) -> float:
+        """Closes what can be closed. Nothing of a file that was set aside is among them: it has another outbox id."""
+        present = self._shelf.identity.incarnation_id
+        earlier = [i for i in self._shelf.incarnations() if not i.ended and i.incarnation_id != present]
+        self._metrics.incarnations_open.set(len(earlier))
+        for incarnation in earlier:
+            if incarnation.closable and incarnation.cursor >= incarnation.last_seq:
+                self._close(incarnation)
+        return CLOSING_SECONDS if any(i.closable for i in earlier) else IDLE_SECONDS
+
+    def _close(self, incarnation: Incarnation) -> None:
+        keep = self._shelf.keep(incarnation.incarnation_id)
+        told = tuple((k.lease_id, k.amount) for k in keep)
+        if self._closings.get(incarnation.incarnation_id) == told:
+            return
+        holder = Identity(self._shelf.identity.outbox_id, incarnation.incarnation_id).holder
+        request = session.CloseSessionRequest(holder=holder, final_seq=incarnation.last_seq, keep=keep)
+        reply = self._port.close_session(request, CALL_SECONDS)
+        if reply.ended:
+            self._shelf.mark_ended(incarnation.incarnation_id)
+            self._closings.pop(incarnation.incarnation_id, None)
+            _log.info("earlier incarnation closed", incarnation_id=incarnation.incarnation_id)
+        elif reply.cursor >= incarnation.last_seq:
+            self._closings[incarnation.incarnation_id] = told
