@@ -6,6 +6,7 @@ from typing import Final
 
 from sidecar.engine.catalog import OveragePolicy
 from sidecar.engine.evaluate import (
+    REASON_OF_KIND,
     Bill,
     Charge,
     CostCharge,
@@ -29,14 +30,6 @@ from sidecar.engine.values import (
 )
 
 _NOTHING: Final = Fund(0)
-
-_REASONS: Final[Mapping[BalanceKind, Reason]] = {
-    BalanceKind.ALLOWANCE: Reason.LIMIT_REACHED,
-    BalanceKind.GAUGE: Reason.LIMIT_REACHED,
-    BalanceKind.WALLET: Reason.INSUFFICIENT_CREDITS,
-    BalanceKind.BUDGET: Reason.BUDGET_EXCEEDED,
-    BalanceKind.RATE: Reason.RATE_LIMITED,
-}
 
 Overflow = Callable[[int, int], tuple[int, int, int]]
 """What becomes of what lies beyond a limit: (rest, room inside the cap) to (beyond, uncovered, missing)."""
@@ -241,7 +234,7 @@ class _Tally:
         return rest
 
     def available(self, charge: Charge) -> tuple[int, int]:
-        """What is left of a fund, inside the limit and inside the cap, after this decision's draws for other features."""
+        """What is left of a fund, inside the limit and inside the cap, after draws for other features."""
         fund = self.funds.get(charge.ref, _NOTHING)
         general = max(0, fund.within - self.taken.get(charge.ref, 0))
         if fund.scoped is not None:
@@ -270,7 +263,7 @@ class _Tally:
         """What is missing, in words."""
         spec = charge.spec
         said = f"{format_scaled(need, spec.scale)} {spec.unit} needed, {format_scaled(have, spec.scale)} to be had here"
-        return Finding("balance", spec.name, said, _REASONS[spec.kind], ", ".join(spec.sources))
+        return Finding("balance", spec.name, said, REASON_OF_KIND[spec.kind], ", ".join(spec.sources))
 
     def explain(self, charge: Charge, need: int, within: int, reason: Reason) -> None:
         spec = charge.spec

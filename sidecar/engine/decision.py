@@ -6,7 +6,10 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
 
-from sidecar.engine.catalog import ConfigValue
+from sidecar.engine.catalog import ConfigValue, FeatureType
+from sidecar.engine.entitlement import BalanceSpec, Entitlements
+from sidecar.engine.evaluate import REASON_OF_KIND, Bill, Charge, Outcome
+from sidecar.engine.upgrades import upgrade_options
 from sidecar.engine.values import BalanceKind, BalanceRef, Finding, Reason
 
 
@@ -42,6 +45,8 @@ class Standing(NamedTuple):
     resets_at: datetime | None = None
     next_expiry_at: datetime | None = None
 
+
+_BY_BALANCE = frozenset(REASON_OF_KIND.values())
 
 Standings = Mapping[BalanceRef, Standing]
 
@@ -87,3 +92,127 @@ class Decision:
     upgrade_options: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     explanation: tuple[Finding, ...] = ()
+
+
+def build(
+    *,
+    bill: Bill,
+    outcome: Outcome,
+    entitlements: Entitlements,
+    standings: Standings,
+    freshness: Freshness,
+    decision_id: str,
+    retry_after: timedelta | None = None,
+    trouble: Finding | None = None,
+) -> Decision:
+    """Makes the answer.
+
+    `standings` says how the balances stand that the bill touches; one that is missing is shown as untouched. `trouble`
+    is what the shell found about its own state: its reason refuses (VIEW_TOO_OLD), or is OK_FALLBACK, by which a
+    trouble policy allows what balances would have refused.
+    """
+    findings = outcome.findings if trouble is None else (*outcome.findings, trouble)
+    reason = outcome.reason if trouble is None else _with_trouble(outcome.reason, trouble.reason)
+    allowed = not reason.refuses
+    balances = balance_states(bill.charges, standings)
+    return Decision(
+        decision_id=decision_id,
+        allowed=allowed,
+        reason=reason,
+        message=_message(reason, findings),
+        freshness=freshness,
+        value=_value(bill, entitlements, allowed=allowed),
+        balances=balances,
+        cost=_cost(bill.named, outcome),
+        shortfall=None if allowed else _shortfall(outcome),
+        retry_after=retry_after,
+        upgrade_options=()
+        if allowed
+        else upgrade_options(entitlements, reason, _refused(bill, outcome), outcome.shortfalls),
+        warnings=(*outcome.warnings, *near_limits(balances)) if allowed else outcome.warnings,
+        explanation=(*findings, Finding("reason", bill.named, reason.name, reason)) if bill.explain else (),
+    )
+
+
+def _with_trouble(decided: Reason, trouble: Reason) -> Reason:
+    """A fallback allows what only balances refused; what the customer has no right to stays refused."""
+    if trouble.refuses:
+        return min(decided, trouble) if decided.refuses else trouble
+    return trouble if not decided.refuses or decided in _BY_BALANCE else decided
+
+
+def balance_states(charges: tuple[Charge, ...], standings: Standings) -> tuple[BalanceState, ...]:
+    """How every balance of some charges stands, each once."""
+    found: dict[BalanceRef, BalanceState] = {}
+    for charge in charges:
+        if charge.ref not in found:
+            found[charge.ref] = balance_state(charge.spec, standings.get(charge.ref))
+    return tuple(found.values())
+
+
+def balance_state(spec: BalanceSpec, standing: Standing | None) -> BalanceState:
+    """How one balance stands: `remaining` is max(0, limit − used − reserved), for a wallet what the shell says."""
+    known = standing or Standing(limit=0 if spec.kind is BalanceKind.WALLET else spec.limit, used=0)
+    remaining = known.remaining
+    if remaining is None and known.limit is not None:
+        remaining = max(0, known.limit - known.used - known.reserved)
+    return BalanceState(
+        spec.name,
+        spec.kind,
+        spec.unit,
+        spec.scale,
+        known.limit,
+        known.used,
+        remaining,
+        known.overage,
+        known.reserved,
+        known.resets_at,
+        known.next_expiry_at,
+    )
+
+
+def near_limits(balances: tuple[BalanceState, ...]) -> tuple[str, ...]:
+    """A warning for each balance with less than a tenth left. Rates come back by themselves and are not warned of."""
+    return tuple(
+        f"NEAR_LIMIT {state.balance}"
+        for state in balances
+        if state.limit and state.remaining is not None and state.kind is not BalanceKind.RATE
+        if state.remaining * 10 < state.limit
+    )
+
+
+def _value(bill: Bill, entitlements: Entitlements, *, allowed: bool) -> ConfigValue:
+    if bill.entitlement is not None:
+        return bill.entitlement.value if allowed else None
+    feature = entitlements.catalog_features.get(bill.named)
+    return False if feature is not None and feature.type is FeatureType.SWITCH else None
+
+
+def _cost(named: str, outcome: Outcome) -> Amount | None:
+    if not outcome.costs:
+        return None
+    cost = next((cost for cost in outcome.costs if cost.feature == named), outcome.costs[0])
+    return Amount(cost.unit, cost.amount, cost.scale)
+
+
+def _shortfall(outcome: Outcome) -> Amount | None:
+    for short in outcome.shortfalls:
+        if short.refuses and REASON_OF_KIND[short.spec.kind] is outcome.reason:
+            return Amount(short.spec.unit, short.missing, short.spec.scale)
+    return None
+
+
+def _refused(bill: Bill, outcome: Outcome) -> tuple[str, ...]:
+    """The features whose refusal the reason is."""
+    short = tuple(s.feature for s in outcome.shortfalls if s.refuses)
+    about = tuple(
+        f.about for f in outcome.findings if f.step in {"entitlement", "requires"} and f.reason.refuses
+    )
+    return short or about or (bill.named,)
+
+
+def _message(reason: Reason, findings: tuple[Finding, ...]) -> str:
+    for finding in findings:
+        if finding.reason is reason and (reason.refuses or reason is Reason.OK_FALLBACK):
+            return f"{finding.about}: {finding.finding}" if finding.about else finding.finding
+    return "allowed" if reason is Reason.OK else reason.name.lower().replace("_", " ")

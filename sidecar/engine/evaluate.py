@@ -5,11 +5,20 @@ The values here are tuples and not dataclasses because every call makes a dozen 
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.engine.entitlement import BalanceSpec, FeatureEntitlement, Pricing
 from sidecar.engine.rating import Rated
-from sidecar.engine.values import BalanceRef, Finding, Reason
+from sidecar.engine.values import BalanceKind, BalanceRef, Finding, Reason
+
+REASON_OF_KIND: Final[Mapping[BalanceKind, Reason]] = {
+    BalanceKind.ALLOWANCE: Reason.LIMIT_REACHED,
+    BalanceKind.GAUGE: Reason.LIMIT_REACHED,
+    BalanceKind.WALLET: Reason.INSUFFICIENT_CREDITS,
+    BalanceKind.BUDGET: Reason.BUDGET_EXCEEDED,
+    BalanceKind.RATE: Reason.RATE_LIMITED,
+}
+"""Why a balance of that kind refuses."""
 
 
 class Charge(NamedTuple):

@@ -1,9 +1,11 @@
 """In which order grants burn, and what a set of facts makes of them: what the ledger and the leases share."""
 
+from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.engine.values import ZERO
 
@@ -64,3 +66,143 @@ class Burned(NamedTuple):
     """In the order in which they paid: what was active at the fact's instant first, later capacity after it."""
     overage: int
     """What nothing pays (yet)."""
+
+
+class BurnOrder(NamedTuple):
+    """The sort key of a grant: what sorts first burns first. Total, because the id is part of it."""
+
+    beyond_limit: bool
+    priority: int
+    breadth: int
+    """Features in scope; all features count as endless."""
+    expires_at: datetime
+    paid: bool
+    effective_at: datetime
+    created_at: datetime
+    grant_id: str
+
+
+_EVERYTHING: Final = 2**31
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+
+
+def burn_order(grant: Grant) -> BurnOrder:
+    """Priority → narrowest scope → expires sooner → given before paid → effective earlier → created earlier → id."""
+    return BurnOrder(
+        grant.beyond_limit,
+        grant.priority,
+        len(grant.scope) or _EVERYTHING,
+        grant.expires_at or _NEVER,
+        grant.cost_basis > 0,
+        grant.effective_at,
+        grant.created_at,
+        grant.grant_id,
+    )
+
+
+def burn(grants: Iterable[Grant], amount: int, at: datetime, feature: str) -> tuple[tuple[Slice, ...], int]:
+    """Takes an amount from grants that are active and serve the feature; returns the slices and what is missing."""
+    ordered = sorted((grant for grant in grants if grant.active(at)), key=burn_order)
+    left = {grant.grant_id: grant.amount for grant in ordered}
+    assert len(left) == len(ordered), "grant ids are unique"
+    return _spend(ordered, left, amount, feature)
+
+
+def _spend(
+    ordered: Iterable[Grant], left: dict[str, int], amount: int, feature: str
+) -> tuple[tuple[Slice, ...], int]:
+    """Takes from `left`, grant by grant."""
+    assert amount >= 0, "only what is there burns"
+    slices: list[Slice] = []
+    rest = amount
+    for grant in ordered:
+        part = min(rest, left[grant.grant_id]) if grant.serves(feature) else 0
+        assert part >= 0, "no grant is below zero"
+        if part:
+            left[grant.grant_id] -= part
+            slices.append(Slice(grant.grant_id, part))
+            rest -= part
+        if not rest:
+            break
+    assert sum(part.amount for part in slices) + rest == amount, (
+        "what burns and what is missing is what was asked"
+    )
+    return tuple(slices), rest
+
+
+def burn_facts(
+    grants: Iterable[Grant], facts: Iterable[Fact], *, overage_is_paid: bool = True
+) -> tuple[Burned, ...]:
+    """What a set of facts makes of grants: a function of the set alone, whatever order either arrives in.
+
+    `amount` of each grant is its capacity that no lease holds. A fact burns what is active at its instant. What nothing
+    covers is overage; a grant that starts later pays it when it starts, first in, first out, as far as it serves the
+    fact's feature (`overage_is_paid` False turns that off). Grants of another period are not to be passed: they pay
+    nothing of this one's. Returned in order of facts: instant, then key.
+    """
+    replay = _Replay(grants, facts, overage_is_paid=overage_is_paid)
+    for number, fact in enumerate(replay.facts):
+        replay.start(fact.at)
+        replay.burn(number)
+    replay.start(_NEVER)
+    return replay.burned()
+
+
+class _Replay:
+    """Grants and facts on the way through time."""
+
+    __slots__ = ("facts", "grants", "left", "overage_is_paid", "owed", "paid", "present", "started")
+
+    def __init__(self, grants: Iterable[Grant], facts: Iterable[Fact], *, overage_is_paid: bool) -> None:
+        self.grants = sorted(grants, key=lambda grant: (grant.effective_at, burn_order(grant)))
+        self.facts = sorted(facts)
+        self.left = {grant.grant_id: grant.amount for grant in self.grants}
+        self.overage_is_paid = overage_is_paid
+        self.paid: list[list[Slice]] = [[] for _ in self.facts]
+        self.owed: dict[int, int] = {}
+        """Fact number to overage; in the order of facts."""
+        self.present: list[Grant] = []
+        self.started = 0
+        assert len(self.left) == len(self.grants), "grant ids are unique"
+        told_apart = {(fact.at, fact.key, fact.feature) for fact in self.facts}
+        assert len(told_apart) == len(self.facts), "facts are told apart by instant, key and feature"
+
+    def start(self, until: datetime) -> None:
+        """Starts grants up to an instant, in burn order where several start at once; each pays what is owed by then."""
+        while self.started < len(self.grants) and self.grants[self.started].effective_at <= until:
+            grant = self.grants[self.started]
+            self.started += 1
+            if grant.active(grant.effective_at):
+                insort(self.present, grant, key=burn_order)
+                if self.overage_is_paid and not grant.beyond_limit:
+                    self.pay(grant)
+
+    def pay(self, grant: Grant) -> None:
+        """Pays what is owed from a grant that has just started, first in, first out."""
+        for number in tuple(self.owed):
+            slices, rest = _spend((grant,), self.left, self.owed[number], self.facts[number].feature)
+            self.paid[number] += slices
+            self.owed[number] = rest
+            if not rest:
+                del self.owed[number]
+
+    def burn(self, number: int) -> None:
+        """Burns one fact from what is active at its instant."""
+        fact = self.facts[number]
+        self.present = [grant for grant in self.present if grant.active(fact.at)]
+        slices, rest = _spend(self.present, self.left, fact.amount, fact.feature)
+        self.paid[number] += slices
+        if rest:
+            self.owed[number] = rest
+
+    def burned(self) -> tuple[Burned, ...]:
+        """The result; checks that nothing was made or lost."""
+        found = tuple(
+            Burned(fact, tuple(self.paid[i]), self.owed.get(i, 0)) for i, fact in enumerate(self.facts)
+        )
+        for burned in found:
+            assert sum(part.amount for part in burned.slices) + burned.overage == burned.fact.amount, (
+                "conserved"
+            )
+        assert all(amount >= 0 for amount in self.left.values()), "no grant goes below zero"
+        return found

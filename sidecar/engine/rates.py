@@ -1,0 +1,108 @@
+"""Token buckets in whole numbers: refill, take, and the moving of shares between holders.
+
+Instants are microseconds of any clock that does not jump: the shell's, or the database's. Tokens are kept in micro-units: millionths
+of the balance's last digit, so that a slow refill is not lost in rounding.
+"""
+
+from typing import Final, NamedTuple
+
+from sidecar.engine.entitlement import BalanceSpec
+
+MICRO: Final = 1_000_000
+"""Micro-units in one, and microseconds in a second."""
+
+
+class Bucket(NamedTuple):
+    """What may be taken, as of an instant. Never above `burst`; refills by `micro_per_second` micro-units a second."""
+
+    micro_tokens: int
+    micro_per_second: int
+    burst: int
+    """In the balance's scale."""
+    at_micros: int
+
+    @property
+    def tokens(self) -> int:
+        """Whole tokens to be had at `at_micros`, in the balance's scale."""
+        return self.micro_tokens // MICRO
+
+
+def full(*, micro_per_second: int, burst: int, at_micros: int) -> Bucket:
+    """A bucket that starts with its burst."""
+    assert micro_per_second >= 0, "a bucket does not leak"
+    assert burst >= 0, "a bucket holds nothing or more"
+    return Bucket(burst * MICRO, micro_per_second, burst, at_micros)
+
+
+def central(spec: BalanceSpec, at_micros: int) -> Bucket:
+    """The control plane's bucket of a rate: starts full."""
+    return full(micro_per_second=spec.micro_per_second, burst=spec.burst, at_micros=at_micros)
+
+
+def refill(bucket: Bucket, at_micros: int) -> Bucket:
+    """The bucket at a later instant; at an earlier one it stays as it was, so a clock that steps back gives nothing."""
+    elapsed = at_micros - bucket.at_micros
+    if elapsed <= 0:
+        return bucket
+    # Whole micro-units only; the microseconds that gave less than one are not counted as passed, so none is lost.
+    gained = elapsed * bucket.micro_per_second // MICRO
+    most = bucket.burst * MICRO
+    if bucket.micro_tokens + gained >= most:
+        return bucket._replace(micro_tokens=max(bucket.micro_tokens, most), at_micros=at_micros)
+    counted = -(-gained * MICRO // bucket.micro_per_second) if gained else 0
+    assert counted <= elapsed, "no more time is used than has passed"
+    return bucket._replace(micro_tokens=bucket.micro_tokens + gained, at_micros=bucket.at_micros + counted)
+
+
+def take(bucket: Bucket, amount: int, at_micros: int) -> tuple[Bucket, int]:
+    """Takes an amount, or nothing; returns the bucket and the microseconds to wait until it could be taken (0: taken).
+
+    An amount above the burst can never be taken; its wait is -1.
+    """
+    assert amount >= 0, "nothing is given back by taking"
+    now = refill(bucket, at_micros)
+    missing = amount * MICRO - now.micro_tokens
+    if missing <= 0:
+        return now._replace(micro_tokens=now.micro_tokens - amount * MICRO), 0
+    if amount > now.burst or now.micro_per_second == 0:
+        return now, -1
+    return now, max(1, -(-missing * MICRO // now.micro_per_second) - max(0, at_micros - now.at_micros))
+
+
+def give_back(bucket: Bucket, amount: int) -> Bucket:
+    """Undoes a take: what was not used after all; never above the burst."""
+    assert amount >= 0, "giving back is not taking"
+    return bucket._replace(micro_tokens=min(bucket.burst * MICRO, bucket.micro_tokens + amount * MICRO))
+
+
+def split(bucket: Bucket, *, micro_per_second: int, burst: int, at_micros: int) -> tuple[Bucket, Bucket]:
+    """Parts a share from a bucket: (what stays, the share). The rates of both sum to what it was, and so do bursts and tokens.
+
+    The share gets its part of the tokens by burst, never more than there are. It is to be merged back after its end only.
+    """
+    assert 0 <= micro_per_second <= bucket.micro_per_second, "no share is larger than the whole"
+    assert 0 <= burst <= bucket.burst, "no share holds more than the whole"
+    now = refill(bucket, at_micros)
+    handed = min(burst * MICRO, now.micro_tokens * burst // now.burst if now.burst else 0)
+    share = Bucket(handed, micro_per_second, burst, at_micros)
+    stays = Bucket(
+        now.micro_tokens - handed,
+        now.micro_per_second - micro_per_second,
+        now.burst - burst,
+        now.at_micros,
+    )
+    assert stays.micro_tokens + share.micro_tokens == now.micro_tokens, "tokens are handed over, not made"
+    return stays, share
+
+
+def merge(bucket: Bucket, share: Bucket, at_micros: int, *, tokens_return: bool) -> Bucket:
+    """Takes a share back: its rate and burst, and its tokens if its holder has handed them back; else they are lost."""
+    now = refill(bucket, at_micros)
+    handed = refill(share, at_micros).micro_tokens if tokens_return else 0
+    burst = now.burst + share.burst
+    return Bucket(
+        min(burst * MICRO, now.micro_tokens + handed),
+        now.micro_per_second + share.micro_per_second,
+        burst,
+        now.at_micros,
+    )
