@@ -93,6 +93,11 @@ def fail(error: Exception) -> typer.Exit:
     return typer.Exit(FAILED)
 
 
+def note(line: str) -> None:
+    """Says something on standard error, as it is."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+
+
 def as_json(message: Any) -> None:
     """One JSON object on standard output."""
     typer.echo(json_form.dumps(message))

@@ -20,6 +20,10 @@ class NobodyAnswers(RuntimeError):
     """A sidecar stayed away for longer than the demo waits."""
 
 
+def _connect(address: str) -> purser.Client:
+    return purser.Client(address, timeout=CALL_SECONDS)
+
+
 class Callers:
     """Speaks to each sidecar through a client of its own and notes what it is told. Safe to share between threads."""
 
@@ -28,12 +32,13 @@ class Callers:
         addresses: Sequence[str],
         heard: Heard,
         *,
+        connect: Callable[[str], purser.Client] = _connect,
         clock: Callable[[], float] = time.perf_counter,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         """Connects when the first call is made."""
         self.heard = heard
-        self._clients = [purser.Client(address, timeout=CALL_SECONDS) for address in addresses]
+        self._clients = [connect(address) for address in addresses]
         self._clock, self._wait = clock, wait
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ from typing import Final, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -19,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 FRAMES_PER_SECOND: Final = 10
-FRAME_LINES: Final = 7
+FRAME_LINES: Final = 9
 """Of a full screen: what is not scenes and their lines."""
 
 Counters = Callable[[], Sequence[tuple[str, str]]]
@@ -136,36 +135,60 @@ class LiveStage:
     def _draw(self) -> RenderableType:
         seconds = time.monotonic() - self._began
         parts: list[RenderableType] = [
-            Text.assemble((self._heading, "bold"), ("  ", ""), (f"{seconds:4.0f} s", "dim")),
+            _one_line((f"{seconds:3.0f} s  ", "dim"), (self._heading, "bold")),
             Text(""),
         ]
-        room = max(2, self._console.height - FRAME_LINES - len(self.scenes))
-        for number, scene in enumerate(self.scenes, 1):
-            parts += draw_scene(number, scene, spinner=self._spinner, most_lines=room)
+        shown = share_room(self.scenes, self._console.height - FRAME_LINES - len(self.scenes))
+        for number, (scene, lines) in enumerate(zip(self.scenes, shown, strict=True), 1):
+            parts += draw_scene(number, scene.title, scene.state, lines, spinner=self._spinner, wrap=False)
             if scene.state == "playing" and self._tick:
-                parts.append(Padding(Text(self._tick, "cyan", no_wrap=True), (0, 0, 0, 6)))
+                parts.append(Padding(_one_line((self._tick, "cyan")), _INDENT))
         if self._total:
             parts += [Text(""), _bar(self._done, self._total)]
-        parts += [Text(""), _counted(self._counters())]
+        counted = [(f"{value} ", "bold", f"{label}   ") for label, value in self._counters()]
+        parts += [Text(""), _one_line(*(part for v, s, n in counted for part in ((v, s), (n, "dim"))))]
         return Panel(Group(*parts), border_style="dim", padding=(0, 1), height=self._console.height)
 
 
+def share_room(scenes: Sequence[Scene], room: int) -> list[list[str]]:
+    """Which lines of each scene are shown, so many in all.
+
+    The last ones of the scene that plays, then the first ones of those before it, the latest scene first.
+    """
+    shown: dict[int, list[str]] = {}
+    for number in sorted(range(len(scenes)), key=lambda number: (scenes[number].state != "playing", -number)):
+        lines = scenes[number].lines
+        playing = scenes[number].state == "playing"
+        shown[number] = lines[-room:] if playing and room > 0 else lines[: max(0, min(room, _LINES_AFTER))]
+        room -= len(shown[number])
+    return [shown[number] for number in range(len(scenes))]
+
+
 def draw_scene(
-    number: int, scene: Scene, *, spinner: RenderableType | None = None, most_lines: int | None = None
+    number: int,
+    title: str,
+    state: str,
+    lines: Sequence[str],
+    *,
+    spinner: RenderableType | None = None,
+    wrap: bool = True,
 ) -> list[RenderableType]:
-    """A scene's heading and its lines: with `most_lines` only while it plays, and then the last ones."""
-    title = Text.from_markup(f"[bold]{number}[/]  {escape(scene.title)}", style=_STYLES[scene.state])
-    mark: RenderableType = Text(_MARKS[scene.state], style="green" if scene.state == "played" else "dim")
-    if scene.state == "playing" and spinner is not None:
+    """A scene's heading, and lines below it."""
+    mark: RenderableType = Text(_MARKS[state], style="green" if state == "played" else "dim")
+    if state == "playing" and spinner is not None:
         mark = spinner
     heading = Table.grid(padding=(0, 1))
-    heading.add_row(mark, title)
-    lines = scene.lines
-    if most_lines is not None:
-        lines = lines[-most_lines:] if scene.state == "playing" else []
-    return [heading, *(Padding(Text(line, no_wrap=most_lines is not None), (0, 0, 0, 6)) for line in lines)]
+    heading.add_row(mark, Text.assemble((str(number), "bold"), f"  {title}", style=_STYLES[state]))
+    return [heading, *(Padding(Text(line) if wrap else _one_line((line, "")), _INDENT) for line in lines)]
 
 
+def _one_line(*parts: tuple[str, str]) -> Text:
+    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+
+
+_INDENT: Final = (0, 0, 0, 5)
+_LINES_AFTER: Final = 2
+"""Of a scene that is over."""
 _MARKS: Final = {"waiting": "·", "playing": "▸", "played": "✓"}
 _STYLES: Final = {"waiting": "dim", "playing": "bold cyan", "played": ""}
 
@@ -176,11 +199,6 @@ def _bar(done: int, total: int) -> RenderableType:
     bar.add_column(justify="right")
     bar.add_row(ProgressBar(total=total, completed=done), f"{done:,} of {total:,} requests")
     return bar
-
-
-def _counted(counters: Sequence[tuple[str, str]]) -> RenderableType:
-    parts = [part for label, value in counters for part in ((f"{value} ", "bold"), (f"{label}   ", "dim"))]
-    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
 
 
 def _begin(scenes: Sequence[Scene], title: str) -> int:

@@ -22,7 +22,7 @@ RACE_BALANCE: Final = Decimal(500)
 OUTAGE_BALANCE: Final = Decimal(20)
 
 
-class TookTooLong(RuntimeError):
+class TookTooLong(TimeoutError):
     """Something that must happen by itself did not."""
 
 

@@ -1,0 +1,115 @@
+"""`purser catalog validate|show|publish`: the catalog as a YAML file."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from clients.cli import output, rest
+
+app = typer.Typer(help="The catalog as a YAML file: validate it, show it, publish it.", no_args_is_help=True)
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A catalog file, YAML or JSON; - for standard input.")
+]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+class Move(enum.StrEnum):
+    """What happens to existing subscriptions."""
+
+    NONE = "none"
+    ALL = "all"
+
+
+@app.command()
+def validate(file: File, as_json: Json = False) -> None:
+    """Read a catalog, without a server, and name every problem with line, column and mend. Exit status 1: some."""
+    document = _document(file)
+    if as_json:
+        typer.echo(json.dumps({"valid": True, "problems": []}))
+        return
+    counts = ", ".join(
+        f"{len(document[part])} {part.replace('_', ' ')}" for part in _COUNTED if document.get(part)
+    )
+    output.console().print(f"[bold green]valid[/]  {escape(str(file))}: {counts}")
+
+
+_COUNTED = ("units", "meters", "rate_cards", "features", "plans", "add_ons", "partners")
+
+
+@app.command()
+def show(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Show this file instead of the published catalog.")
+    ] = None,
+    revision: Annotated[
+        int | None, typer.Option("--revision", help="This revision. Default: the newest.")
+    ] = None,
+    control_plane: rest.ControlPlane = rest.CONTROL_PLANE,
+    token: rest.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Print a catalog in its canonical form: what it means, with every default written out."""
+    document = _document(file) if file else _published(control_plane, token, revision)
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False))
+    else:
+        typer.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110), nl=False)
+
+
+@app.command()
+def publish(
+    file: File,
+    move: Annotated[
+        Move,
+        typer.Option(
+            "--move", help="none: existing subscriptions stay on their version; all: they move along."
+        ),
+    ] = Move.NONE,
+    control_plane: rest.ControlPlane = rest.CONTROL_PLANE,
+    token: rest.Token = "",
+    as_json: Json = False,
+) -> None:
+    """Publish a catalog and print its revision."""
+    content = _source(file).decode("utf-8-sig", errors="replace")
+    answer = rest.call(
+        control_plane, token, "POST", "/catalog/revisions", params={"move": move.value}, content=content
+    )
+    typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else f"revision {answer['revision']}")
+
+
+def _source(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise output.fail(error) from error
+
+
+def _document(file: Path) -> dict[str, Any]:
+    """The canonical form of a file; its problems go to standard error."""
+    from control_plane.catalog.publish import read_draft
+    from control_plane.catalog.text import BadText
+    from sidecar.engine.document import write_catalog
+
+    try:
+        return write_catalog(read_draft(_source(file)).catalog)
+    except BadText as error:
+        for problem in error.problems:
+            path = f"{problem.path}: " if problem.path else ""
+            mend = f" — {problem.mend}" if problem.mend else ""
+            output.note(f"{file}:{problem.at.line}:{problem.at.column}: {path}{problem.what}{mend}")
+        raise output.fail(ValueError(f"{len(error.problems)} problems in {file}")) from error
+
+
+def _published(control_plane: str, token: str, revision: int | None) -> dict[str, Any]:
+    found: dict[str, Any] = rest.call(
+        control_plane, token, "GET", f"/catalog/revisions/{revision or 'current'}"
+    )["document"]
+    return found

@@ -1,0 +1,131 @@
+"""From the flags of `purser dev` to running servers and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+from rich.console import Console
+
+from clients.cli import output
+from clients.cli.dev import demo, ports, sample
+from clients.cli.dev.cluster import Cluster, ServerFailed
+
+PLAIN_WIDTH: Final = 120
+"""Of lines in a file or a pipe."""
+LOOK_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The flags."""
+
+    data: Path | None
+    demo: bool
+    exit_after: bool
+    trace: Path | None
+    seed: int
+    as_json: bool
+    record: Path | None
+
+
+def run(options: Options) -> int:
+    """Does what the flags say: the exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if terminal else PLAIN_WIDTH, force_terminal=terminal)
+    try:
+        plan = demo.prepare(options.trace, options.seed) if options.demo else None
+        with _folder(options.data, console) as folder:
+            return _demo(options, plan, folder, console) if plan else _serve(folder, console)
+    except KeyboardInterrupt:
+        return output.ALLOWED
+    except (ServerFailed, sample.BadTrace, OSError, *demo.FAILURES) as error:
+        return output.fail(error).exit_code
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None, console: Console) -> Iterator[Path]:
+    """The data folder. A temporary one is kept when something went wrong: its logs say what."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        _say(console, f"data and logs: {given}")
+        yield given.resolve()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="purser-dev-"))
+    _say(console, f"data and logs: {folder}, removed at the end (--data DIR keeps them)")
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        raise
+    except Exception:
+        output.note(f"kept for you to look at, with the servers' logs: {folder}")
+        raise
+    shutil.rmtree(folder)
+
+
+def _serve(folder: Path, console: Console) -> int:
+    """One sidecar, nothing published, until Ctrl-C."""
+    control_plane, sidecars = ports.choose(1)
+    with Cluster(folder, control_plane, sidecars) as cluster:
+        _announce(cluster, console)
+        _say(console, "Ctrl-C ends it")
+        return _wait(cluster)
+
+
+def _demo(options: Options, plan: demo.Plan, folder: Path, console: Console) -> int:
+    """The story; then, unless it is to end there, until Ctrl-C."""
+    if any(folder.glob("*.sqlite3")):
+        raise demo.FolderInUse(
+            f"{folder} holds books already, and the demo begins with empty ones: give another --data"
+        )
+    control_plane, sidecars = ports.choose(demo.SIDECARS)
+    with Cluster(folder, control_plane, sidecars) as cluster:
+        _announce(cluster, console)
+        outcome = demo.play(plan, cluster, console)
+        if options.record:
+            options.record.write_text(demo.recorded(outcome))
+        if not options.exit_after:
+            demo.invite(outcome, console)
+        if options.as_json:
+            print(demo.as_json(outcome), flush=True)
+        if not options.exit_after:
+            return _wait(cluster)
+    if not outcome.held:
+        raise demo.Unheld("not every check held")
+    return output.ALLOWED
+
+
+def _announce(cluster: Cluster, console: Console) -> None:
+    for server in cluster.servers:
+        where = "" if server.ports.standard else "  (the standard ports are taken)"
+        listens = f"gRPC {server.ports.grpc_address}  HTTP http://{server.ports.http_address}"
+        _say(console, f"{server.name:<14} {listens}{where}")
+
+
+def _wait(cluster: Cluster) -> NoReturn:
+    """Serves until Ctrl-C.
+
+    Raises:
+        ServerFailed: a server ended by itself.
+    """
+    while (fallen := cluster.fallen()) is None:
+        time.sleep(LOOK_SECONDS)
+    raise ServerFailed(f"{fallen.name} ended by itself. Its log: {fallen.log}\n{fallen.tail()}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
