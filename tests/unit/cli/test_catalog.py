@@ -1,0 +1,49 @@
+"""`purser catalog validate|show`: offline, with line, column and mend."""
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from clients.cli.catalog import app
+from clients.cli.dev.catalog_text import EXAMPLE
+
+runner = CliRunner()
+
+
+def test_the_example_is_valid() -> None:
+    """A good file is said to be good, with what is in it."""
+    done = runner.invoke(app, ["validate", str(EXAMPLE)])
+    assert done.exit_code == 0, done.output
+    assert "valid" in done.output
+    assert "7 plans" in done.output
+
+
+def test_every_problem_with_its_place(tmp_path: Path) -> None:
+    """All problems at once, each with line and column and how to mend it; exit status 1."""
+    bad = tmp_path / "bad.yaml"
+    text = EXAMPLE.read_text(encoding="utf-8")
+    bad.write_text(text.replace("scale: 9", "scale: nine").replace("spends: usd}", "spends: gold}"))
+    done = runner.invoke(app, ["validate", str(bad)])
+    assert done.exit_code == 1
+    line = 1 + text[: text.index("scale: 9")].count("\n")
+    assert f"bad.yaml:{line}:" in done.stderr
+    assert "units.usd.scale" in done.stderr
+    assert "plans.prepaid.entitlements.chat.spends" in done.stderr
+    assert "problems in" in done.stderr
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """An error in words, not a traceback."""
+    done = runner.invoke(app, ["validate", str(tmp_path / "none.yaml")])
+    assert done.exit_code == 1
+    assert "none.yaml" in done.stderr
+
+
+def test_show_is_canonical() -> None:
+    """What is shown of a file reads back as the same catalog, and is shown the same again."""
+    shown = runner.invoke(app, ["show", str(EXAMPLE)]).output
+    again = runner.invoke(app, ["show", "-"], input=shown).output
+    assert shown == again
+    as_json = json.loads(runner.invoke(app, ["show", "--json", str(EXAMPLE)]).output)
+    assert as_json["purser"] == "catalog/v1"
