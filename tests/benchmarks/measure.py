@@ -44,7 +44,7 @@ class Result:
     """All rounds of one scenario."""
 
     scenario: Scenario
-    uploading: bool = False
+    uploading: bool | None = None  # None: a server that has nothing to upload
     calls_per_second: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)  # to the yardstick; empty for the yardstick itself
     latencies_us: list[float] = field(default_factory=list)
@@ -99,7 +99,7 @@ def one_round(target: Target, *, seconds: float, in_flight: int) -> tuple[Sample
 
 
 def compare(
-    yardstick: Target, targets: Sequence[Target], pace: Pace, *, plane: Server, uploading: bool
+    yardstick: Target, targets: Sequence[Target], pace: Pace, *, plane: Server, uploading: bool | None
 ) -> list[Result]:
     """The yardstick's result, then one per target, in their order; the targets are all of one sidecar.
 
@@ -107,7 +107,7 @@ def compare(
     stands still while the sidecar is measured, right after a short run that filled its leases; with it, what was
     consumed is uploaded meanwhile.
     """
-    results = [Result(target.scenario, uploading) for target in (yardstick, *targets)]
+    results = [Result(yardstick.scenario), *(Result(target.scenario, uploading) for target in targets)]
     sidecar = targets[0].server
 
     def yardstick_round() -> float:
@@ -120,7 +120,7 @@ def compare(
         before = yardstick_round()
         for target, result in zip(targets, results[1:], strict=True):
             one_round(target, seconds=pace.warm_seconds, in_flight=pace.in_flight)
-            with nullcontext() if uploading else plane.frozen():
+            with plane.frozen() if uploading is False else nullcontext():
                 rate = _measure(target, result, pace)
             after = yardstick_round()
             result.ratios.append(rate / ((before + after) / 2))

@@ -52,6 +52,14 @@ class Bench:
     yardstick: Target
     stack: ExitStack
 
+    def standard_pool(self) -> list[Result]:
+        """The same bare server on the standard library's pool, which costs a little more than the sidecar's."""
+        self.say("the bare server")
+        with ExitStack() as stack:
+            name = "the same, ThreadPoolExecutor"
+            target = _echo(stack, self.folder, self.plan, self.server_core, pool="standard", name=name)
+            return compare(self.yardstick, [target], self.plan.pace, plane=self.plane.server, uploading=False)
+
     def durability(self, durability: str, *, checks: bool) -> tuple[list[Result], Sidecar]:
         """One sidecar, measured without and with upload. It is left running."""
         sidecar = self.sidecar(durability)
@@ -124,6 +132,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
     report = Report(describe(server_core, load_core), plan)
     at_start = CoreTimes.read(server_core)
     with pinned(load_core), _started(folder, plan, say, server_core, load_core) as bench:
+        report.results += bench.standard_pool()
         found, sidecar = bench.durability("process_crash", checks=True)
         report.results += found
         report.bytes_per_customer = bench.bytes_per_customer(sidecar)
@@ -147,16 +156,16 @@ def _started(
         say("starting")
         plane = ControlPlane.start(folder, core=load_core)
         stack.callback(plane.server.stop)
-        echo = Server(
-            "tests.benchmarks.echo",
-            f"--threads={plan.threads}",
-            core=server_core,
-            log=folder / "echo.log",
-        )
-        stack.callback(echo.stop)
-        echo.wait_until(lambda: bool(echo.announced()))
-        yardstick = Target(echo, echo.announced()["grpc"], payloads.echo())
+        yardstick = _echo(stack, folder, plan, server_core, pool="sidecar", name="bare grpc.server")
         yield Bench(folder, plan, say, server_core, load_core, plane, yardstick, stack)
+
+
+def _echo(stack: ExitStack, folder: Path, plan: Plan, core: int, *, pool: str, name: str) -> Target:
+    options = (f"--threads={plan.threads}", f"--pool={pool}")
+    server = Server("tests.benchmarks.echo", *options, core=core, log=folder / f"echo-{pool}.log")
+    stack.callback(server.stop)
+    server.wait_until(lambda: bool(server.announced()))
+    return Target(server, server.announced()["grpc"], payloads.echo(name))
 
 
 def _answers(port: int, check: payloads.Scenario) -> bool:
