@@ -14,6 +14,7 @@ from tests.benchmarks.run import Report
 
 BATCH_GOAL = 10.0
 GOALS = {"CheckAccess": 0.75, "ConsumeUsage, process_crash": 0.6, "ConsumeUsage, power_loss": 0.5}
+_UPLOAD = {None: "", False: "stopped", True: "running"}
 _HEADS = ("call", "upload", "calls/s", "of the bare server", "goal", "p50", "p99", "alone p50", "server CPU")
 
 
@@ -39,7 +40,7 @@ def _row(result: Result, report: Report) -> tuple[str, ...]:
         rate = f"≥ {rate}"
     return (
         result.scenario.name,
-        "" if result.ratio is None else "running" if result.uploading else "stopped",
+        _UPLOAD[result.uploading],
         rate,
         reached,
         goal,

@@ -58,7 +58,7 @@ class Bench:
         with ExitStack() as stack:
             name = "the same, ThreadPoolExecutor"
             target = _echo(stack, self.folder, self.plan, self.server_core, pool="standard", name=name)
-            return compare(self.yardstick, [target], self.plan.pace, plane=self.plane.server, uploading=False)
+            return compare(self.yardstick, [target], self.plan.pace, plane=self.plane.server, uploading=None)
 
     def durability(self, durability: str, *, checks: bool) -> tuple[list[Result], Sidecar]:
         """One sidecar, measured without and with upload. It is left running."""

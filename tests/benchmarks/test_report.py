@@ -13,7 +13,11 @@ from tests.benchmarks.run import Plan, Report
 
 
 def result(
-    scenario: payloads.Scenario, rate: float, *ratios: float, uploading: bool = False, busy: float = 0.3
+    scenario: payloads.Scenario,
+    rate: float,
+    *ratios: float,
+    uploading: bool | None = False,
+    busy: float = 0.3,
 ) -> Result:
     return Result(
         scenario,
@@ -34,11 +38,11 @@ def report() -> Report:
         machine={"commit": "0123456789ab"},
         plan=Plan(Pace(rounds=3, seconds=2.0), customers=100, starts=1, threads=4),
         results=[
-            result(payloads.echo(), 10_000),
+            result(payloads.echo(), 10_000, uploading=None),
             result(check, 8_000, 0.7, 0.8, 0.9),
             result(batch, 1_500, 0.15),
             result(payloads.consume("cus", "process_crash"), 5_000, 0.5),
-            result(payloads.echo(), 10_000, uploading=True),
+            result(payloads.echo(), 10_000, uploading=None),
             result(check, 7_000, 0.7, uploading=True, busy=0.97),
         ],
         bytes_per_customer=4_096.0,
