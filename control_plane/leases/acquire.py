@@ -25,7 +25,7 @@ from control_plane.leases.rows import (
     update_leases,
 )
 from control_plane.leases.sessions import acquiring_session, save_session
-from control_plane.leases.settings import LeaseSettings
+from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.leases.settle import Freed
 from control_plane.leases.sizing import lease_size
 from control_plane.leases.tables import lease_requests, leases, recall_answers, sessions
@@ -103,12 +103,12 @@ class Pending:
 
 
 async def acquire(
-    database: Database, settings: LeaseSettings, request: session.AcquireLeasesRequest
+    database: Database, request: session.AcquireLeasesRequest, settings: LeaseSettings = DEFAULTS
 ) -> session.AcquireLeasesResponse:
     """Answers a request, and any repeat of it with the same bytes.
 
     Where a waiting call finds too little while others hold leases, they are recalled, and the answer waits
-    until they have obeyed, something came back, or `settings.recall_wait` is over. Raises SessionSuperseded.
+    until they have obeyed, something came back, or `settings.recall_wait` is over. Raises Superseded.
     """
     first = await database.transact(lambda uow: _attempt(uow, settings, request, recalled=None))
     if isinstance(first, bytes):
@@ -361,7 +361,7 @@ async def _decide(vault: Vault, item: Asked) -> session.Acquired:
     )
 
 
-def _refused(kind: session.RefusalKind, message: str) -> session.Acquired:
+def _refused(kind: session.RefusalKind.ValueType, message: str) -> session.Acquired:
     return session.Acquired(refusal=session.LeaseRefusal(kind=kind, message=message))
 
 

@@ -23,7 +23,7 @@ ENDED: Final = "ended"
 SET_ASIDE: Final = "set_aside"
 
 
-class SessionSuperseded(Exception):
+class Superseded(Exception):
     """A later incarnation has opened, or the epoch is not this incarnation's: it acquires no more. Its usage
     is still taken.
     """
@@ -53,7 +53,7 @@ async def open_session(uow: UnitOfWork, request: session.OpenSessionRequest) -> 
 
     An incarnation that is missing from the list, or below the highest number that was seen of it, means that
     the disk was rolled back: everything of that outbox is set aside, nothing is closed. Raises
-    SessionSuperseded.
+    Superseded.
     """
     holder = request.holder
     known = await _of_outbox(uow, holder.outbox_id)
@@ -67,7 +67,7 @@ async def open_session(uow: UnitOfWork, request: session.OpenSessionRequest) -> 
         return response
     mine = known.get(holder.incarnation_id)
     if mine is not None and mine.state != OPEN:
-        raise SessionSuperseded(f"incarnation {holder.incarnation_id} is {mine.state}")
+        raise Superseded(f"incarnation {holder.incarnation_id} is {mine.state}")
     if mine is None:
         epoch = 1 + max((row.epoch for row in known.values()), default=0)
         mine = _row(uow, holder, epoch=epoch, label=request.label, state=OPEN)
@@ -177,10 +177,10 @@ async def lock_or_make_session(uow: UnitOfWork, holder: session.Holder) -> Sessi
 
 
 async def acquiring_session(uow: UnitOfWork, holder: session.Holder, epoch: int) -> SessionRow:
-    """The incarnation's row, locked, if it may acquire under this epoch. Raises SessionSuperseded."""
+    """The incarnation's row, locked, if it may acquire under this epoch. Raises Superseded."""
     row = await lock_session(uow, holder)
     if row is None or row.state != OPEN or row.epoch != epoch:
-        raise SessionSuperseded(SessionSuperseded.__doc__)
+        raise Superseded(Superseded.__doc__)
     return row
 
 

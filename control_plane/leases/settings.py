@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 
 class QuarantinePolicy(StrEnum):
@@ -43,3 +44,6 @@ class LeaseSettings:
         return max(
             self.quarantine_timeout, self.max_staleness * (100 + self.drift_percent) / 100 + self.grace
         )
+
+
+DEFAULTS: Final = LeaseSettings()

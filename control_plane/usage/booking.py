@@ -1,0 +1,446 @@
+"""Booking a run of records: keys, returns, decided usage, facts, gauges; everything in bulk, all or
+nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import select
+
+from control_plane.catalog.revisions import current_revision, read_catalogs
+from control_plane.customers import entitled
+from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.leases import verdicts
+from control_plane.leases.returns import Return, apply_returns
+from control_plane.leases.rows import (
+    PRESUMED,
+    LeaseRow,
+    read_leases,
+    update_leases,
+)
+from control_plane.leases.settle import Freed
+from control_plane.leases.tables import leases
+from control_plane.ledger.facts import charge
+from control_plane.ledger.holding import IN_LIST, Holding, Vault
+from control_plane.ledger.identity import balance_id
+from control_plane.ledger.journal import Entry
+from control_plane.ledger.occurrences import Wanted, open_balances
+from control_plane.ledger.rows import FactRow
+from control_plane.ledger.specs import find_spec
+from control_plane.ledger.tables import balances
+from control_plane.usage.appends import Appends
+from control_plane.usage.dead_letters import Dead, DeadReason, buried, bury
+from control_plane.usage.keys import Keys, Standing
+from control_plane.usage.pricing import Judged, Purse, judge, window_of
+from control_plane.usage.records import Item, Unbookable, check, engine_event, instant, ref_of
+from control_plane.usage.uniques import Counted
+from purser.sync.v1 import usage_pb2 as sync
+from sidecar.engine.catalog import Aggregate
+from sidecar.engine.entitlement import BalanceSpec
+from sidecar.engine.values import BalanceKind, BalanceRef, GaugeChange, Reason, format_decimal
+
+
+@dataclass(slots=True)
+class Booked:
+    """What became of a run of records."""
+
+    accepted: list[Item] = field(default_factory=list)
+    duplicates: list[Item] = field(default_factory=list)
+    dead: list[Dead] = field(default_factory=list)
+
+    def add(self, other: "Booked") -> None:
+        """Takes in what became of another run."""
+        self.accepted += other.accepted
+        self.duplicates += other.duplicates
+        self.dead += other.dead
+
+
+class _Uncovered(NamedTuple):
+    """A part of a charge that no lease covers: a fact."""
+
+    ref: BalanceRef
+    feature: str
+    amount: int
+    cause: str
+    at: datetime
+
+
+async def book(uow: UnitOfWork, items: Sequence[Item]) -> Booked:
+    """Books a run of records. Whatever it raises, nothing of the run may stay: the caller rolls back."""
+    return await _Booking(uow, items).run()
+
+
+class _Booking:
+    """One run. Reads and locks in the order: keys, balances by id, leases by id; then writes in bulk."""
+
+    def __init__(self, uow: UnitOfWork, items: Sequence[Item]) -> None:
+        self._uow = uow
+        self._items = items
+        self._vault = Vault(uow)
+        self._freed = Freed(self._vault)
+        self._keys = Keys(uow)
+        self._counted = Counted(uow)
+        self._appends = Appends(uow, self._vault.journal)
+        self._booked = Booked()
+        self._decided: list[Item] = []
+        self._facts: list[Judged] = []
+        self._returns: list[Return] = []
+        self._remote: dict[str, Judged] = {}
+        self._unique_events: set[str] = set()
+        self._units: dict[str, str] = {}
+        self._leases: dict[str, LeaseRow] = {}
+        self._held: dict[BalanceRef, Holding] = {}
+        self._specs: dict[BalanceRef, BalanceSpec] = {}
+        self._new_facts: list[tuple[FactRow, Entry]] = []
+
+    async def run(self) -> Booked:
+        await self._sort()
+        await self._counted.count((*self._facts, *self._remote.values()))
+        await self._open()
+        self._book_decided()
+        await self._book_facts()
+        await self._book_remote()
+        changed = await apply_returns(self._uow, self._freed, self._leases, self._returns)
+        await self._freed.pay()
+        await charge(self._vault, self._new_facts)
+        await update_leases(self._uow, self._changed_leases(changed))
+        await self._vault.save()
+        await self._keys.save()
+        await self._counted.save()
+        await self._appends.save()
+        await bury(self._uow, self._booked.dead)
+        return self._booked
+
+    # What is what
+
+    async def _sort(self) -> None:
+        usage = [item for item in self._items if item.is_usage]
+        if usage:
+            newest = await current_revision(self._uow)
+            meters = (await read_catalogs(self._uow, [newest]))[newest].meters.values()
+            self._unique_events = {meter.event for meter in meters if meter.aggregate is Aggregate.UNIQUE}
+        await self._keys.load(usage)
+        again = await buried(
+            self._uow, (item.name for item in usage if item.record.HasField("first_written"))
+        )
+        for item in self._items:
+            if item.is_return:
+                returned = item.record.returned
+                self._returns.append(Return(item.uid, returned.lease_id, returned.amount))
+            elif item.is_usage and item.name not in again:
+                await self._sort_usage(item)
+
+    async def _sort_usage(self, item: Item) -> None:
+        try:
+            check(item)
+        except Unbookable as error:
+            self._dead(item, DeadReason.UNBOOKABLE, str(error))
+            return
+        match self._keys.standing(item):
+            case Standing.SAME:
+                return
+            case Standing.DUPLICATE:
+                self._booked.duplicates.append(item)
+                self._give_back(item, "duplicate")
+            case Standing.CONFLICT:
+                self._dead(item, DeadReason.KEY_CONFLICT, "the idempotency key was used with other content")
+                self._give_back(item, "conflict")
+            case Standing.FIRST:
+                await self._sort_first(item)
+
+    async def _sort_first(self, item: Item) -> None:
+        try:
+            if not item.usage.decided:
+                judged = await self._judge(item, instant(item.usage.event.occurred_at))
+                if judged.entitlements.standing is Reason.CUSTOMER_NOT_FOUND:
+                    self._dead(item, DeadReason.UNKNOWN_CUSTOMER, "there is no such customer (yet)")
+                    return
+                self._facts.append(judged)
+            elif _is_remote(item.usage) or item.usage.event.event_name in self._unique_events:
+                self._remote[item.name] = await self._judge(item, instant(item.usage.decided_at))
+        except ValueError as error:
+            self._dead(item, DeadReason.UNBOOKABLE, str(error))
+            return
+        if item.usage.decided:
+            self._decided.append(item)
+        self._keys.win(item)
+        self._booked.accepted.append(item)
+
+    async def _judge(self, item: Item, at: datetime) -> Judged:
+        event = engine_event(item.usage.event)
+        return judge(item, event, await entitled.at_instant(self._uow, event.customer_id, at))
+
+    def _dead(self, item: Item, reason: DeadReason, message: str) -> None:
+        self._booked.dead.append(Dead(item, reason, message))
+
+    def _give_back(self, item: Item, cause: str) -> None:
+        """What a record charged that is not booked goes back to its leases, once."""
+        by_lease: defaultdict[str, int] = defaultdict(int)
+        for charge_ in item.usage.charges:
+            for part in charge_.covered:
+                by_lease[part.lease_id] += part.amount
+        self._returns += [Return(item.uid, lease_id, amount, cause) for lease_id, amount in by_lease.items()]
+
+    # Locks
+
+    async def _open(self) -> None:
+        """Finds out which balances move, locks them in order, then the leases."""
+        spending: defaultdict[str, int] = defaultdict(int)
+        for item in self._decided:
+            for charge_ in item.usage.charges:
+                for part in charge_.covered:
+                    spending[part.lease_id] += part.amount
+        lease_ids = spending.keys() | {item.lease_id for item in self._returns}
+        glimpsed = await self._glimpse(lease_ids)
+        self._return_repeated()
+        moving = {item.lease_id for item in self._returns}
+        moving |= {
+            lease_id
+            for lease_id, amount in spending.items()
+            if lease_id in glimpsed
+            and (glimpsed[lease_id].state == PRESUMED or amount > glimpsed[lease_id].unsettled)
+        }
+        also = {glimpsed[lease_id].balance_id for lease_id in moving if lease_id in glimpsed}
+        wanted = [item for judged in (*self._facts, *self._remote.values()) for item in judged.wanted()]
+        wanted += await self._wanted_uncovered(glimpsed, spending)
+        self._held = await open_balances(self._vault, _each_once(wanted), also=also)
+        self._specs = {item.ref: item.spec for item in wanted}
+        windows: defaultdict[str, set[datetime | None]] = defaultdict(set)
+        for one in wanted:
+            windows[balance_id(one.ref)].add(window_of(one.spec, one.at))
+        await self._vault.load_windows(windows)
+        for ids in _parts(sorted(lease_ids)):
+            self._leases |= await read_leases(self._uow, leases.c.id.in_(ids))
+        await self._freed.load(self._leases[lease_id] for lease_id in moving if lease_id in self._leases)
+        await self._read_units()
+
+    def _return_repeated(self) -> None:
+        """What another had counted already is not spent again."""
+        for item in self._decided:
+            for charge_ in item.usage.charges:
+                if self._counted.repeated(item.name, ref_of(charge_.ref)):
+                    parts = charge_.covered
+                    self._returns += [
+                        Return(item.uid, part.lease_id, part.amount, "counted") for part in parts
+                    ]
+
+    async def _glimpse(self, lease_ids: Iterable[str]) -> dict[str, LeaseRow]:
+        """Leases as they are now, without a lock: only to know which balances to lock first."""
+        found: dict[str, LeaseRow] = {}
+        for part in _parts(sorted(lease_ids)):
+            found |= await read_leases(self._uow, leases.c.id.in_(part), lock=False)
+        return found
+
+    async def _wanted_uncovered(
+        self, glimpsed: dict[str, LeaseRow], spending: dict[str, int]
+    ) -> list[Wanted]:
+        """Balances of decided charges that no lease covers (any more)."""
+        wanted: list[Wanted] = []
+        found: dict[tuple[BalanceRef, datetime], Wanted] = {}
+        for item in self._decided:
+            at = instant(item.usage.decided_at)
+            for charge_ in item.usage.charges:
+                short = any(
+                    part.lease_id not in glimpsed
+                    or spending[part.lease_id] > glimpsed[part.lease_id].unsettled
+                    for part in charge_.covered
+                )
+                if not charge_.uncovered and not short:
+                    continue
+                key = (ref_of(charge_.ref), at)
+                if key not in found:
+                    found[key] = await self._wanted_at(*key)
+                wanted.append(found[key])
+        return wanted
+
+    async def _wanted_at(self, ref: BalanceRef, at: datetime) -> Wanted:
+        then = await entitled.at_instant(self._uow, ref.customer_id, at)
+        spec = then.balances.get(ref.balance)
+        if spec is not None:
+            return Wanted(ref, spec, at, then.grants)
+        now = await find_spec(self._uow, ref, self._uow.now)
+        if now is None:
+            raise Unbookable(f"{ref.balance} of {ref.customer_id} is not known")
+        return Wanted(ref, now.spec, at, now.entitlements.grants)
+
+    async def _read_units(self) -> None:
+        self._units = {holding.row.id: holding.row.unit for holding in self._vault.held.values()}
+        ids = sorted({lease.balance_id for lease in self._leases.values()} - self._units.keys())
+        for part in _parts(ids):
+            query = select(balances.c.id, balances.c.unit).where(balances.c.id.in_(part))
+            rows = await self._uow.connection.execute(query)
+            self._units.update((row.id, row.unit) for row in rows)
+
+    # Decided usage
+
+    def _book_decided(self) -> None:
+        for item in self._decided:
+            usage = item.usage
+            decided_at = instant(usage.decided_at)
+            entry = self._appends.event(item, at=self._clamped(usage, decided_at), status="booked")
+            for line, charge_ in enumerate(usage.charges, start=1):
+                if not self._counted.repeated(item.name, ref_of(charge_.ref)):
+                    self._book_charge(item, charge_, entry, decided_at)
+                self._appends.charge(
+                    item.name,
+                    line,
+                    balance_id=balance_id(ref_of(charge_.ref)),
+                    feature=charge_.feature,
+                    covered=sum(part.amount for part in charge_.covered),
+                    uncovered=charge_.uncovered,
+                    exact=charge_.exact,
+                )
+            for line, cost in enumerate(usage.costs, start=1):
+                self._appends.cost(item, line, cost, entry)
+
+    def _book_charge(self, item: Item, charge_: sync.Charge, entry: Entry, decided_at: datetime) -> None:
+        beyond = 0
+        for part in charge_.covered:
+            lease = self._leases.get(part.lease_id)
+            amount = min(part.amount, lease.unsettled) if lease is not None else 0
+            beyond += part.amount - amount
+            if lease is None or not amount:
+                continue
+            unit = self._units[lease.balance_id]
+            paid = lease.spend(amount)
+            if lease.state == PRESUMED:
+                self._freed.truth(lease, paid)
+            for piece in paid:
+                entry.post(
+                    f"grant:{piece.grant_id}",
+                    -piece.amount,
+                    unit=unit,
+                    balance_id=lease.balance_id,
+                    grant_id=piece.grant_id,
+                    lease_id=lease.id,
+                    feature=charge_.feature,
+                )
+            entry.post(
+                f"usage:{charge_.feature}",
+                amount,
+                unit=unit,
+                balance_id=lease.balance_id,
+                feature=charge_.feature,
+            )
+        ref = ref_of(charge_.ref)
+        for amount, cause in ((charge_.uncovered, "uncovered"), (beyond, "beyond_lease")):
+            if amount:
+                self._fact(item, entry, _Uncovered(ref, charge_.feature, amount, cause, decided_at))
+
+    def _clamped(self, usage: sync.Usage, decided_at: datetime) -> datetime:
+        for charge_ in usage.charges:
+            for part in charge_.covered:
+                if part.lease_id in self._leases:
+                    return self._leases[part.lease_id].clamp(decided_at)
+        return decided_at
+
+    def _fact(self, item: Item, entry: Entry, charge_: _Uncovered) -> None:
+        ref, feature, amount, cause, at = charge_
+        fact = FactRow(
+            id=f"{item.name}:{len(self._new_facts)}:{cause}",
+            balance_id=balance_id(ref),
+            window_start=window_of(self._specs[ref], at),
+            event_uid=item.name,
+            transaction_id=entry.id,
+            occurred_at=at,
+            event_key=item.usage.event.idempotency_key,
+            feature=feature,
+            amount=amount,
+            cause=cause,
+        )
+        self._new_facts.append((fact, entry))
+
+    def _changed_leases(self, returned: Iterable[LeaseRow]) -> list[LeaseRow]:
+        spent = {
+            part.lease_id
+            for item in self._decided
+            for charge_ in item.usage.charges
+            for part in charge_.covered
+        }
+        changed = {lease.id: lease for lease in returned}
+        changed |= {lease_id: self._leases[lease_id] for lease_id in spent if lease_id in self._leases}
+        return [changed[lease_id] for lease_id in sorted(changed)]
+
+    # Facts
+
+    async def _book_facts(self) -> None:
+        purse = Purse(self._vault)
+        for judged in sorted(self._facts, key=lambda one: (one.event.occurred_at, one.event.idempotency_key)):
+            judged.bill = self._counted.fresh(judged)
+            outcome = purse.price(judged, self._held)
+            entry = self._appends.event(
+                judged.item, at=judged.event.occurred_at, status="unrated" if outcome.unrated else "booked"
+            )
+            line = 0
+            for draw in outcome.draws:
+                if draw.spec.kind in {BalanceKind.RATE, BalanceKind.GAUGE} or draw.spec.decided_remotely:
+                    continue
+                line += 1
+                amount = draw.within + draw.beyond + draw.uncovered
+                at = judged.event.occurred_at
+                self._fact(judged.item, entry, _Uncovered(draw.ref, draw.feature, amount, "reported", at))
+                self._appends.charge(
+                    judged.item.name,
+                    line,
+                    balance_id=balance_id(draw.ref),
+                    feature=draw.feature,
+                    covered=0,
+                    uncovered=amount,
+                    exact=format_decimal(draw.exact),
+                )
+            for number, cost in enumerate(outcome.costs, start=1):
+                self._appends.cost_of_fact(judged.item, number, cost, entry)
+
+    # Gauges, max, latest, and what decided usage counted
+
+    async def _book_remote(self) -> None:
+        for judged in (*self._facts, *self._remote.values()):
+            for charge_ in judged.bill.charges:
+                if charge_.spec.decided_remotely and charge_.ref in self._held:
+                    await self._reach(judged, charge_.ref, charge_.spec, charge_.quantity)
+
+    async def _reach(self, judged: Judged, ref: BalanceRef, spec: BalanceSpec, value: int) -> None:
+        event = judged.event
+        self._held[ref].touched = True
+        if spec.kind is BalanceKind.GAUGE:
+            await verdicts.change_holder(
+                self._uow,
+                balance_id=balance_id(ref),
+                holder_id=event.holder_id,
+                quantity=value,
+                adds=event.gauge_change is GaugeChange.ADD,
+                at=event.occurred_at,
+                key=event.idempotency_key,
+                limit=None,
+            )
+        else:
+            await verdicts.reach(
+                self._uow,
+                balance_id=balance_id(ref),
+                spec=spec,
+                value=value,
+                at=event.occurred_at,
+                key=event.idempotency_key,
+                limit=None,
+            )
+
+
+def _is_remote(usage: sync.Usage) -> bool:
+    """Did the control plane decide a part of it (a gauge, `max`, `latest`)? Its charge is in no lease and not
+    uncovered.
+    """
+    if usage.event.gauge_change:
+        return True
+    return any(not charge_.covered and not charge_.uncovered for charge_ in usage.charges)
+
+
+def _each_once(wanted: Iterable[Wanted]) -> list[Wanted]:
+    """One per balance and instant."""
+    return list({(item.ref, item.at): item for item in wanted}.values())
+
+
+def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return [ids[start : start + IN_LIST] for start in range(0, len(ids), IN_LIST)]
