@@ -97,7 +97,7 @@ def incarnations(
 ) -> list[Incarnation]:
     """All that wrote this file, in order. `cursors` are newer ones, from memory."""
     rows = connection.execute(
-        "SELECT incarnation_id, last_seq, cursor, ended, is_synced OR was_stopped OR boot_id = ? "
+        "SELECT incarnation_id, last_seq, cursor, ended, is_synced OR was_stopped OR (boot_id = ? AND boot_id != '') "
         "FROM incarnations ORDER BY no",
         (boot_id,),
     ).fetchall()

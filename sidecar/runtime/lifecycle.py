@@ -43,7 +43,7 @@ class Loop:
             self._kicked.clear()
             try:
                 seconds = self._step()
-            except Exception:
+            except Exception:  # noqa: BLE001
                 # A bug must not end the uploads for good; it is loud, and the next step starts from what is stored.
                 _log.exception("step failed", loop=self._name)
                 seconds = AFTER_ERROR_SECONDS

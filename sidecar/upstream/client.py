@@ -1,0 +1,168 @@
+"""The control plane as the rooms below see it: their ports over one gRPC channel."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
+
+import grpc
+
+from purser.sync.v1 import feed_pb2 as feed
+from purser.sync.v1 import session_pb2 as session
+from purser.sync.v1 import usage_pb2 as usage
+from purser.sync.v1.sync_service_pb2_grpc import SyncServiceStub
+from sidecar.leases.ports import Answered
+from sidecar.outbox.encoding import EncodedBatch
+from sidecar.runtime.clock import Clock
+from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import Unreachable
+from sidecar.upstream.link import Link
+from sidecar.upstream.status import meaning
+from sidecar.view.port import FeedLost
+
+_Reply = TypeVar("_Reply")
+
+
+class ControlPlane:
+    """Satisfies `AcquirePort`, `ReportPort`, `SessionsPort` and the view's `Feed`. Thread-safe."""
+
+    def __init__(self, channel: grpc.Channel, *, link: Link, clock: Clock, metrics: Metrics) -> None:
+        """Starts watching the channel, which makes it connect."""
+        self._channel = channel
+        self._link = link
+        self._clock = clock
+        self._metrics = metrics
+        stub = SyncServiceStub(channel)
+        self._open_session = stub.OpenSession
+        self._close_session = stub.CloseSession
+        self._acquire = stub.AcquireLeases
+        self._report_refusals = stub.ReportRefusals
+        self._follow = stub.Follow
+        # Batches are encoded already: they go out as they are.
+        self._report_batch: Callable[..., usage.ReportBatchResponse] = channel.unary_unary(
+            "/purser.sync.v1.SyncService/ReportBatch",
+            request_serializer=None,
+            response_deserializer=usage.ReportBatchResponse.FromString,
+        )
+        channel.subscribe(link.channel_is, try_to_connect=True)
+
+    @property
+    def is_down(self) -> bool:
+        """Is the control plane known to be away? Answers at once, from memory."""
+        return self._link.is_down
+
+    def close(self) -> None:
+        """Ends the channel; what is under way fails."""
+        self._channel.unsubscribe(self._link.channel_is)
+        self._channel.close()
+
+    def open_session(
+        self, request: session.OpenSessionRequest, timeout_seconds: float
+    ) -> session.OpenSessionResponse:
+        """See `SessionsPort`."""
+        return self._call("OpenSession", lambda: self._open_session(request, timeout=timeout_seconds))
+
+    def close_session(
+        self, request: session.CloseSessionRequest, timeout_seconds: float
+    ) -> session.CloseSessionResponse:
+        """See `SessionsPort`."""
+        return self._call("CloseSession", lambda: self._close_session(request, timeout=timeout_seconds))
+
+    def report_batch(self, batch: EncodedBatch, timeout_seconds: float) -> usage.ReportBatchResponse:
+        """See `ReportPort`."""
+        return self._call("ReportBatch", lambda: self._report_batch(batch.payload, timeout=timeout_seconds))
+
+    def report_refusals(
+        self,
+        holder: session.Holder,
+        counts: Sequence[bytes],
+        samples: Sequence[bytes],
+        timeout_seconds: float,
+    ) -> None:
+        """See `ReportPort`."""
+        request = usage.ReportRefusalsRequest(
+            holder=holder,
+            counts=[usage.RefusalCount.FromString(body) for body in counts],
+            samples=[usage.RefusalSample.FromString(body) for body in samples],
+        )
+        self._call("ReportRefusals", lambda: self._report_refusals(request, timeout=timeout_seconds))
+
+    def _call(self, rpc: str, call: Callable[[], _Reply]) -> _Reply:
+        started = self._clock.monotonic()
+        try:
+            reply = call()
+        except grpc.RpcError as error:
+            self._note(error)
+            raise meaning(error) from error
+        except ValueError as error:  # how grpc says that the channel is closed
+            raise Unreachable("CANCELLED", str(error)) from error
+        finally:
+            self._metrics.upstream_calls.labels(rpc).observe(self._clock.monotonic() - started)
+        self._link.worked()
+        return reply
+
+    def _note(self, error: grpc.RpcError) -> None:
+        code = error.code()
+        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+            self._link.failed(code)
+        elif code is not grpc.StatusCode.CANCELLED:
+            self._link.worked()
+
+    def acquire(
+        self, request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered
+    ) -> None:
+        """See `AcquirePort`."""
+        started = self._clock.monotonic()
+        try:
+            future = self._acquire.future(request, timeout=timeout_seconds)
+        except ValueError as error:  # the channel is closed
+            answered(Unreachable("CANCELLED", str(error)))
+            return
+
+        def done(call: Any) -> None:
+            self._metrics.upstream_calls.labels("AcquireLeases").observe(self._clock.monotonic() - started)
+            try:
+                reply = call.result()
+            except grpc.FutureCancelledError:
+                answered(Unreachable("CANCELLED"))
+            except grpc.RpcError as error:
+                self._note(error)
+                answered(meaning(error))
+            else:
+                self._link.worked()
+                answered(reply)
+
+        future.add_done_callback(done)
+
+    def follow(self, outgoing: Iterator[feed.FollowRequest]) -> "FeedStream":
+        """See the view's `Feed`. Has no deadline: keepalive ends it when the network does."""
+        try:
+            return FeedStream(self._follow(outgoing), self._link)
+        except (grpc.RpcError, ValueError) as error:
+            raise FeedLost(str(error)) from error
+
+
+class FeedStream:
+    """One open feed. Iterating blocks until a message comes and raises FeedLost when the stream ends."""
+
+    def __init__(self, call: Any, link: Link) -> None:
+        """`call` is grpc's; every message shows that the control plane is there."""
+        self._call = call
+        self._link = link
+
+    def __iter__(self) -> Iterator[feed.FollowResponse]:
+        """Itself."""
+        return self
+
+    def __next__(self) -> feed.FollowResponse:
+        """The next message. Raises FeedLost."""
+        try:
+            message = next(self._call)
+        except StopIteration:
+            raise FeedLost("the control plane ended the feed") from None
+        except grpc.RpcError as error:
+            raise FeedLost(str(meaning(error))) from error
+        self._link.worked()
+        return cast("feed.FollowResponse", message)
+
+    def cancel(self) -> None:
+        """Ends it from another thread."""
+        self._call.cancel()

@@ -1,0 +1,48 @@
+"""The table from the control plane's gRPC status to what it means here."""
+
+from typing import Final
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from sidecar.runtime.trouble import Refused, SequenceGap, Unreachable
+
+# With these the control plane has looked at what was asked, and done nothing. All others leave it open.
+_NOTHING_HAPPENED: Final = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+def meaning(error: grpc.RpcError) -> Unreachable | Refused:
+    """What a failed call means; SequenceGap for OUT_OF_RANGE."""
+    code = error.code()
+    message = str(error.details() or "")[:500]
+    if code is grpc.StatusCode.OUT_OF_RANGE:
+        return SequenceGap(message, expected_seq=_expected_seq(error))
+    if code in _NOTHING_HAPPENED:
+        return Refused(code.name, message)
+    return Unreachable(code.name, message)
+
+
+def _expected_seq(error: grpc.RpcError) -> int:
+    if not isinstance(error, grpc.Call):
+        return 0
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # details that contradict the status
+        return 0
+    info = error_details_pb2.ErrorInfo()
+    for detail in () if status is None else status.details:
+        if detail.Unpack(info) and info.metadata.get("expected_seq", "").isdecimal():
+            return int(info.metadata["expected_seq"])
+    return 0
