@@ -53,9 +53,9 @@ class Booked:
 class Books:
     """Speaks to one control plane. Safe to share between threads."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         """`url` without /v1."""
-        self._http = httpx.Client(base_url=f"{url}/v1", timeout=TIMEOUT_SECONDS)
+        self._http = httpx.Client(base_url=f"{url}/v1", timeout=TIMEOUT_SECONDS, transport=transport)
 
     def __enter__(self) -> Self:
         return self
