@@ -58,7 +58,7 @@ class ControlPlane:
             "clients.cli",
             "control-plane",
             "serve",
-            f"--database=sqlite+aiosqlite:///{folder}/control-plane.sqlite3",
+            f"--database=sqlite:///{folder}/control-plane.sqlite3",
             f"--grpc={grpc_address}",
             f"--http={http_address}",
             core=core,

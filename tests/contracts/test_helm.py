@@ -123,9 +123,11 @@ def test_every_container_is_confined(charts: Charts, chart: str, values: Path | 
     [
         ("replica=2", "replica"),
         ("database.existingSecret=", "existingSecret"),
-        ("tls.verifyClients=true", "existingSecret"),
+        ("tls.existingSecret=", "tls.existingSecret"),
+        ("sidecarToken.existingSecret=", "sidecarToken.existingSecret"),
+        ("tls.verifyClients=yes", "verifyClients"),
         ("serviceAccount.create=false", "name"),
-        ("serviceMonitor.enabled=true", "serviceMonitor"),
+        ("serviceMonitor.enabled=true,adminToken.existingSecret=", "serviceMonitor"),
     ],
 )
 def test_wrong_values_are_refused(charts: Charts, setting: str, complaint: str) -> None:
