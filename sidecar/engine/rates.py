@@ -1,7 +1,7 @@
 """Token buckets in whole numbers: refill, take, and the moving of shares between holders.
 
-Instants are microseconds of any clock that does not jump: the shell's, or the database's. Tokens are kept in micro-units: millionths
-of the balance's last digit, so that a slow refill is not lost in rounding.
+Instants are microseconds of any clock that does not jump: the shell's, or the database's. Tokens are kept in micro-units:
+millionths of the balance's last digit, so that a slow refill is not lost in rounding.
 """
 
 from typing import Final, NamedTuple
@@ -76,9 +76,9 @@ def give_back(bucket: Bucket, amount: int) -> Bucket:
 
 
 def split(bucket: Bucket, *, micro_per_second: int, burst: int, at_micros: int) -> tuple[Bucket, Bucket]:
-    """Parts a share from a bucket: (what stays, the share). The rates of both sum to what it was, and so do bursts and tokens.
+    """Parts a share from a bucket: (what stays, the share). Rates, bursts and tokens of both sum to what they were.
 
-    The share gets its part of the tokens by burst, never more than there are. It is to be merged back after its end only.
+    The share gets its part of the tokens by burst, never more than there are. It is merged back after its end only.
     """
     assert 0 <= micro_per_second <= bucket.micro_per_second, "no share is larger than the whole"
     assert 0 <= burst <= bucket.burst, "no share holds more than the whole"

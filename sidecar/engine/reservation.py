@@ -50,6 +50,8 @@ class Reservation:
     """The highest totals so far; empty: nothing was settled."""
     attributes: Mapping[str, str] = field(default_factory=dict)
     """What settles have replaced, over the estimate's."""
+    late: int = 0
+    """Facts made after its end."""
 
     @property
     def is_open(self) -> bool:
@@ -84,8 +86,8 @@ def settle(
 ) -> Step:
     """Says what was used so far; `final` makes the event.
 
-    Raises MeasureFell, and AlreadyEnded for other totals after the final ones or any after a release. After expiry what exceeds
-    the totals charged becomes a fact with key `<id>#late`.
+    Raises MeasureFell, and AlreadyEnded for other totals after the final ones or any after a release. After expiry what
+    exceeds the totals charged becomes a fact with key `<id>#late`; a further one `<id>#late2`, and so on.
     """
     if reservation.state is ReservationState.EXPIRED:
         return _late(reservation, measures, attributes)
@@ -118,7 +120,7 @@ def extend(reservation: Reservation, *, estimate: Event | None, expires_at: date
 
 
 def release(reservation: Reservation) -> Step:
-    """Gives it up: what it had settled is charged. Releasing twice is one release; raises AlreadyEnded after another end."""
+    """Gives it up: what it had settled is charged. Twice is once; raises AlreadyEnded after another end."""
     if reservation.state is ReservationState.RELEASED:
         return Step(reservation, None, changed=False)
     if not reservation.is_open:
@@ -152,8 +154,11 @@ def _late(reservation: Reservation, measures: Mapping[str, Decimal], attributes:
     beyond = {name: value for name, value in excess.items() if value}
     if not beyond:
         return Step(reservation, None, changed=False)
-    after = replace(reservation, settled=raised, attributes={**reservation.attributes, **attributes})
-    key = f"{reservation.reservation_id}#late"
+    late = reservation.late + 1
+    after = replace(
+        reservation, settled=raised, attributes={**reservation.attributes, **attributes}, late=late
+    )
+    key = f"{reservation.reservation_id}#late{late if late > 1 else ''}"
     return Step(after, replace(after.charged, idempotency_key=key, measures=beyond), is_fact=True)
 
 
