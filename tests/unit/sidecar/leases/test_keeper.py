@@ -1,0 +1,452 @@
+"""The keeper, step by step, against a control plane that answers when the test says so."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from purser.sync.v1 import feed_pb2 as feed
+from purser.sync.v1 import session_pb2 as session
+from sidecar.engine.values import BalanceRef
+from sidecar.leases.book import LeaseBook
+from sidecar.leases.keeper import Keeper
+from sidecar.leases.ports import Answered
+from sidecar.leases.requests import Waiter, wire_ref
+from sidecar.leases.terms import Grade
+from sidecar.runtime.clock import ManualClock
+from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import NotWritten, Refused, Unreachable
+
+WALLET = BalanceRef("acme", "", "wallet:usd")
+OTHER = BalanceRef("acme", "", "allowance:chat")
+
+
+class Short(NamedTuple):
+    """As the engine's Shortfall."""
+
+    ref: BalanceRef
+    feature: str
+    missing: int
+    needed: int
+
+
+class Draw(NamedTuple):
+    """As the engine's."""
+
+    ref: BalanceRef
+    feature: str
+    within: int
+    beyond: int = 0
+
+
+@dataclass
+class FakePort:
+    """Keeps what was sent until the test answers."""
+
+    is_down: bool = False
+    sent: list[tuple[session.AcquireLeasesRequest, Answered]] = field(default_factory=list)
+
+    def acquire(self, request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered) -> None:
+        """Sends nothing."""
+        assert timeout_seconds > 0
+        self.sent.append((request, answered))
+
+
+@dataclass
+class FakeJournal:
+    """Remembers what was written, or refuses."""
+
+    failing: bool = False
+    leases: list[str] = field(default_factory=list)
+    returned: list[tuple[str, int]] = field(default_factory=list)
+
+    def record_leases(self, leases: Sequence[session.PresentedLease]) -> None:
+        """Writes leases."""
+        self._check()
+        self.leases += [lease.lease_id for lease in leases]
+
+    def record_returns(self, amounts: Sequence[session.LeaseAmount]) -> Sequence[session.LeaseReturn]:
+        """Writes returns."""
+        self._check()
+        written = []
+        for a in amounts:
+            self.returned.append((a.lease_id, a.amount))
+            uid = session.RecordUid(outbox_id="o", incarnation_id="i", seq=len(self.returned))
+            written.append(session.LeaseReturn(uid=uid, lease_id=a.lease_id, amount=a.amount))
+        return written
+
+    def _check(self) -> None:
+        if self.failing:
+            raise NotWritten("full")
+
+
+@dataclass
+class FakeSessions:
+    """An open session, or none."""
+
+    holder: session.Holder = field(default_factory=lambda: session.Holder(outbox_id="o", incarnation_id="i"))
+    epoch: int | None = 1
+    superseded_times: int = 0
+
+    @property
+    def opened(self) -> tuple[session.Holder, int] | None:
+        """The session."""
+        return None if self.epoch is None else (self.holder, self.epoch)
+
+    def superseded(self) -> None:
+        """The epoch does not hold any more."""
+        self.superseded_times += 1
+        self.epoch = None
+
+
+@dataclass
+class FakeUploads:
+    """Counts kicks."""
+
+    kicks: int = 0
+
+    def kick(self) -> None:
+        """One more."""
+        self.kicks += 1
+
+
+class Rig:
+    """A keeper with everything around it in the test's hands."""
+
+    def __init__(self) -> None:
+        """All is well."""
+        self.clock = ManualClock()
+        self.book = LeaseBook()
+        self.port = FakePort()
+        self.journal = FakeJournal()
+        self.sessions = FakeSessions()
+        self.uploads = FakeUploads()
+        numbers = itertools.count(1)
+        self.keeper = Keeper(
+            self.book,
+            port=self.port,
+            journal=self.journal,
+            sessions=self.sessions,
+            uploads=self.uploads,
+            clock=self.clock,
+            random=Random(1),
+            make_id=lambda: f"r{next(numbers)}",
+            metrics=Metrics(CollectorRegistry()),
+        )
+
+    def ask(self, ref: BalanceRef = WALLET, needed: int = 75, *, seconds: float = 2.0) -> Waiter:
+        """A call is short of all that it needs."""
+        short = Short(ref, "chat", needed, needed)
+        return self.keeper.ask([short], self.clock.monotonic() + seconds)
+
+    def reply(self, index: int, reply: session.AcquireLeasesResponse | Unreachable | Refused) -> None:
+        """The control plane answers, and the keeper steps."""
+        self.port.sent[index][1](reply)
+        self.keeper.step()
+
+    def fund(self, ref: BalanceRef = WALLET) -> int:
+        """What may be spent."""
+        found = self.book.funds([ref], "chat", self.clock.monotonic()).get(ref)
+        return 0 if found is None else found.within
+
+    def grade(self, waiter: Waiter, ref: BalanceRef = WALLET) -> Grade:
+        """What the call was told."""
+        return waiter.outcome[ref, "chat"].grade
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """A fresh one."""
+    return Rig()
+
+
+def granted(
+    *amounts: int, revision: int = 1, ref: BalanceRef = WALLET, lease_id: str = "l", version: int = 1, available: int = 0
+) -> session.AcquireLeasesResponse:
+    """A lease per want; 0: exhausted."""
+    reply = session.AcquireLeasesResponse(revision=revision)
+    for n, amount in enumerate(amounts):
+        acquired = reply.acquired.add()
+        acquired.hint.CopyFrom(session.BalanceHint(ref=wire_ref(ref), version=version, available=available))
+        if amount:
+            lease = acquired.leases.add(lease_id=f"{lease_id}{n}")
+            lease.slices.add(grant_id="g", amount=amount)
+            lease.ttl.FromSeconds(60)
+            lease.ends_at.FromSeconds(1_000_060)
+        else:
+            acquired.refusal.kind = session.REFUSAL_KIND_EXHAUSTED
+    return reply
+
+
+def test_callers_of_one_balance_wait_together_and_several_balances_go_in_one_request(rig: Rig) -> None:
+    """Two calls for one balance and one for another are one request with two wants; the need is what all of them need."""
+    first, second, third = rig.ask(needed=75), rig.ask(needed=25), rig.ask(OTHER, 5)
+    rig.keeper.step()
+    assert len(rig.port.sent) == 1
+    wants = {w.ref.balance: w for w in rig.port.sent[0][0].wants}
+    assert wants["wallet:usd"].need == 100
+    assert wants["wallet:usd"].feature == "chat"
+    assert wants["allowance:chat"].need == 5
+    assert wants["allowance:chat"].feature == ""
+    rig.ask(needed=10)
+    rig.keeper.step()
+    assert len(rig.port.sent) == 1
+    rig.reply(0, granted(100, 5))
+    assert first.is_done
+    assert second.is_done
+    assert third.is_done
+    assert rig.grade(first) is Grade.GRANTED
+    assert rig.fund() == 100
+
+
+def test_a_lease_is_in_the_outbox_before_it_is_spent(rig: Rig) -> None:
+    """While the outbox takes nothing, nothing is installed; the request is repeated under its id until it can be."""
+    waiter = rig.ask()
+    rig.keeper.step()
+    rig.journal.failing = True
+    rig.reply(0, granted(75))
+    assert rig.fund() == 0
+    assert rig.grade(waiter) is Grade.UNREACHABLE
+    rig.journal.failing = False
+    rig.clock.advance(1)
+    rig.keeper.step()
+    assert rig.port.sent[1][0] == rig.port.sent[0][0]
+    rig.reply(1, granted(75))
+    assert rig.journal.leases == ["l0"]
+    assert rig.fund() == 75
+
+
+def test_a_lost_reply_is_asked_for_again_and_does_not_stretch_the_lease(rig: Rig) -> None:
+    """The same request id brings the same leases, and their time counts from the first sending."""
+    waiter = rig.ask()
+    rig.keeper.step()
+    rig.reply(0, Unreachable("DEADLINE_EXCEEDED"))
+    assert rig.grade(waiter) is Grade.UNREACHABLE
+    rig.clock.advance(40)
+    rig.keeper.step()
+    assert rig.port.sent[1][0].request_id == rig.port.sent[0][0].request_id
+    rig.reply(1, granted(75))
+    assert rig.fund() == 75
+    rig.clock.advance(19.3)
+    assert rig.fund() == 75
+    rig.clock.advance(0.2)
+    assert rig.fund() == 0
+    rig.keeper.step()
+    assert rig.journal.returned == [("l0", 75)]
+
+
+def test_what_is_known_to_be_away_is_not_waited_for(rig: Rig) -> None:
+    """Known down: answered at once, nothing sent; and who already waits is told with the next step."""
+    waiting = rig.ask()
+    rig.port.is_down = True
+    assert rig.grade(rig.ask()) is Grade.UNREACHABLE
+    rig.keeper.step()
+    assert rig.grade(waiting) is Grade.UNREACHABLE
+    assert rig.port.sent == []
+
+
+def test_a_final_refusal_is_remembered_until_the_balance_changes(rig: Rig) -> None:
+    """The next call hears it from memory; a newer hint, a recall, or a change of the customer ends that."""
+    rig.ask()
+    rig.keeper.step()
+    rig.reply(0, granted(0, version=5))
+    assert rig.grade(rig.ask()) is Grade.EXHAUSTED
+    rig.keeper.hints([session.BalanceHint(ref=wire_ref(WALLET), version=5)])
+    assert rig.grade(rig.ask()) is Grade.EXHAUSTED
+    rig.keeper.hints([session.BalanceHint(ref=wire_ref(WALLET), version=6)])
+    assert not rig.ask().is_done
+    rig.keeper.step()
+    assert len(rig.port.sent) == 2
+    rig.reply(1, granted(0, version=6))
+    rig.keeper.forget(["acme"])
+    assert not rig.ask().is_done
+
+
+def test_a_refusal_that_a_hint_has_overtaken_is_not_remembered(rig: Rig) -> None:
+    """The balance grew while the reply was under way: the next call asks again."""
+    rig.ask()
+    rig.keeper.step()
+    rig.keeper.hints([session.BalanceHint(ref=wire_ref(WALLET), version=9)])
+    rig.reply(0, granted(0, version=5))
+    assert not rig.ask().is_done
+
+
+def test_held_by_others_is_honoured_for_its_time(rig: Rig) -> None:
+    """Until `retry_after` has passed, it is answered from memory; then the control plane is asked again."""
+    rig.ask()
+    rig.keeper.step()
+    reply = granted(0)
+    reply.acquired[0].refusal.kind = session.REFUSAL_KIND_HELD_BY_OTHERS
+    reply.acquired[0].refusal.retry_after.FromMilliseconds(500)
+    rig.reply(0, reply)
+    again = rig.ask()
+    assert again.outcome[WALLET, "chat"].grade is Grade.HELD_BY_OTHERS
+    assert again.outcome[WALLET, "chat"].retry_after_seconds == pytest.approx(0.5)
+    rig.clock.advance(0.6)
+    assert not rig.ask().is_done
+
+
+def test_a_recall_is_obeyed_and_overtakes_a_reply_that_is_older(rig: Rig) -> None:
+    """What is free goes into the outbox and up at once; a lease of an older revision is given back on arrival."""
+    rig.ask()
+    rig.keeper.step()
+    rig.reply(0, granted(75, revision=3))
+    with rig.book.lock:
+        rig.book.take([Draw(WALLET, "chat", 25)], rig.clock.monotonic())
+    rig.ask(needed=100)
+    rig.keeper.step()
+    recall = feed.Recall(ref=wire_ref(WALLET), revision=4, idle_only=False, recall_id="x")
+    assert rig.keeper.recall(recall) == 1
+    assert rig.journal.returned == [("l0", 50)]
+    assert rig.uploads.kicks == 1
+    assert rig.fund() == 0
+    rig.reply(1, granted(100, revision=3, lease_id="m"))
+    assert rig.fund() == 0
+    assert rig.journal.returned == [("l0", 50), ("m0", 100)]
+    rig.ask(needed=10)
+    rig.keeper.step()
+    rig.reply(2, granted(10, revision=4, lease_id="n"))
+    assert rig.fund() == 10
+
+
+def test_a_recall_of_idle_slices_leaves_a_reply_what_its_callers_need(rig: Rig) -> None:
+    """The reply under way was older: callers get their need, the rest goes back on arrival."""
+    rig.ask(needed=30)
+    rig.keeper.step()
+    rig.keeper.recall(feed.Recall(ref=wire_ref(WALLET), revision=4, idle_only=True, recall_id="x"))
+    rig.reply(0, granted(100, revision=3))
+    assert rig.fund() == 30
+    assert rig.journal.returned == [("l0", 70)]
+
+
+def test_a_recall_that_can_not_be_written_is_not_obeyed(rig: Rig) -> None:
+    """The amount stays spendable here, and the recall is not answered."""
+    rig.ask()
+    rig.keeper.step()
+    rig.reply(0, granted(75))
+    rig.journal.failing = True
+    with pytest.raises(NotWritten):
+        rig.keeper.recall(feed.Recall(ref=wire_ref(WALLET), revision=4, recall_id="x"))
+    assert rig.fund() == 75
+
+
+def test_returns_travel_with_the_next_request(rig: Rig) -> None:
+    """Crumbs of a lease that ended are named by uid, so that the control plane counts them before it decides."""
+    rig.ask()
+    rig.keeper.step()
+    rig.reply(0, granted(75))
+    rig.clock.advance(60)
+    rig.ask()
+    rig.keeper.step()
+    returns = rig.port.sent[1][0].returns
+    assert [(r.lease_id, r.amount, r.uid.seq) for r in returns] == [("l0", 75, 1)]
+
+
+def test_while_cut_off_ended_leases_stay_for_finish_lease(rig: Rig) -> None:
+    """Nothing is returned while the control plane is away; when it is back, the rest goes home."""
+    rig.ask()
+    rig.keeper.step()
+    rig.reply(0, granted(75))
+    rig.port.is_down = True
+    rig.clock.advance(120)
+    rig.keeper.step()
+    assert rig.journal.returned == []
+    finishing = rig.book.funds([WALLET], "chat", rig.clock.monotonic(), rig.clock.monotonic() + 100)
+    assert finishing[WALLET].within == 75
+    rig.port.is_down = False
+    rig.keeper.step()
+    assert rig.journal.returned == [("l0", 75)]
+
+
+def test_a_superseded_epoch_is_renewed_while_callers_wait(rig: Rig) -> None:
+    """The session is opened anew, and the same callers are asked for again under the new epoch."""
+    waiter = rig.ask()
+    rig.keeper.step()
+    rig.reply(0, Refused("FAILED_PRECONDITION", "superseded"))
+    assert rig.sessions.superseded_times == 1
+    assert not waiter.is_done
+    rig.sessions.epoch = 2
+    rig.keeper.step()
+    assert rig.port.sent[1][0].epoch == 2
+    assert rig.port.sent[1][0].request_id != rig.port.sent[0][0].request_id
+
+
+def test_another_incarnation_spends_nothing_of_the_earlier_one(rig: Rig) -> None:
+    """When the outbox was set aside the book is empty, and a late reply to the old holder installs nothing."""
+    rig.ask()
+    rig.keeper.step()
+    rig.reply(0, granted(75))
+    rig.ask(OTHER, 5)
+    rig.keeper.step()
+    rig.sessions.holder = session.Holder(outbox_id="new", incarnation_id="j")
+    rig.reply(1, granted(5, ref=OTHER, lease_id="m"))
+    assert rig.fund() == 0
+    assert rig.fund(OTHER) == 0
+    assert rig.journal.leases == ["l0"]
+
+
+def test_leases_are_renewed_ahead_of_their_callers(rig: Rig) -> None:
+    """Below half of about ten seconds of the recent rate, more is asked for though nobody waits."""
+    rig.ask(needed=10)
+    rig.keeper.step()
+    rig.reply(0, granted(200))
+    for _ in range(100):
+        with rig.book.lock:
+            rig.book.take([Draw(WALLET, "chat", 1)], rig.clock.monotonic())
+        rig.clock.advance(0.1)
+        rig.keeper.step()
+        if len(rig.port.sent) > 1:
+            break
+    want = rig.port.sent[1][0].wants[0]
+    assert want.need == 0
+    assert 0 < want.amount <= 100
+
+
+def test_idle_leases_shrink_and_then_go_home(rig: Rig) -> None:
+    """Without demand the rest is returned before the lease ends."""
+    rig.ask(needed=10)
+    rig.keeper.step()
+    rig.reply(0, granted(200))
+    with rig.book.lock:
+        rig.book.take([Draw(WALLET, "chat", 10)], rig.clock.monotonic())
+    for _ in range(50):
+        rig.clock.advance(1)
+        rig.keeper.step()
+    assert sum(amount for _, amount in rig.journal.returned) == 190
+    assert rig.fund() == 0
+
+
+def test_a_verdict_is_the_control_planes(rig: Rig) -> None:
+    """A gauge is decided there; without an answer in time it is unreachable, which may have been booked."""
+    failure = _decide(rig, reply=None)
+    assert failure == Grade.UNREACHABLE
+    reply = session.AcquireLeasesResponse()
+    reply.acquired.add().verdict.CopyFrom(session.Verdict(allowed=True, used=3, limit=5))
+    assert _decide(rig, reply=reply) is True
+    want = rig.port.sent[-1][0].wants[0]
+    assert (want.holder_id, want.need, want.adds, want.idempotency_key) == ("ann", 1, True, "k")
+
+
+def _decide(rig: Rig, reply: session.AcquireLeasesResponse | None) -> object:
+    original = rig.port.acquire
+
+    def answering(request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered) -> None:
+        original(request, timeout_seconds, answered)
+        answered(reply if reply is not None else Unreachable("UNAVAILABLE"))
+
+    rig.port.acquire = answering  # type: ignore[method-assign]
+    verdict = rig.keeper.decide_remote(
+        BalanceRef("acme", "", "gauge:seats"),
+        needed=1,
+        holder_id="ann",
+        adds=True,
+        occurred_at=rig.clock.now(),
+        idempotency_key="k",
+        deadline=rig.clock.monotonic() + 1,
+    )
+    rig.port.acquire = original  # type: ignore[method-assign]
+    return getattr(verdict, "allowed", None) or getattr(verdict, "grade", None)
