@@ -58,6 +58,10 @@ async def open_session(uow: UnitOfWork, request: session.OpenSessionRequest) -> 
     holder = request.holder
     known = await _of_outbox(uow, holder.outbox_id)
     listed = {state.incarnation_id: state.last_seq for state in request.open_incarnations}
+    mine = known.get(holder.incarnation_id)
+    if mine is not None and mine.state in {SUPERSEDED, ENDED}:
+        # A late repeat: it does not know of those that came after it, and that is no sign of a disk rolled back.
+        raise Superseded(f"incarnation {holder.incarnation_id} is {mine.state}")
     response = session.OpenSessionResponse(generation=await _generation(uow))
     response.now.FromDatetime(uow.now)
     if _rolled_back(known, listed, holder.incarnation_id):
@@ -65,9 +69,6 @@ async def open_session(uow: UnitOfWork, request: session.OpenSessionRequest) -> 
         response.rolled_back = True
         _add_cursors(response, known, listed)
         return response
-    mine = known.get(holder.incarnation_id)
-    if mine is not None and mine.state != OPEN:
-        raise Superseded(f"incarnation {holder.incarnation_id} is {mine.state}")
     if mine is None:
         epoch = 1 + max((row.epoch for row in known.values()), default=0)
         mine = _row(uow, holder, epoch=epoch, label=request.label, state=OPEN)

@@ -1,0 +1,265 @@
+"""Acquiring on both databases: never more than there is, whoever asks."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from control_plane.db.unit_of_work import Database
+from control_plane.leases.acquire import acquire
+from control_plane.leases.quarantine import sweep_leases
+from control_plane.leases.sessions import Superseded
+from control_plane.leases.tables import leases, recalls
+from control_plane.ledger.balances import standings
+from control_plane.ledger.grants import NewGrant, create_grant
+from control_plane.ledger.tables import grants
+from purser.sync.v1 import session_pb2 as session
+from tests.integration.control_plane.conftest import SteppedClock
+from tests.integration.control_plane.leases.holder import SETTINGS, Holder, check_books, ref
+from tests.integration.control_plane.setting import make_subscriber, publish_text
+
+
+async def prepaid(database: Database, customer_id: str = "acme", amount: int = 500) -> None:
+    """A customer on a plan that spends credits, with this much in its wallet."""
+    await publish_text(database)
+    await make_subscriber(database, customer_id, "paid")
+    async with database.begin() as uow:
+        new = NewGrant(
+            grant_id=f"grant-{customer_id}",
+            customer_id=customer_id,
+            unit="credit",
+            scale=3,
+            amount=amount,
+            effective_at=uow.now,
+        )
+        await create_grant(uow, new)
+
+
+def allotted(acquired: session.Acquired) -> int:
+    """What was granted in all."""
+    return sum(piece.amount for lease in acquired.leases for piece in lease.slices)
+
+
+async def test_twenty_at_once_get_what_there_is(database: Database) -> None:
+    """Twenty concurrent acquires of 75 on 500, through four holders: exactly six are granted."""
+    await prepaid(database)
+    holders = [Holder(database, outbox_id=f"outbox-{n}") for n in range(4)]
+    for holder in holders:
+        await holder.open()
+    answers = await asyncio.gather(*(holders[n % 4].acquire(ref("acme"), 75) for n in range(20)))
+    assert sorted(allotted(answer) for answer in answers) == [0] * 14 + [75] * 6
+    await check_books(database)
+
+
+async def test_a_repeat_is_the_same_reply(database: Database, clock: SteppedClock) -> None:
+    """The same request id is answered with the same bytes, and nothing more is leased."""
+    await prepaid(database)
+    holder = Holder(database)
+    await holder.open()
+    request = holder.request(ref("acme"), 75, 100)
+    first = await acquire(database, request, SETTINGS)
+    clock.advance(seconds=7)
+    again = await acquire(database, request, SETTINGS)
+    assert first.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
+    async with database.read() as uow:
+        assert len((await uow.connection.execute(select(leases))).all()) == 1
+
+
+async def test_an_older_epoch_acquires_nothing(database: Database) -> None:
+    """Once a later incarnation has opened, the earlier one is fenced."""
+    await prepaid(database)
+    first = Holder(database, incarnation_id="inc-1")
+    second = Holder(database, incarnation_id="inc-2")
+    await first.open()
+    await second.open(("inc-1", 0))
+    assert second.epoch > first.epoch
+    with pytest.raises(Superseded):
+        await first.acquire(ref("acme"), 10)
+    with pytest.raises(Superseded):
+        await first.open()
+
+
+async def test_near_the_end_a_lease_is_small_but_serves_the_waiting_call(database: Database) -> None:
+    """No more than available / (2 x holders), unless the waiting call needs more."""
+    await prepaid(database)
+    one, two = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await one.open()
+    await two.open()
+    assert allotted(await one.acquire(ref("acme"), 10, 1000)) == 250
+    assert allotted(await two.acquire(ref("acme"), 10, 1000)) == 62
+    assert allotted(await two.acquire(ref("acme"), 150, 1000)) == 150
+
+
+async def test_an_expired_lease_is_quarantined_and_never_given_back(
+    database: Database, clock: SteppedClock
+) -> None:
+    """After its end, drift and grace a lease is nobody's; its holder's late usage and return still settle it."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    clock.advance(seconds=65.5)
+    async with database.begin() as uow:
+        assert await sweep_leases(uow, SETTINGS) == 0
+    clock.advance(seconds=0.2)
+    async with database.begin() as uow:
+        assert await sweep_leases(uow, SETTINGS) == 1
+    refused = await other.acquire(ref("acme"), 1)
+    assert refused.refusal.kind == session.REFUSAL_KIND_HELD_BY_OTHERS
+    assert refused.refusal.retry_after.ToTimedelta() > timedelta(0)
+    holder.consume(ref("acme"), (lease.lease_id, 200), at=clock())
+    holder.give_back(lease.lease_id, 300)
+    await holder.upload()
+    await check_books(database)
+    assert allotted(await other.acquire(ref("acme"), 300)) == 300
+    async with database.begin() as uow:
+        await sweep_leases(uow, SETTINGS)
+    await check_books(database)
+
+
+async def test_silence_is_presumed_and_the_truth_corrects_it(database: Database, clock: SteppedClock) -> None:
+    """After the timeout what is unsettled counts as spent; usage and returns that arrive later put it right."""
+    await prepaid(database)
+    holder = Holder(database)
+    await holder.open()
+    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    for step in (70, 24 * 3600):
+        clock.advance(seconds=step)
+        async with database.begin() as uow:
+            assert await sweep_leases(uow, SETTINGS) == 1
+        await check_books(database)
+    async with database.read() as uow:
+        (wallet,) = [one for one in await standings(uow, "acme") if one.row.name == "wallet:credit"]
+        assert (wallet.presumed, wallet.available) == (500, 0)
+    holder.consume(ref("acme"), (lease.lease_id, 120), at=clock() - timedelta(hours=24))
+    holder.give_back(lease.lease_id, 380)
+    await holder.upload()
+    async with database.begin() as uow:
+        await sweep_leases(uow, SETTINGS)
+    await check_books(database)
+    async with database.read() as uow:
+        (grant,) = (await uow.connection.execute(select(grants))).all()
+        assert (grant.spent, grant.presumed, grant.available) == (120, 0, 380)
+
+
+async def test_a_refusal_is_final_once_the_others_have_obeyed(database: Database, clock: SteppedClock) -> None:
+    """Idle slices elsewhere are recalled; after the holder has obeyed and kept what is in use, the refusal is final."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    waiting = LongerWait(holder, lease.lease_id, idle=0)
+    refused, _ = await asyncio.gather(other.acquire(ref("acme"), 75, settings=LONG), waiting.obey())
+    assert refused.refusal.kind == session.REFUSAL_KIND_EXHAUSTED
+    assert not refused.refusal.HasField("retry_after")
+
+
+async def test_what_the_others_give_back_is_granted(database: Database, clock: SteppedClock) -> None:
+    """An idle slice of another holder reaches the waiting call within the recall's deadline."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    waiting = LongerWait(holder, lease.lease_id, idle=100)
+    granted, _ = await asyncio.gather(other.acquire(ref("acme"), 75, settings=LONG), waiting.obey())
+    assert allotted(granted) == 75
+    assert not granted.HasField("refusal")
+    await check_books(database)
+
+
+async def test_a_holder_that_does_not_answer_leaves_the_refusal_open(database: Database) -> None:
+    """Without an answer within the deadline the refusal says when to ask again."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    await holder.acquire(ref("acme"), 500)
+    refused = await other.acquire(ref("acme"), 75)
+    assert refused.refusal.kind == session.REFUSAL_KIND_HELD_BY_OTHERS
+    assert refused.refusal.HasField("retry_after")
+
+
+async def test_own_returns_are_applied_first_and_once(database: Database, clock: SteppedClock) -> None:
+    """Crumbs that ride with the request serve it; the same return in a batch afterwards changes nothing."""
+    await prepaid(database)
+    holder = Holder(database)
+    await holder.open()
+    lease = (await holder.acquire(ref("acme"), 480)).leases[0]
+    crumbs = holder.give_back(lease.lease_id, 60)
+    assert allotted(await holder.acquire(ref("acme"), 80, returns=[crumbs])) == 80
+    await holder.upload()
+    await check_books(database)
+    async with database.read() as uow:
+        rows = {row.id: row for row in await uow.connection.execute(select(leases))}
+        assert rows[lease.lease_id].returned == 60
+
+
+async def test_several_balances_are_answered_each_for_itself(database: Database) -> None:
+    """In one request one balance is granted, one is exhausted, one does not exist."""
+    await prepaid(database)
+    await make_subscriber(database, "basic", "free")
+    holder = Holder(database)
+    await holder.open()
+    request = holder.request(ref("acme"), 100)
+    request.wants.append(holder.request(ref("basic", "allowance:api"), 101).wants[0])
+    request.wants.append(holder.request(ref("nobody", "allowance:api"), 1).wants[0])
+    reply = await acquire(database, request, SETTINGS)
+    assert [allotted(one) for one in reply.acquired] == [100, 0, 0]
+    assert [one.refusal.kind for one in reply.acquired] == [
+        session.REFUSAL_KIND_UNSPECIFIED,
+        session.REFUSAL_KIND_EXHAUSTED,
+        session.REFUSAL_KIND_NO_SUCH_BALANCE,
+    ]
+    assert reply.acquired[1].hint.granted == 100
+    await check_books(database)
+
+
+async def test_a_lease_ends_with_its_grant(database: Database, clock: SteppedClock) -> None:
+    """A grant that expires soon is leased apart and briefly."""
+    await prepaid(database)
+    async with database.begin() as uow:
+        short = NewGrant(
+            grant_id="short",
+            customer_id="acme",
+            unit="credit",
+            scale=3,
+            amount=40,
+            effective_at=uow.now,
+            expires_at=uow.now + timedelta(seconds=9),
+        )
+        await create_grant(uow, short)
+    holder = Holder(database)
+    await holder.open()
+    first, second = (await holder.acquire(ref("acme"), 100)).leases
+    assert first.ttl.ToTimedelta() == timedelta(seconds=9)
+    assert first.never_after.ToDatetime(clock().tzinfo) == clock() + timedelta(seconds=9)
+    assert second.ttl.ToTimedelta() == timedelta(seconds=60)
+    assert [piece.amount for piece in first.slices] == [40]
+
+
+LONG = type(SETTINGS)(recall_wait=timedelta(seconds=10))
+
+
+class LongerWait:
+    """Waits for the recall of a holder's lease and obeys it: gives back what is idle."""
+
+    def __init__(self, holder: Holder, lease_id: str, *, idle: int) -> None:
+        self.holder, self.lease_id, self.idle = holder, lease_id, idle
+
+    async def obey(self) -> None:
+        """Returns when the recall was answered and uploaded."""
+        while (recall_id := await self._posted()) is None:
+            await asyncio.sleep(0.005)
+        if self.idle:
+            self.holder.give_back(self.lease_id, self.idle)
+            await self.holder.upload()
+        await self.holder.obey(recall_id)
+
+    async def _posted(self) -> str | None:
+        async with self.holder.database.read() as uow:
+            found: str | None = (await uow.connection.execute(select(recalls.c.id))).scalars().first()
+            return found
