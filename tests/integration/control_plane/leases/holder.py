@@ -64,7 +64,9 @@ class Holder:
         """The last number that it wrote."""
         return len(self.written)
 
-    async def open(self, *earlier: tuple[str, int], last_seq: int | None = None) -> session.OpenSessionResponse:
+    async def open(
+        self, *earlier: tuple[str, int], last_seq: int | None = None
+    ) -> session.OpenSessionResponse:
         """Opens its session, naming earlier incarnations that are not closed."""
         own = (self.incarnation_id, self.last_seq if last_seq is None else last_seq)
         request = session.OpenSessionRequest(
@@ -176,9 +178,7 @@ class Holder:
     def give_back(self, lease_id: str, amount: int) -> session.LeaseReturn:
         """Writes a return; answers it as it rides with an acquire."""
         record = self.write(sync.Record(returned=sync.ReturnedAmount(lease_id=lease_id, amount=amount)))
-        uid = session.RecordUid(
-            outbox_id=self.outbox_id, incarnation_id=self.incarnation_id, seq=record.seq
-        )
+        uid = session.RecordUid(outbox_id=self.outbox_id, incarnation_id=self.incarnation_id, seq=record.seq)
         return session.LeaseReturn(uid=uid, lease_id=lease_id, amount=amount)
 
     async def upload(self, first: int = 1, last: int | None = None) -> sync.ReportBatchResponse:

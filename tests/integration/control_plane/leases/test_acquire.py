@@ -94,7 +94,9 @@ async def test_near_the_end_a_lease_is_small_but_serves_the_waiting_call(databas
 async def test_an_expired_lease_is_quarantined_and_never_given_back(
     database: Database, clock: SteppedClock
 ) -> None:
-    """After its end, drift and grace a lease is nobody's; its holder's late usage and return still settle it."""
+    """After its end, drift and grace a lease is nobody's; its holder's late usage and return still settle
+    it.
+    """
     await prepaid(database)
     holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
     await holder.open()
@@ -120,7 +122,9 @@ async def test_an_expired_lease_is_quarantined_and_never_given_back(
 
 
 async def test_silence_is_presumed_and_the_truth_corrects_it(database: Database, clock: SteppedClock) -> None:
-    """After the timeout what is unsettled counts as spent; usage and returns that arrive later put it right."""
+    """After the timeout what is unsettled counts as spent; usage and returns that arrive later put it
+    right.
+    """
     await prepaid(database)
     holder = Holder(database)
     await holder.open()
@@ -144,8 +148,12 @@ async def test_silence_is_presumed_and_the_truth_corrects_it(database: Database,
         assert (grant.spent, grant.presumed, grant.available) == (120, 0, 380)
 
 
-async def test_a_refusal_is_final_once_the_others_have_obeyed(database: Database, clock: SteppedClock) -> None:
-    """Idle slices elsewhere are recalled; after the holder has obeyed and kept what is in use, the refusal is final."""
+async def test_a_refusal_is_final_once_the_others_have_obeyed(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Idle slices elsewhere are recalled; after the holder has obeyed and kept what is in use, the refusal is
+    final.
+    """
     await prepaid(database)
     holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
     await holder.open()
