@@ -358,8 +358,8 @@ class LeaseBook:
         return max(ends) if ends and max(ends) != float("inf") else None
 
     def lease_count(self) -> int:
-        """How many leases may still be spent."""
-        return sum(len(account.leases) for account in self._accounts.values())
+        """How many leases are known, ended ones included."""
+        return len(self._leases)
 
     def clear(self) -> None:
         """Everything is an earlier incarnation's now: nothing of it is spent, or given back; holds go on."""

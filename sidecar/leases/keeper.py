@@ -45,6 +45,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 MAX_WANTS: Final = 100
 IDLE_STEP_SECONDS: Final = 0.1
+BETWEEN_SLICES_SECONDS: Final = 0.002
 CALL_SECONDS: Final = 2.0
 MIN_CALL_SECONDS: Final = 0.05
 RETRY_FIRST_SECONDS: Final = 0.1
@@ -85,7 +86,7 @@ class Keeper:
         self._tickets: dict[BalanceRef, list[Ticket]] = {}
         self._in_flight: dict[BalanceRef, Request] = {}
         self._requests: dict[str, Request] = {}
-        self._remembered: dict[tuple[BalanceRef, str], Remembered] = {}
+        self._remembered: dict[BalanceRef, dict[str, Remembered]] = {}
         self._versions: dict[BalanceRef, int] = {}
         self._crumbs: dict[BalanceRef, list[tuple[float, session.LeaseReturn]]] = {}
         self._next_asked: dict[BalanceRef, float] = {}
@@ -93,6 +94,7 @@ class Keeper:
         self._holder: session.Holder | None = None
         self._wake: Callable[[], None] = lambda: None
         self._sized_at = 0.0
+        self._round: sizing.Demands = ()
 
     def on_work(self, wake: Callable[[], None]) -> None:
         """What to call when `step` has something to do at once."""
@@ -120,7 +122,7 @@ class Keeper:
         now = self._clock.monotonic()
         with self._lock:
             for s in shortfalls:
-                known = self._remembered.get((s.ref, sizing.demand_key(s.ref, s.feature)))
+                known = self._remembered.get(s.ref, {}).get(sizing.demand_key(s.ref, s.feature))
                 if known is not None and now < known.until and s.missing >= known.missing:
                     waiter.answer((s.ref, s.feature), known.acquired)
                 else:
@@ -193,7 +195,7 @@ class Keeper:
         with self._lock:
             for hint in hints:
                 ref = from_wire(hint.ref)
-                if any(known == ref for known, _ in self._remembered) or ref in self._in_flight:
+                if ref in self._remembered or ref in self._in_flight:
                     self._versions[ref] = max(hint.version, self._versions.get(ref, 0))
                     self._forget_refusals(ref, below=hint.version)
 
@@ -201,13 +203,14 @@ class Keeper:
         """These customers changed: refusals that were remembered for them are forgotten. Does not block."""
         ids = set(customer_ids)
         with self._lock:
-            for ref in {ref for ref, _ in self._remembered if ref.customer_id in ids}:
-                self._forget_refusals(ref)
+            for ref in [ref for ref in self._remembered if ref.customer_id in ids]:
+                del self._remembered[ref]
 
     def _forget_refusals(self, ref: BalanceRef, below: int | None = None) -> None:
-        for key in [k for k in self._remembered if k[0] == ref]:
-            if below is None or self._remembered[key].version < below:
-                del self._remembered[key]
+        known = self._remembered.pop(ref, {})
+        kept = {feature: r for feature, r in known.items() if below is not None and r.version >= below}
+        if kept:
+            self._remembered[ref] = kept
 
     def _give_back(self, withdrawn: Sequence[Withdrawn], *, why: str) -> Sequence[session.LeaseReturn]:
         """Writes returns. What could not be written is free again; what is unknown waits for the file to be read."""
@@ -235,13 +238,17 @@ class Keeper:
         self._follow_session()
         self._take_replies()
         self._return_ended(now)
-        if now - self._sized_at >= sizing.INTERVAL_SECONDS:
+        if not self._round and now - self._sized_at >= sizing.INTERVAL_SECONDS:
             self._sized_at = now
-            self._shrink(now)
             self._tidy(now)
+            with self._book.lock:
+                self._round = self._book.demands()
+                self._metrics.leases_held.set(self._book.lease_count())
+        demands, self._round = self._round[: sizing.SLICE], self._round[sizing.SLICE :]
+        self._shrink(demands, now)
         self._repeat(now)
-        self._send_new(now)
-        return IDLE_STEP_SECONDS
+        self._send_new(demands, now)
+        return BETWEEN_SLICES_SECONDS if self._round else IDLE_STEP_SECONDS
 
     def _follow_session(self) -> None:
         """A new outbox or incarnation: what the old one leased is not ours to spend."""
@@ -338,14 +345,14 @@ class Keeper:
     def _settle_want(self, want: Wanted, acquired: session.Acquired, now: float) -> None:
         outcome = arrival.outcome(acquired)
         self._metrics.lease_wants.labels(outcome.grade.name).inc()
-        key = (want.ref, want.feature)
-        self._remembered.pop(key, None)
+        self._remembered.get(want.ref, {}).pop(want.feature, None)
         if acquired.HasField("refusal") and want.need:
             is_news = acquired.hint.version >= self._versions.get(want.ref, 0)
             seconds = arrival.remembered_seconds(want.ref, outcome)
             if is_news and seconds > 0:
                 least = want.need if acquired.hint.available > 0 else 1
-                self._remembered[key] = Remembered(outcome, least, acquired.hint.version, now + seconds)
+                known = Remembered(outcome, least, acquired.hint.version, now + seconds)
+                self._remembered.setdefault(want.ref, {})[want.feature] = known
         if not want.next_period:
             self._answer(want.ref, outcome)
 
@@ -375,18 +382,21 @@ class Keeper:
             withdrawn = self._book.expire(now, is_cut_off=self._port.is_down)
         self._return(withdrawn, why="ended")
 
-    def _shrink(self, now: float) -> None:
-        with self._book.lock:
-            withdrawn = sizing.shrink(self._book, now, keep=set(self._tickets) | set(self._in_flight))
-            self._metrics.leases_held.set(self._book.lease_count())
+    def _shrink(self, demands: sizing.Demands, now: float) -> None:
+        with self._lock, self._book.lock:
+            keep = set(self._tickets) | set(self._in_flight)
+            withdrawn = sizing.shrink(self._book, demands, now, keep=keep)
         self._return(withdrawn, why="idle")
 
     def _tidy(self, now: float) -> None:
         with self._lock:
-            for key in [k for k, known in self._remembered.items() if now >= known.until]:
-                del self._remembered[key]
-            remembered = {ref for ref, _ in self._remembered}
-            for ref in [r for r in self._versions if r not in remembered and r not in self._in_flight]:
+            for ref, known in list(self._remembered.items()):
+                left = {feature: r for feature, r in known.items() if now < r.until}
+                if left:
+                    self._remembered[ref] = left
+                else:
+                    del self._remembered[ref]
+            for ref in [r for r in self._versions if r not in self._remembered and r not in self._in_flight]:
                 del self._versions[ref]
             for ref in list(self._tickets):
                 waiting = [t for t in self._tickets[ref] if now < t.deadline]
@@ -409,7 +419,7 @@ class Keeper:
                 request.is_out = True
                 self._send(request)
 
-    def _send_new(self, now: float) -> None:
+    def _send_new(self, demands: sizing.Demands, now: float) -> None:
         opened = self._sessions.opened
         if self._port.is_down:
             with self._lock:
@@ -419,7 +429,7 @@ class Keeper:
         if opened is None:
             return
         with self._lock, self._book.lock:
-            wants, timeout = self._wants(now)
+            wants, timeout = self._wants(demands, now)
         for start in range(0, len(wants), MAX_WANTS):
             some = wants[start : start + MAX_WANTS]
             refs = {wanted.ref for wanted, _ in some}
@@ -437,7 +447,7 @@ class Keeper:
                 self._in_flight.update((ref, request) for ref in refs)
             self._send(request)
 
-    def _wants(self, now: float) -> tuple[list[tuple[Wanted, session.Want]], float]:
+    def _wants(self, demands: sizing.Demands, now: float) -> tuple[list[tuple[Wanted, session.Want]], float]:
         """What to ask for now: for callers first, then ahead of them. One want per balance that has nothing in flight."""
         found: list[tuple[Wanted, session.Want]] = []
         deadline = now
@@ -453,12 +463,12 @@ class Keeper:
             amount = self._book.demand(ref, feature, now).amount(need=need, free=free, now=now)
             found.append(_want(Wanted(ref, feature, need, next_period=False), amount))
         asked = {wanted.ref for wanted, _ in found} | set(self._in_flight)
-        for ref, feature, amount in sizing.renewals(self._book, now, asked=asked):
-            if (ref, feature) not in self._remembered:
+        for ref, feature, amount in sizing.renewals(self._book, demands, now, asked=asked):
+            if feature not in self._remembered.get(ref, {}):
                 found.append(_want(Wanted(ref, feature, 0, next_period=False), amount))
                 asked.add(ref)
         for ref, feature, amount in sizing.next_periods(
-            self._book, now, asked=asked, known=self._next_asked, random=self._random
+            self._book, demands, now, asked=asked, known=self._next_asked, random=self._random
         ):
             found.append(_want(Wanted(ref, feature, 0, next_period=True), amount))
         return found, min(

@@ -47,12 +47,16 @@ def lease(
     return made
 
 
-def install(book: LeaseBook, ref: BalanceRef, made: session.Lease, sent_at: float = 100.0, revision: int = 1) -> None:
+def install(
+    book: LeaseBook, ref: BalanceRef, made: session.Lease, sent_at: float = 100.0, revision: int = 1
+) -> None:
     """Half a second on the way."""
     book.install(ref, made, sent_at=sent_at, received_at=sent_at + 0.5, revision=revision)
 
 
-def fund(book: LeaseBook, ref: BalanceRef, now: float, feature: str = "chat", until: float | None = None) -> int:
+def fund(
+    book: LeaseBook, ref: BalanceRef, now: float, feature: str = "chat", until: float | None = None
+) -> int:
     """What can be spent in all."""
     found = book.funds([ref], feature, now, until).get(ref)
     return 0 if found is None else found.within + found.beyond

@@ -50,7 +50,9 @@ class FakePort:
     is_down: bool = False
     sent: list[tuple[session.AcquireLeasesRequest, Answered]] = field(default_factory=list)
 
-    def acquire(self, request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered) -> None:
+    def acquire(
+        self, request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered
+    ) -> None:
         """Sends nothing."""
         assert timeout_seconds > 0
         self.sent.append((request, answered))
@@ -165,7 +167,12 @@ def rig() -> Rig:
 
 
 def granted(
-    *amounts: int, revision: int = 1, ref: BalanceRef = WALLET, lease_id: str = "l", version: int = 1, available: int = 0
+    *amounts: int,
+    revision: int = 1,
+    ref: BalanceRef = WALLET,
+    lease_id: str = "l",
+    version: int = 1,
+    available: int = 0,
 ) -> session.AcquireLeasesResponse:
     """A lease per want; 0: exhausted."""
     reply = session.AcquireLeasesResponse(revision=revision)
