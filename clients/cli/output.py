@@ -86,11 +86,22 @@ def _number(value: Any) -> str:
 def fail(error: Exception) -> typer.Exit:
     """Says what went wrong, field by field, on standard error."""
     err = Console(stderr=True, highlight=False, soft_wrap=True)
-    err.print(f"[bold red]error[/]  {escape(str(error))}")
+    wrong = _wrong_settings(error)
+    err.print(f"[bold red]error[/]  {escape('wrong settings' if wrong else str(error))}")
+    for name, what in wrong:
+        err.print(f"  [bold]{escape(name)}[/]: {escape(what)}")
     if isinstance(error, errors.InvalidRequest):
         for field, what in error.fields.items():
             err.print(f"  [bold]{escape(field)}[/]: {escape(what)}")
     return typer.Exit(FAILED)
+
+
+def _wrong_settings(error: Exception) -> list[tuple[str, str]]:
+    """Name and problem of each setting, when that is the error: pydantic's own text is for its developers."""
+    if type(error).__name__ != "ValidationError":
+        return []
+    problems = error.errors()  # type: ignore[attr-defined]
+    return [(".".join(map(str, each["loc"])) or "settings", each["msg"]) for each in problems]
 
 
 def note(line: str) -> None:

@@ -1,0 +1,177 @@
+"""`purser control-plane serve` and `purser sidecar serve`."""
+
+# ruff: noqa: PLR0917 — the signatures are the options: Typer reads them, nobody calls these by position.
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli import output
+
+control_plane = typer.Typer(help="The control plane: catalog, customers, ledger.", no_args_is_help=True)
+sidecar = typer.Typer(help="The sidecar: decides next to an app.", no_args_is_help=True)
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", envvar="PURSER_CONFIG", help="YAML file with settings; flags and PURSER_… variables win."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any other setting of docs/configuration.md. May be repeated."
+    ),
+]
+Grpc = Annotated[
+    str | None, typer.Option("--grpc", metavar="HOST:PORT", help="Port 0 takes a free one and says which.")
+]
+Http = Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="As --grpc.")]
+Certificate = Annotated[
+    Path | None, typer.Option("--tls-certificate", help="PEM file with the certificate chain.")
+]
+CertificateKey = Annotated[Path | None, typer.Option("--tls-key", help="PEM file with its key.")]
+Plaintext = Annotated[
+    bool | None,
+    typer.Option("--plaintext", help="Allow other addresses than loopback without TLS: a mesh does it."),
+]
+
+
+@control_plane.callback()
+def _control_plane() -> None:
+    """The control plane: catalog, customers, ledger."""
+
+
+@sidecar.callback()
+def _sidecar() -> None:
+    """The sidecar: decides next to an app."""
+
+
+@control_plane.command("serve")
+def serve_control_plane(
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            metavar="URL",
+            help="sqlite:///FILE comes up by itself; PostgreSQL by `purser migrate`.",
+        ),
+    ] = None,
+    grpc: Grpc = None,
+    http: Http = None,
+    tls_certificate: Certificate = None,
+    tls_key: CertificateKey = None,
+    plaintext: Plaintext = None,
+    admin_token_file: Annotated[
+        Path | None, typer.Option("--admin-token-file", help="File with the bearer token of REST.")
+    ] = None,
+    sync_token_file: Annotated[
+        Path | None, typer.Option("--sync-token-file", help="File with the bearer token that sidecars bring.")
+    ] = None,
+    config: Config = None,
+    other: Set = None,
+) -> None:
+    """Serve until SIGTERM: gRPC for sidecars (7080), REST, health and metrics (7081)."""
+    import sqlalchemy.exc
+
+    from control_plane.app import EmptyToken, run
+    from control_plane.config import Settings, settings_from
+    from control_plane.db.engine import UnsupportedDatabase
+    from control_plane.db.migrate import NotMigrated
+
+    flags = _flags(
+        Settings.model_fields,
+        other,
+        database=database,
+        grpc=grpc,
+        http=http,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        plaintext=plaintext,
+        admin_token_file=admin_token_file,
+        sync_token_file=sync_token_file,
+    )
+    _name_config(config)
+    try:
+        run(settings_from(**flags))
+    except (
+        ValueError,
+        OSError,
+        EmptyToken,
+        UnsupportedDatabase,
+        NotMigrated,
+        sqlalchemy.exc.SQLAlchemyError,
+    ) as error:
+        raise output.fail(error) from error
+
+
+@sidecar.command("serve")
+def serve_sidecar(
+    upstream: Annotated[
+        str | None,
+        typer.Option("--control-plane", metavar="HOST:PORT", help="gRPC address of the control plane."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the outbox: keep it, one process each.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What people call it; only a label.")] = None,
+    grpc: Grpc = None,
+    http: Http = None,
+    durability: Annotated[
+        str | None,
+        typer.Option(
+            "--durability", help="What an acknowledged write survives: power_loss, process_crash or remote."
+        ),
+    ] = None,
+    tls_certificate: Certificate = None,
+    tls_key: CertificateKey = None,
+    plaintext: Plaintext = None,
+    config: Config = None,
+    other: Set = None,
+) -> None:
+    """Serve until SIGTERM: gRPC for apps (7070), health and metrics (7071). It drains before it ends."""
+    from sidecar.app import run
+    from sidecar.config import Settings, settings_from
+
+    flags = _flags(
+        Settings.model_fields,
+        other,
+        control_plane=upstream,
+        data=data,
+        name=name,
+        grpc=grpc,
+        http=http,
+        durability=durability,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        plaintext=plaintext,
+    )
+    _name_config(config)
+    try:
+        run(settings_from(**flags))
+    except (ValueError, OSError) as error:
+        raise output.fail(error) from error
+
+
+def _flags(known: Collection[str], other: list[str] | None, **given: Any) -> dict[str, Any]:
+    """What was given, by the setting's name."""
+    for text in other or ():
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in known:
+            raise output.fail(
+                ValueError(f"--set {text}: write NAME=VALUE with one of {', '.join(sorted(known))}")
+            )
+        given[name] = value
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _name_config(config: Path | None) -> None:
+    """The settings find their file through the environment."""
+    if config is not None:
+        os.environ["PURSER_CONFIG"] = str(config)
