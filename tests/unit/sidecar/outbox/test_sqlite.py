@@ -115,7 +115,9 @@ def test_a_reservation_moves_only_from_the_version_that_was_read(open_outbox: Op
     outbox = open_outbox()
     outbox.commit(Write(reservation=Reservation("r", 1, True, b"open")))
     assert outbox.commit(Write(reservation=Reservation("r", 2, True, b"settled 5"))) == Written(0)
-    late = Write(usage=b"", key=KeyEntry("acme", "r", b"h", b""), reservation=Reservation("r", 2, True, b"settled 7"))
+    late = Write(
+        usage=b"", key=KeyEntry("acme", "r", b"h", b""), reservation=Reservation("r", 2, True, b"settled 7")
+    )
     assert outbox.commit(late) == ReservationMoved(Reservation("r", 2, True, b"settled 5"))
     assert outbox.key("acme", "r") is None
     assert outbox.commit(Write(reservation=Reservation("x", 2, True, b""))) == ReservationMoved(None)
@@ -178,7 +180,9 @@ def test_a_batch_is_what_was_written(open_outbox: Open) -> None:
     assert uploaded(outbox) is None
 
 
-def test_rows_are_kept_for_a_day_and_a_rewound_cursor_sends_them_again(open_outbox: Open, clock: ManualClock) -> None:
+def test_rows_are_kept_for_a_day_and_a_rewound_cursor_sends_them_again(
+    open_outbox: Open, clock: ManualClock
+) -> None:
     """Acknowledged rows can be sent again for 24 hours; after that a rewound stretch is numbers that hold nothing."""
     outbox = open_outbox()
     me = outbox.identity.incarnation_id

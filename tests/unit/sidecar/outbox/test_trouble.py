@@ -1,0 +1,324 @@
+"""The outbox when the disk is full, failing or broken."""
+
+import itertools
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from purser.sync.v1 import usage_pb2 as usage
+from sidecar.outbox.port import (
+    Durability,
+    KeyEntry,
+    KeyTaken,
+    OutboxFailed,
+    OutboxFull,
+    OutcomeUnknown,
+    Reservation,
+    Write,
+    Written,
+)
+from sidecar.outbox.sqlite import SqliteOutbox
+from sidecar.runtime.clock import ManualClock
+from sidecar.runtime.metrics import Metrics
+from tests.unit.sidecar.outbox.faults import Faults, error
+
+Make = Callable[..., SqliteOutbox]
+
+
+@pytest.fixture
+def faults() -> Faults:
+    """None yet."""
+    return Faults()
+
+
+@pytest.fixture
+def make(tmp_path: Path, faults: Faults) -> Iterator[Make]:
+    """Opens the outbox under the faults. Without a thread: every commit is a step, so that tests decide what comes when."""
+    numbers = itertools.count(1)
+    made: list[SqliteOutbox] = []
+
+    def making(durability: Durability = Durability.POWER_LOSS, *, min_free_bytes: int = 0) -> SqliteOutbox:
+        outbox = SqliteOutbox(
+            tmp_path / "outbox.sqlite3",
+            durability=durability,
+            clock=ManualClock(),
+            make_id=lambda: f"id{next(numbers)}",
+            boot_id="boot",
+            metrics=Metrics(CollectorRegistry()),
+            connect=faults.connect,
+            min_free_bytes=min_free_bytes,
+            is_threaded=False,
+        )
+        made.append(outbox)
+        return outbox
+
+    yield making
+    faults.heal()
+    for outbox in made:
+        outbox.close()
+
+
+def use(key: str, size: int = 10) -> Write:
+    """A consume."""
+    body = usage.Usage(decision_id=key, content_hash=b"x" * size)
+    return Write(usage=body.SerializeToString(), key=KeyEntry("acme", key, b"h", b"a"))
+
+
+def keys(outbox: SqliteOutbox) -> list[str]:
+    """What waits for upload, in order."""
+    batch = outbox.read_batch(outbox.identity.incarnation_id, max_records=10_000, max_bytes=1 << 30)
+    records = [] if batch is None else usage.ReportBatchRequest.FromString(batch.payload).records
+    return [r.usage.decision_id for r in records]
+
+
+def mend(outbox: SqliteOutbox) -> None:
+    """Lets the writer look at the store again, as its thread does twice a second."""
+    outbox._writer.step(timeout_seconds=0)
+
+
+def test_a_full_disk_refuses_new_writes_drains_and_heals(make: Make) -> None:
+    """With a real limit on the file's pages: OutboxFull, reads and acknowledgements go on, room brings it back; no number is lost."""
+    outbox = make()
+    outbox.commit(use("first"))
+    outbox._file.connection.execute("PRAGMA max_page_count = 60")
+    written = ["first"]
+    with pytest.raises(OutboxFull) as caught:
+        for n in range(1000):
+            outbox.commit(use(f"k{n}", 2000))
+            written.append(f"k{n}")
+    assert caught.value.retry_after_seconds > 0
+    assert not outbox.is_healthy
+    mend(outbox)
+    assert not outbox.is_healthy
+    with pytest.raises(OutboxFull):
+        outbox.commit(use("refused"))
+    assert outbox.key("acme", "first") is not None
+    assert keys(outbox) == written
+    outbox.acknowledge(outbox.identity.incarnation_id, 2)
+    assert keys(outbox) == written[2:]
+    outbox._file.connection.execute("PRAGMA max_page_count = 100000")
+    mend(outbox)
+    assert outbox.is_healthy
+    assert outbox.commit(use("after")) == Written(len(written) + 1)
+    assert keys(outbox) == [*written[2:], "after"]
+
+
+def test_too_little_room_refuses_before_it_is_too_late(make: Make) -> None:
+    """A margin is left for draining: below it, new writes are refused with the disk not yet full."""
+    outbox = make(min_free_bytes=1 << 60)
+    with pytest.raises(OutboxFull):
+        outbox.commit(use("a"))
+    assert not outbox.is_healthy
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_an_error_at_commit_is_unknown_until_the_file_was_read_back(
+    make: Make, faults: Faults, happened: bool
+) -> None:
+    """Whether the commit took place or not, the caller hears OutcomeUnknown, and the resolution then says what is true."""
+    outbox = make()
+    outbox.commit(use("before"))
+    broken = error(sqlite3.SQLITE_IOERR, "disk I/O error")
+
+    def fail_once() -> None:
+        faults.heal()
+        raise broken
+
+    def fail_commit(sql: str) -> None:
+        if sql == "COMMIT":
+            fail_once()
+
+    if happened:
+        faults.after_commit = fail_once
+    else:
+        faults.before = fail_commit
+    with pytest.raises(OutcomeUnknown) as caught:
+        outbox.commit(use("maybe"))
+    heard: list[bool] = []
+    caught.value.resolution.then(heard.append)
+    assert heard == [happened]
+    assert outbox.is_healthy
+    assert keys(outbox) == (["before", "maybe"] if happened else ["before"])
+    again = outbox.commit(use("maybe"))
+    assert isinstance(again, KeyTaken) if happened else again == Written(2)
+    assert keys(outbox) == ["before", "maybe"]
+
+
+def test_an_outcome_stays_unknown_while_the_file_can_not_be_opened(make: Make, faults: Faults) -> None:
+    """Writes are refused meanwhile; when the file opens again, those who wait hear what happened."""
+    outbox = make()
+
+    def fail() -> None:
+        faults.can_open = False
+        raise error(sqlite3.SQLITE_IOERR, "disk I/O error")
+
+    faults.after_commit = fail
+    with pytest.raises(OutcomeUnknown) as caught:
+        outbox.commit(use("maybe"))
+    assert caught.value.resolution.applied is None
+    assert not outbox.is_healthy
+    with pytest.raises(OutboxFailed):
+        outbox.commit(use("refused"))
+    faults.heal()
+    mend(outbox)
+    assert caught.value.resolution.applied is True
+    assert outbox.is_healthy
+    assert keys(outbox) == ["maybe"]
+
+
+def test_an_error_before_commit_is_a_plain_refusal(make: Make, faults: Faults) -> None:
+    """Nothing was written, the caller knows it, and the number is used by the next one."""
+    outbox = make()
+
+    def fail(sql: str) -> None:
+        if sql.startswith("INSERT INTO records"):
+            raise error(sqlite3.SQLITE_IOERR, "disk I/O error")
+
+    faults.before = fail
+    with pytest.raises(OutboxFailed):
+        outbox.commit(use("a"))
+    faults.heal()
+    mend(outbox)
+    assert outbox.commit(use("b")) == Written(1)
+    assert keys(outbox) == ["b"]
+    assert outbox.key("acme", "a") is None
+
+
+def test_an_acknowledgement_that_can_not_be_written_moves_in_memory(make: Make, faults: Faults) -> None:
+    """Draining goes on with a disk that takes nothing; a restart sends that stretch again."""
+    outbox = make()
+    outbox.commit(use("a"))
+
+    def fail(sql: str) -> None:
+        if sql.startswith("BEGIN"):
+            raise error(sqlite3.SQLITE_FULL, "database or disk is full")
+
+    faults.before = fail
+    outbox.acknowledge(outbox.identity.incarnation_id, 1)
+    assert keys(outbox) == []
+    earlier = outbox.identity.incarnation_id
+    faults.heal()
+    outbox.close()
+    again = make()
+    assert again.read_batch(earlier, max_records=10, max_bytes=1000) is not None
+
+
+def test_a_file_that_is_no_database_is_set_aside_and_never_deleted(make: Make, tmp_path: Path) -> None:
+    """Rubbish in place of the file: it is kept under another name, and the outbox starts anew."""
+    path = tmp_path / "outbox.sqlite3"
+    path.write_bytes(b"rubbish" * 1000)
+    outbox = make()
+    assert outbox.commit(use("a")) == Written(1)
+    aside = list(tmp_path.glob("outbox.sqlite3.aside-*"))
+    assert [p.read_bytes() for p in aside] == [b"rubbish" * 1000]
+
+
+def test_what_can_be_read_of_a_damaged_file_is_sent_again_with_its_uid(make: Make, tmp_path: Path) -> None:
+    """Pages in the middle are overwritten: rows before and behind them come through, with keys and holds."""
+    first = make()
+    before = first.identity
+    for n in range(300):
+        first.commit(use(f"k{n}", 1000))
+    first.commit(Write(reservation=Reservation("r", 1, True, b"open")))
+    first.close()
+    path = tmp_path / "outbox.sqlite3"
+    pages = _pages_of(path, "records")
+    with path.open("r+b") as file:
+        for page in pages[len(pages) // 2 : len(pages) // 2 + 3]:
+            file.seek((page - 1) * 4096)
+            file.write(b"\xff" * 4096)
+    second = make()
+    assert second.identity.outbox_id != before.outbox_id
+    found = []
+    for incarnation in second.incarnations():
+        batch = second.read_batch(incarnation.incarnation_id, max_records=10_000, max_bytes=1 << 30)
+        if batch is not None:
+            found += usage.ReportBatchRequest.FromString(batch.payload).records
+    names = [r.usage.decision_id for r in found]
+    assert names[0] == "k0"
+    assert names[-1] == "k299"
+    assert 280 <= len(names) < 300
+    assert all(r.first_written.outbox_id == before.outbox_id for r in found)
+    assert all(r.usage.decision_id == f"k{r.first_written.seq - 1}" for r in found)
+    assert second.reservation("r") is not None
+    assert isinstance(second.commit(use("k299")), KeyTaken)
+
+
+def _pages_of(path: Path, table: str) -> list[int]:
+    """Leaf pages of a table, through the checks of SQLite itself: those that hold the table's cells."""
+    data = path.read_bytes()
+    with sqlite3.connect(path) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
+    connection.close()
+    leaves: list[int] = []
+
+    def walk(page: int) -> None:
+        start = (page - 1) * 4096
+        kind = data[start]
+        cells = int.from_bytes(data[start + 3 : start + 5], "big")
+        if kind == 0x0D:
+            leaves.append(page)
+            return
+        for n in range(cells):
+            at = start + 12 + 2 * n
+            cell = start + int.from_bytes(data[at : at + 2], "big")
+            walk(int.from_bytes(data[cell : cell + 4], "big"))
+        walk(int.from_bytes(data[start + 8 : start + 12], "big"))
+
+    walk(root)
+    return leaves
+
+
+def test_a_salvage_that_was_interrupted_is_finished_or_begun_again(make: Make, tmp_path: Path) -> None:
+    """A whole new file whose old one is gone is taken into use; half of one is thrown away, for it holds only copies."""
+    first = make()
+    first.commit(use("a"))
+    first.set_aside("test")
+    first.close()
+    path = tmp_path / "outbox.sqlite3"
+    path.rename(tmp_path / "outbox.sqlite3.new")
+    second = make()
+    assert second.key("acme", "a") is not None
+    second.close()
+    (tmp_path / "outbox.sqlite3.new").write_bytes(b"half")
+    third = make()
+    assert third.key("acme", "a") is not None
+    assert not (tmp_path / "outbox.sqlite3.new").exists()
+
+
+def test_damage_that_is_met_while_running_sets_the_file_aside(make: Make, faults: Faults) -> None:
+    """The group is refused; the next look at the store goes on in a new file that knows what was readable."""
+    outbox = make()
+    before = outbox.identity
+    outbox.commit(use("a"))
+
+    def fail(sql: str) -> None:
+        if sql.startswith("INSERT OR IGNORE INTO keys (customer_id"):
+            raise error(sqlite3.SQLITE_CORRUPT, "database disk image is malformed")
+
+    faults.before = fail
+    with pytest.raises(OutboxFailed):
+        outbox.commit(use("b"))
+    faults.heal()
+    mend(outbox)
+    assert outbox.is_healthy
+    assert outbox.identity.outbox_id != before.outbox_id
+    assert isinstance(outbox.commit(use("a")), KeyTaken)
+    assert outbox.commit(use("b")) == Written(1)
+
+
+def test_remote_is_answered_only_when_the_control_plane_has_it(make: Make) -> None:
+    """Without an acknowledgement in time the write stands, and says so; with one the caller is answered."""
+    outbox = make(Durability.REMOTE)
+    with pytest.raises(OutcomeUnknown) as caught:
+        outbox.commit(use("a"), timeout_seconds=0.01)
+    assert caught.value.resolution.applied is True
+    me = outbox.identity.incarnation_id
+    outbox.on_waiting(lambda: outbox.acknowledge(me, 2))
+    started = time.monotonic()
+    assert outbox.commit(use("b"), timeout_seconds=30) == Written(2)
+    assert time.monotonic() - started < 10
