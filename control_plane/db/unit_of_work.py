@@ -44,6 +44,7 @@ class UnitOfWork:
         self._database = database
         self._changes: dict[tuple[ChangeKind, str], None] = {}
         self._revision: int | None = None
+        self._sealed = False
         self._after_commit: list[Callable[[], None]] = []
 
     @property
@@ -53,6 +54,7 @@ class UnitOfWork:
 
     def change(self, kind: ChangeKind, key: str) -> None:
         """Says that followers must hear of this thing again. Repeats count once."""
+        assert not self._sealed, "a change after the revision was taken would be missed"
         self._changes[ChangeKind(kind), key] = None
 
     def kept(self, kind: type[Kept]) -> Kept:
@@ -83,16 +85,20 @@ class UnitOfWork:
         revision: int = (await self.connection.execute(select(revisions.c.revision))).scalar_one()
         return revision
 
-    async def _write_feed(self) -> None:
-        if not self._changes and self._revision is None:
-            return
-        revision = await self.take_revision()
-        rows = [
-            {"revision": revision, "kind": kind.value, "key": key, "at": self.now}
-            for kind, key in self._changes
-        ]
-        if rows:
-            await self.connection.execute(insert(feed), rows)
+    async def seal(self) -> None:
+        """Takes the revision, if anything changed, and writes the feed: the last act before the commit.
+
+        The commit does it by itself. Only who writes an answer down together with its revision calls it before.
+        """
+        if (self._changes or self._revision is not None) and not self._sealed:
+            revision = await self.take_revision()
+            rows = [
+                {"revision": revision, "kind": kind.value, "key": key, "at": self.now}
+                for kind, key in self._changes
+            ]
+            if rows:
+                await self.connection.execute(insert(feed), rows)
+        self._sealed = True
 
     def _committed(self) -> None:
         for callback in self._after_commit:
@@ -168,8 +174,8 @@ class Database:
         async with self.engine.connect() as connection, connection.begin():
             uow = UnitOfWork(connection, await self._now(connection), self)
             yield uow
-            await uow._write_feed()  # noqa: SLF001 - the two classes are one: the committer
-        uow._committed()  # noqa: SLF001
+            await uow.seal()
+        uow._committed()  # noqa: SLF001 - the two classes are one: the committer
         if uow.revision is not None:
             for callback in self._on_revision:
                 callback(uow.revision)

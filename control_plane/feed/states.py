@@ -16,12 +16,14 @@ from purser.sync.v1.feed_pb2 import CatalogRevision, CustomerState, SubjectState
 from sidecar.engine.customer import Customer, Subscription
 
 
-def timestamp(at: datetime | None) -> Timestamp | None:
+def timestamp(at: datetime) -> Timestamp:
     """The same instant on the wire, exact to the microsecond."""
-    if at is None:
-        return None
     seconds, micros = divmod(to_micros(at), 1_000_000)
     return Timestamp(seconds=seconds, nanos=micros * 1000)
+
+
+def _optional(at: datetime | None) -> Timestamp | None:
+    return None if at is None else timestamp(at)
 
 
 async def customer_states(uow: UnitOfWork, customer_ids: Collection[str]) -> Mapping[str, CustomerState]:
@@ -79,10 +81,10 @@ def _subscription_state(held: Subscription) -> SubscriptionState:
         catalog_revision=held.catalog_revision,
         state=held.state.value,
         starts_at=timestamp(held.starts_at),
-        ends_at=timestamp(held.ends_at),
+        ends_at=_optional(held.ends_at),
         anchor_at=timestamp(held.anchor_at),
-        trial_ends_at=timestamp(held.trial_ends_at),
-        past_due_since=timestamp(held.past_due_since),
+        trial_ends_at=_optional(held.trial_ends_at),
+        past_due_since=_optional(held.past_due_since),
         on_past_due=str(held.on_past_due) if held.on_past_due is not None else "",
         add_ons=held.add_ons,
     )

@@ -10,6 +10,7 @@ from control_plane.db.unit_of_work import Database
 from control_plane.feed.poller import Poller
 from control_plane.leases.acquire import acquire
 from control_plane.leases.sessions import close_session, open_session
+from control_plane.leases.settings import LeaseSettings
 from control_plane.rpc.follow import FollowContext, follow
 from control_plane.rpc.status import UNFORESEEN, row_for, status_of
 from control_plane.usage.refusals import report_refusals
@@ -24,9 +25,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SyncService(SyncServiceServicer):
     """What sidecars ask. One per process."""
 
-    def __init__(self, database: Database, poller: Poller) -> None:
+    def __init__(self, database: Database, poller: Poller, settings: LeaseSettings) -> None:
         self._database = database
         self._poller = poller
+        self._settings = settings
 
     async def OpenSession(
         self, request: session_pb2.OpenSessionRequest, context: Context
@@ -41,7 +43,7 @@ class SyncService(SyncServiceServicer):
     async def AcquireLeases(
         self, request: session_pb2.AcquireLeasesRequest, context: Context
     ) -> session_pb2.AcquireLeasesResponse:
-        return await _answer(context, acquire(self._database, request))
+        return await _answer(context, acquire(self._database, request, self._settings))
 
     async def ReportBatch(
         self, request: usage_pb2.ReportBatchRequest, context: Context
@@ -53,7 +55,9 @@ class SyncService(SyncServiceServicer):
     ) -> usage_pb2.ReportRefusalsResponse:
         return await _answer(context, self._database.transact(lambda uow: report_refusals(uow, request)))
 
-    async def Follow(self, requests: AsyncIterator[feed_pb2.FollowRequest], context: FollowContext) -> None:
+    async def Follow(  # type: ignore[override] # it writes by itself, and does not yield: each write has a time limit
+        self, requests: AsyncIterator[feed_pb2.FollowRequest], context: FollowContext
+    ) -> None:
         await _answer(context, follow(self._database, self._poller, requests, context))
 
 

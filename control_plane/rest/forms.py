@@ -1,0 +1,75 @@
+"""The forms of values in JSON: ids, exact amounts, instants."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
+
+from sidecar.engine.catalog import Catalog
+from sidecar.engine.values import NotANumber, format_decimal, from_scaled, parse_decimal
+
+MAX_ID_BYTES = 255
+
+
+class Form(BaseModel):
+    """A request's body. What it does not know is an error, not ignored."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=10_000)
+
+
+def _id(value: str) -> str:
+    if not 1 <= len(value.encode()) <= MAX_ID_BYTES:
+        raise ValueError(f"1 to {MAX_ID_BYTES} bytes")
+    if not value.isprintable():
+        raise ValueError("without control characters")
+    return value
+
+
+Id = Annotated[str, AfterValidator(_id), Field(examples=["acme"])]
+
+
+def _decimal(value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError('write it as a decimal string, such as "20.5": a number would lose digits')  # noqa: TRY004 - pydantic turns a ValueError into a problem
+    try:
+        return parse_decimal(str(value))
+    except NotANumber as error:
+        raise ValueError(str(error)) from error
+
+
+Exact = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": r"^-?\d+(\.\d+)?$", "examples": ["20.5"]}),
+]
+"""A decimal string or an integer; never a float."""
+
+Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+"""RFC 3339 with an offset; kept in UTC, to the microsecond."""
+
+ExternalIds = Annotated[dict[Id, Annotated[str, Field(max_length=MAX_ID_BYTES)]], Field(max_length=64)]
+
+
+def instant(at: datetime | None) -> str | None:
+    """RFC 3339 in UTC: `2030-01-01T12:00:00Z`, with microseconds where there are any."""
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def amount(scaled: int | None, scale: int) -> str | None:
+    """An amount as an exact decimal string."""
+    return None if scaled is None else format_decimal(from_scaled(scaled, scale))
+
+
+def scale_of(catalog: Catalog, unit: str) -> int | None:
+    """The scale of a unit; None: the catalog does not have it."""
+    found = catalog.units.get(unit)
+    return None if found is None else found.scale

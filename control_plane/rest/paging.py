@@ -1,0 +1,41 @@
+"""Lists in pages: `{"items", "next_cursor"}`."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Query
+
+from control_plane.errors import FieldProblem, Invalid
+
+MAX_LIMIT = 1000
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items of one page.")]
+Cursor = Annotated[
+    str | None, Query(max_length=2000, description="`next_cursor` of the page before; none: the first page.")
+]
+
+
+def page(items: Sequence[Any], keys: Sequence[Sequence[str | int]], limit: int) -> dict[str, Any]:
+    """A page of at most `limit` items; pass one item more than that when there is one, and the key of each."""
+    more = len(items) > limit
+    return {"items": list(items[:limit]), "next_cursor": encode(keys[limit - 1]) if more else None}
+
+
+def encode(key: Sequence[str | int]) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(list(key))).decode().rstrip("=")
+
+
+def decode(cursor: str | None, first: Sequence[str | int]) -> Sequence[Any]:
+    """The key after which the page begins; `first` for the first page, and for the types. Raises Invalid."""
+    if not cursor:
+        return first
+    try:
+        key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError) as error:
+        raise Invalid(FieldProblem("cursor", "not one that was answered here")) from error
+    if not isinstance(key, list) or [type(part) for part in key] != [type(part) for part in first]:
+        raise Invalid(FieldProblem("cursor", "not one that was answered here"))
+    return key

@@ -1,0 +1,166 @@
+"""THE table from error to HTTP status, as RFC 9457 problems."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from control_plane import errors
+from control_plane.catalog.text import BadText
+from control_plane.ledger.grants import GrantConflict, GrantRefused, GrantUnknown
+from sidecar.engine.values import AmountOutOfRange, NotANumber
+
+TYPES: Final = "https://purser.dev/problems/"
+MEDIA_TYPE: Final = "application/problem+json"
+
+FieldErrors = Sequence[Mapping[str, Any]]
+
+
+class KeyReused(ValueError):
+    """The Idempotency-Key was used before, for another request."""
+
+
+class Unauthenticated(Exception):
+    """The bearer token is missing or wrong."""
+
+
+class TooLarge(ValueError):
+    """The body is larger than what is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one kind of error is answered. `shown`: its text may leave the house."""
+
+    status: HTTPStatus
+    name: str
+    title: str
+    fields: Callable[[Any], FieldErrors] = lambda _error: ()
+    headers: Mapping[str, str] | None = None
+    shown: bool = True
+
+
+def _invalid(error: errors.Invalid) -> FieldErrors:
+    return [{"field": one.field, "problem": one.problem} for one in error.problems]
+
+
+def _bad_text(error: BadText) -> FieldErrors:
+    return [
+        {
+            "line": one.at.line,
+            "column": one.at.column,
+            "field": one.path,
+            "problem": one.what,
+            "mend": one.mend,
+        }
+        for one in error.problems
+    ]
+
+
+def _unvalidated(error: RequestValidationError) -> FieldErrors:
+    return [{"field": _field(one["loc"]), "problem": one["msg"]} for one in error.errors()]
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """`add_ons[0]`: without the `body`, `query` or `path` that it stands in."""
+    name = ""
+    for step in location[1:]:
+        name += f"[{step}]" if isinstance(step, int) else f".{step}" if name else step
+    return name or str(location[0])
+
+
+_UNPROCESSABLE = HTTPStatus.UNPROCESSABLE_ENTITY
+_AGAIN: Final = {"Retry-After": "1"}
+
+TABLE: Final[Mapping[type[Exception], Row]] = {
+    errors.Invalid: Row(_UNPROCESSABLE, "invalid", "The request is not valid", _invalid),
+    RequestValidationError: Row(
+        _UNPROCESSABLE, "invalid", "The request is not valid", _unvalidated, shown=False
+    ),
+    BadText: Row(_UNPROCESSABLE, "bad-catalog", "The catalog has problems; nothing was changed", _bad_text),
+    NotANumber: Row(_UNPROCESSABLE, "invalid", "The request is not valid"),
+    AmountOutOfRange: Row(_UNPROCESSABLE, "invalid", "The request is not valid"),
+    GrantRefused: Row(_UNPROCESSABLE, "invalid", "The grant is not valid"),
+    errors.NotFound: Row(HTTPStatus.NOT_FOUND, "not-found", "There is no such thing"),
+    GrantUnknown: Row(HTTPStatus.NOT_FOUND, "not-found", "There is no such grant"),
+    errors.AlreadyExists: Row(HTTPStatus.CONFLICT, "already-exists", "The id is taken"),
+    errors.WrongState: Row(HTTPStatus.CONFLICT, "wrong-state", "Its state does not allow this"),
+    GrantConflict: Row(HTTPStatus.CONFLICT, "already-exists", "The id is taken"),
+    KeyReused: Row(HTTPStatus.CONFLICT, "idempotency-key-reused", "The Idempotency-Key was used before"),
+    errors.VersionConflict: Row(HTTPStatus.PRECONDITION_FAILED, "version-conflict", "It has changed"),
+    Unauthenticated: Row(
+        HTTPStatus.UNAUTHORIZED, "unauthenticated", "Say who you are", headers={"WWW-Authenticate": "Bearer"}
+    ),
+    TooLarge: Row(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", "The body is too large"),
+    DataError: Row(_UNPROCESSABLE, "invalid", "The request is not valid", shown=False),
+    DBAPIError: Row(
+        HTTPStatus.SERVICE_UNAVAILABLE, "database", "The database is away", headers=_AGAIN, shown=False
+    ),
+    PoolTimeout: Row(
+        HTTPStatus.SERVICE_UNAVAILABLE, "database", "The database is away", headers=_AGAIN, shown=False
+    ),
+}
+
+UNFORESEEN: Final = Row(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Something went wrong", shown=False)
+
+
+def row_for(error: Exception) -> Row:
+    """The row of the error's type or of the nearest type above it."""
+    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNFORESEEN)
+
+
+def answer(error: Exception) -> JSONResponse:
+    """The problem that an error is answered with."""
+    row = row_for(error)
+    detail = (str(error) or type(error).__doc__ or "") if row.shown else ""
+    return problem(
+        row.status, row.name, row.title, detail=detail, fields=row.fields(error), headers=row.headers
+    )
+
+
+def problem(
+    status: int,
+    name: str,
+    title: str,
+    *,
+    detail: str = "",
+    fields: FieldErrors = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An RFC 9457 problem; `errors` lists the fields at fault."""
+    body: dict[str, Any] = {"type": TYPES + name, "title": title, "status": int(status)}
+    if not detail and fields:
+        detail = "; ".join(f"{one['field']}: {one['problem']}" for one in fields)
+    if detail:
+        body["detail"] = detail[:4000]
+    if fields:
+        body["errors"] = list(fields)
+    return JSONResponse(body, int(status), headers=headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Every error that leaves the app is a problem."""
+
+    async def known(_request: Request, error: Exception) -> JSONResponse:
+        if row_for(error) is UNFORESEEN:
+            structlog.get_logger("control_plane.rest").exception("request_failed", exc_info=error)
+        return answer(error)
+
+    async def by_the_framework(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        title = HTTPStatus(error.status_code).phrase
+        name = title.lower().replace(" ", "-")
+        return problem(error.status_code, name, title, headers=error.headers)
+
+    for kind in TABLE:
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(HTTPException, by_the_framework)
+    app.add_exception_handler(Exception, known)
