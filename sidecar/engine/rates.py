@@ -1,7 +1,7 @@
 """Token buckets in whole numbers: refill, take, and the moving of shares between holders.
 
-Instants are microseconds of any clock that does not jump: the shell's, or the database's. Tokens are kept in micro-units:
-millionths of the balance's last digit, so that a slow refill is not lost in rounding.
+Instants are microseconds of any clock that does not jump: the shell's, or the database's. Tokens are kept in
+micro-units: millionths of the balance's last digit, so that a slow refill is not lost in rounding.
 """
 
 from typing import Final, NamedTuple
