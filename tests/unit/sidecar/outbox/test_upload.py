@@ -1,0 +1,280 @@
+"""The sender and the sessions together, step by step, against books in memory."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from purser.sync.v1 import session_pb2 as session
+from purser.sync.v1 import usage_pb2 as usage
+from sidecar.outbox.port import Durability, KeyEntry, LeaseChange, Reservation, Write
+from sidecar.outbox.sender import Sender
+from sidecar.outbox.sessions import Sessions
+from sidecar.outbox.sqlite import SqliteOutbox
+from sidecar.runtime.clock import ManualClock
+from sidecar.runtime.metrics import Metrics
+from tests.unit.sidecar.outbox.books import FakeBooks, failing
+
+
+class Process:
+    """One sidecar process over an outbox, without threads."""
+
+    def __init__(
+        self, folder: Path, books: FakeBooks, clock: ManualClock, make_id: Callable[[], str], boot_id: str
+    ) -> None:
+        """Starts."""
+        self.clock = clock
+        metrics = Metrics(CollectorRegistry())
+        self.outbox = SqliteOutbox(
+            folder / "outbox.sqlite3",
+            durability=Durability.PROCESS_CRASH,
+            clock=clock,
+            make_id=make_id,
+            boot_id=boot_id,
+            metrics=metrics,
+            min_free_bytes=0,
+            is_threaded=False,
+        )
+        turn = threading.Lock()
+        self.acknowledged: list[tuple[str, int]] = []
+        self.sessions = Sessions(
+            self.outbox, port=books, label="test", clock=clock, random=Random(1), metrics=metrics, turn=turn
+        )
+        self.sender = Sender(
+            self.outbox,
+            port=books,
+            sessions=self.sessions,
+            clock=clock,
+            random=Random(2),
+            metrics=metrics,
+            turn=turn,
+            on_acknowledged=lambda incarnation_id, cursor: self.acknowledged.append((incarnation_id, cursor)),
+        )
+
+    def use(self, *keys: str, lease: str = "") -> None:
+        """Consumes."""
+        for key in keys:
+            body = usage.Usage(decision_id=key).SerializeToString()
+            leases = (LeaseChange(lease, charged=1),) if lease else ()
+            self.outbox.commit(Write(body, KeyEntry("acme", key, b"h", b"a"), leases=leases))
+
+    def run(self, seconds: float = 30.0) -> None:
+        """Steps for that long."""
+        until = self.clock.monotonic() + seconds
+        while self.clock.monotonic() < until:
+            rest = min(self.sessions.step(), self.sender.step())
+            self.clock.advance(max(0.01, min(rest, 1.0)))
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def books() -> FakeBooks:
+    """Empty."""
+    return FakeBooks()
+
+
+@pytest.fixture
+def start(tmp_path: Path, books: FakeBooks) -> Iterator[Start]:
+    """Starts a process; one that still runs is killed first, as far as the outbox can tell."""
+    numbers = itertools.count(1)
+    clock = ManualClock()
+    running: list[Process] = []
+
+    def starting(boot_id: str = "boot") -> Process:
+        for process in running:
+            process.outbox._lock_file.close()
+        running.append(Process(tmp_path, books, clock, lambda: f"id{next(numbers)}", boot_id))
+        return running[-1]
+
+    yield starting
+    for process in running:
+        process.outbox.close()
+
+
+def test_everything_arrives_in_order_exactly_once_when_replies_are_lost(
+    start: Start, books: FakeBooks
+) -> None:
+    """Calls fail before and after they were done; nothing is booked twice or out of order, nothing is missing."""
+    process = start()
+    names = [f"k{n}" for n in range(700)]
+    process.use(*names)
+    books.trouble = failing(3)
+    books.lost = failing(2)
+    process.run()
+    assert books.order == names
+    assert process.acknowledged[-1] == (process.outbox.identity.incarnation_id, 700)
+
+
+def test_nothing_is_uploaded_before_a_session_is_open(start: Start, books: FakeBooks) -> None:
+    """A rolled-back disk must be found out before its rows go up."""
+    process = start()
+    process.use("a")
+    books.trouble = failing(10**6, "open")
+    process.run(5)
+    assert process.sessions.opened is None
+    assert books.order == []
+
+
+def test_a_batch_that_fails_as_a_whole_is_halved_down_to_the_culprit(start: Start, books: FakeBooks) -> None:
+    """Everything before the bad record is booked; it and what follows wait, and are tried for ever."""
+    process = start()
+    process.use(*[f"k{n}" for n in range(100)])
+    books.poison = "k37"
+    process.run(120)
+    assert books.order == [f"k{n}" for n in range(37)]
+    assert books.sizes[-1] == 1
+    books.poison = ""
+    process.run(60)
+    assert books.order == [f"k{n}" for n in range(100)]
+
+
+def test_an_earlier_incarnation_is_sent_first_and_then_closed(start: Start, books: FakeBooks) -> None:
+    """Its rows go up before ours; it is closed with its last number once they are in the books, and not named again."""
+    first = start()
+    first.use("a", "b")
+    earlier = first.outbox.identity.incarnation_id
+    second = start()
+    second.use("c")
+    second.run()
+    assert books.order == ["a", "b", "c"]
+    assert [(c.holder.incarnation_id, c.final_seq, list(c.keep)) for c in books.closed] == [(earlier, 2, [])]
+    second.sessions.superseded()
+    second.run(5)
+    named = {i.incarnation_id for i in books.opened[-1].open_incarnations}
+    assert named == {second.outbox.identity.incarnation_id}
+
+
+def test_keep_shrinks_as_holds_end_and_only_an_empty_one_ends_the_session(
+    start: Start, books: FakeBooks
+) -> None:
+    """An open hold of the earlier process keeps its part of the lease, until its charge is in the books."""
+    first = start()
+    slices = [session.Slice(grant_id="g", amount=100)]
+    first.outbox.record_leases([session.PresentedLease(lease_id="l1", slices=slices)])
+    hold = Write(reservation=Reservation("r", 1, True, b""), leases=(LeaseChange("l1", held=30),))
+    first.outbox.commit(hold)
+    earlier = first.outbox.identity.incarnation_id
+    second = start()
+    second.run(5)
+    kept = [[(k.lease_id, k.amount) for k in c.keep] for c in books.closed]
+    assert kept == [[("l1", 30)]]
+    assert earlier not in books.ended
+    body = usage.Usage(decision_id="r").SerializeToString()
+    change = (LeaseChange("l1", charged=20, held=-30),)
+    second.outbox.commit(Write(body, reservation=Reservation("r", 2, False, b""), leases=change))
+    books.trouble = failing(10**6, "report")
+    second.run(5)
+    assert [k.amount for k in books.closed[-1].keep] == [20]
+    books.trouble = failing(0)
+    second.run(30)
+    assert list(books.closed[-1].keep) == []
+    assert earlier in books.ended
+
+
+def test_nothing_is_closed_after_a_reboot_under_process_crash(start: Start, books: FakeBooks) -> None:
+    """The machine may have lost what the earlier process wrote last: its leases are left to the control plane's policy."""
+    first = start()
+    first.use("a")
+    second = start(boot_id="another")
+    second.run()
+    assert books.order == ["a"]
+    assert books.closed == []
+
+
+def test_a_rolled_back_disk_is_set_aside_and_its_rows_go_up_with_their_old_uid(
+    start: Start, books: FakeBooks, tmp_path: Path
+) -> None:
+    """An older copy of the file comes back: a new outbox id, rows sent again, each booked once, nothing closed."""
+    first = start()
+    first.use("a", "b")
+    first.run(5)
+    path = tmp_path / "outbox.sqlite3"
+    first.outbox.close()
+    copy = path.read_bytes()
+    second = start()
+    second.use("c", "d")
+    second.run(5)
+    closed_before = len(books.closed)
+    second.outbox.close()
+    path.write_bytes(copy)
+    third = start()
+    before = third.outbox.identity.outbox_id
+    third.use("e")
+    third.run()
+    assert third.outbox.identity.outbox_id != before
+    assert third.sessions.opened is not None
+    assert sorted(books.order) == ["a", "b", "c", "d", "e"]
+    assert not [c for c in books.closed[closed_before:] if c.holder.outbox_id == before]
+    assert len(list(tmp_path.glob("*.aside-*"))) == 1
+
+
+def test_a_request_that_was_overtaken_by_our_own_upload_is_no_rollback(
+    start: Start, books: FakeBooks
+) -> None:
+    """Between reading the last number and asking, more went up: asked again, all is well and nothing is set aside."""
+    process = start()
+    process.use("a")
+    process.run(5)
+    before = process.outbox.identity
+    me = before.incarnation_id
+
+    def overtake(rpc: str) -> None:
+        if rpc == "open" and books.highest[me] == 1:
+            process.use("b")
+            books.highest[me] = 2
+
+    books.trouble = overtake
+    process.sessions.superseded()
+    process.run(5)
+    assert process.outbox.identity == before
+    assert process.sessions.opened is not None
+
+
+def test_after_a_restore_rows_are_sent_again_from_the_restored_cursor(start: Start, books: FakeBooks) -> None:
+    """The generation changes: leases are presented, ended incarnations named, and everything of the last day is there again."""
+    first = start()
+    first.use("a")
+    earlier = first.outbox.identity.incarnation_id
+    second = start()
+    slices = [session.Slice(grant_id="g", amount=5)]
+    second.outbox.record_leases([session.PresentedLease(lease_id="l9", slices=slices)])
+    second.use("b", "c")
+    second.run()
+    assert earlier in books.ended
+    backup = FakeBooks(generation=2, outboxes={second.outbox.identity.outbox_id: set()})
+    books.__dict__.update(backup.__dict__)
+    second.sessions.reconnected(generation=2)
+    second.run()
+    assert books.order == ["a", "b", "c"]
+    assert [p.lease_id for p in books.opened[1].presented_leases] == ["l9"]
+    assert {i.incarnation_id for i in books.opened[1].open_incarnations} >= {earlier}
+    assert second.outbox.generation == 2
+
+
+def test_a_gap_makes_the_sender_step_back(start: Start, books: FakeBooks) -> None:
+    """The control plane lost what it had acknowledged: it is sent again from the number it expects."""
+    process = start()
+    process.use("a", "b")
+    process.run(5)
+    me = process.outbox.identity.incarnation_id
+    books.cursors[me] = 0
+    books.highest[me] = 0
+    books.booked.clear()
+    books.order.clear()
+    process.use("c")
+    process.run()
+    assert books.order == ["a", "b", "c"]
+
+
+def test_refusals_are_reported_once_and_never_retried(start: Start, books: FakeBooks) -> None:
+    """A lossy channel: they go up with the next report, and are gone."""
+    process = start()
+    process.outbox.count_refusals([b"", b""], [b""])
+    process.run(20)
+    assert books.refusals == [(2, 1)]
