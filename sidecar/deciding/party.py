@@ -1,6 +1,7 @@
 """Who asks: the customer and subject of a request, with what they are entitled to, or why there is nothing to go by."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -38,6 +39,8 @@ class Parties:
     clock: Clock
     now: Callable[[], datetime]
     """The control plane's clock as known."""
+    blocking: Callable[[], AbstractContextManager[None]]
+    """Around waits for the network."""
 
     def find(
         self, customer_id: str, subject_id: str, *, min_revision: int = 0, deadline: float, waits: bool = True
@@ -49,11 +52,15 @@ class Parties:
         if subject_id:
             known = self.view.subject(subject_id)
             if known is None and (waits or not customer_id or self.view.customer(customer_id) is None):
-                known = self.cold.subject(subject_id, deadline)
+                known = self.cold.subject(subject_id, self._bounded(deadline))
             if known is None and not customer_id:
                 text = "the subject is not known here, and the control plane can not be asked"
                 return Party("", subject_id, None, 0, Reason.CONTROL_PLANE_UNREACHABLE, text)
-            if known is not None and (known.customer_id or not customer_id) and known.customer_id != customer_id:
+            if (
+                known is not None
+                and (known.customer_id or not customer_id)
+                and known.customer_id != customer_id
+            ):
                 if customer_id:
                     text = f"the subject {subject_id!r} belongs to another customer"
                     return Party(customer_id, subject_id, None, 0, Reason.SUBJECT_NOT_FOUND, text)
@@ -64,7 +71,7 @@ class Parties:
         return self._customer(customer_id, subject_id, deadline)
 
     def _customer(self, customer_id: str, subject_id: str, deadline: float) -> Party:
-        entry = self.view.customer(customer_id) or self.cold.customer(customer_id, deadline)
+        entry = self.view.customer(customer_id) or self.cold.customer(customer_id, self._bounded(deadline))
         if entry is None:
             text = "the customer is not known here, and the control plane can not be asked"
             return Party(customer_id, subject_id, None, 0, Reason.CONTROL_PLANE_UNREACHABLE, text)
@@ -73,6 +80,9 @@ class Parties:
             return Party(customer_id, subject_id, None, 0, Reason.CUSTOMER_NOT_FOUND, text)
         compiled = self.view.compiled(entry, self.now())
         return Party(customer_id, subject_id, compiled.entitlements, compiled.stamp, Reason.OK)
+
+    def _bounded(self, deadline: float) -> float:
+        return min(deadline, self.clock.monotonic() + COLD_WAIT_SECONDS)
 
     def _reached(self, customer_id: str, revision: int, deadline: float) -> bool:
         def stands() -> bool:
@@ -85,6 +95,7 @@ class Parties:
             return True
         if customer_id and self.view.customer(customer_id) is None:
             # Fetching it brings a state that is as new as it gets.
-            self.cold.customer(customer_id, deadline)
+            self.cold.customer(customer_id, self._bounded(deadline))
         left = min(MIN_REVISION_WAIT_SECONDS, deadline - self.clock.monotonic())
-        return self.view.wait_for(stands, max(0.0, left))
+        with self.blocking():
+            return self.view.wait_for(stands, max(0.0, left))

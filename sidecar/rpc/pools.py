@@ -1,64 +1,173 @@
 """Bounded thread pools, one per kind of call, so that no kind starves another.
 
-Reads are short and need few threads; a durable write waits for the group commit, so many of them wait together; a cold
-customer waits for the network; a stream lasts for hours.
+Reads are short and need few threads; a durable write waits for the group commit, so many of them wait together; a stream lasts for
+hours. A call that has to wait for the network (a cold customer, a lease) says so with `blocking`: another thread takes its
+place meanwhile, so that what need not wait does not.
 """
 
+import contextlib
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Final
+
+import structlog
+
+from sidecar.deciding.errors import Overloaded
+
+_log = structlog.stdlib.get_logger(__name__)
+
+WAITING_MAX: Final = 500
+"""Calls of one pool that may wait for the network at a time."""
 
 
-class BoundedPool(ThreadPoolExecutor):
-    """A thread pool that knows how many calls it has taken on and not finished. Refusing is up to who asks `is_full`."""
+class Job:
+    """One call on its way. It stands in for a future, of which gRPC wants to hear only that it is done: that is cheaper."""
+
+    __slots__ = ("_args", "_callbacks", "_done", "_fn", "_kwargs")
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Not run yet."""
+        self._fn = fn
+        self._args = args
+        self._kwargs = kwargs
+        self._done = False
+        self._callbacks: list[Callable[[Any], Any]] = []
+
+    def add_done_callback(self, fn: Callable[[Any], Any]) -> None:
+        """Calls back once it is done, at once if it is."""
+        self._callbacks.append(fn)
+        if self._done:
+            self._call_back()
+
+    def run(self) -> None:
+        """Runs it. gRPC's own functions do not raise."""
+        try:
+            self._fn(*self._args, **self._kwargs)
+        finally:
+            self._done = True
+            self._call_back()
+
+    def _call_back(self) -> None:
+        # `pop` is atomic: each callback is called by whichever thread gets it, once.
+        with contextlib.suppress(IndexError):
+            while True:
+                self._callbacks.pop()(self)
+
+
+class Pool(ThreadPoolExecutor):
+    """A pool of daemon threads that knows how many calls it has taken on. gRPC insists on the class, not on its inside."""
 
     def __init__(self, name: str, *, threads: int, bound: int) -> None:
         """`bound`: calls running and queued together, at least `threads`."""
-        super().__init__(max_workers=threads, thread_name_prefix=f"purser-{name}")
+        super().__init__(max_workers=1)
         self.name = name
         self.bound = max(bound, threads)
-        self._taken = 0
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
+        self._taken = 0
+        self._waiting = 0
+        self._surplus = 0
+        self._alive = 0
+        for _ in range(threads):
+            self._start_thread()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls running and queued."""
+        return self._taken
 
     def is_full(self) -> bool:
         """Has it reached its bound? Read without the lock: one call more or less does not matter."""
         return self._taken >= self.bound
 
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """As in the standard library, and counted."""
-        future = super().submit(fn, *args, **kwargs)
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Queues a call. Whether there is room was asked before."""
+        job = Job(fn, args, kwargs)
         with self._lock:
             self._taken += 1
-        future.add_done_callback(self._finished)
-        return future
+        self._jobs.put(job)
+        return job
 
-    def _finished(self, _future: "Future[Any]") -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the threads once they have done what is queued. Does not wait for them: they are daemons."""
+        super().shutdown(wait=wait, cancel_futures=cancel_futures)
         with self._lock:
-            self._taken -= 1
+            alive = self._alive
+        for _ in range(alive):
+            self._jobs.put(None)
+
+    @contextlib.contextmanager
+    def blocking(self) -> Iterator[None]:
+        """Around a wait for the network: another thread stands in. Raises Overloaded when too many wait already."""
+        with self._lock:
+            if self._waiting >= WAITING_MAX:
+                raise Overloaded(self.name)
+            self._waiting += 1
+        self._start_thread()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                self._surplus += 1
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            self._alive += 1
+            number = self._alive
+        threading.Thread(target=self._work, name=f"purser-{self.name}-{number}", daemon=True).start()
+
+    def _work(self) -> None:
+        _here.pool = self
+        while (job := self._jobs.get()) is not None:
+            try:
+                job.run()
+            except Exception:  # noqa: BLE001
+                # A pool that loses threads to errors stops serving without a word.
+                _log.exception("a call ended in an error outside of its handler", pool=self.name)
+            with self._lock:
+                self._taken -= 1
+                if self._surplus:
+                    self._surplus -= 1
+                    break
+        with self._lock:
+            self._alive -= 1
+
+
+class _Here(threading.local):
+    pool: Pool | None = None
+
+
+_here = _Here()
+
+
+def blocking() -> contextlib.AbstractContextManager[None]:
+    """`Pool.blocking` of the pool that runs the present thread; nothing elsewhere."""
+    return contextlib.nullcontext() if _here.pool is None else _here.pool.blocking()
 
 
 @dataclass(frozen=True, slots=True)
 class Pools:
     """All pools of one server."""
 
-    reads: BoundedPool
-    writes: BoundedPool
-    waits: BoundedPool
-    streams: BoundedPool
-    refusals: BoundedPool
+    reads: Pool
+    writes: Pool
+    streams: Pool
+    refusals: Pool
 
-    def everything(self) -> tuple[BoundedPool, ...]:
+    def everything(self) -> tuple[Pool, ...]:
         """For shutting down and for metrics."""
-        return (self.reads, self.writes, self.waits, self.streams, self.refusals)
+        return (self.reads, self.writes, self.streams, self.refusals)
 
 
-def make_pools(*, read_threads: int, write_threads: int, wait_threads: int, stream_threads: int) -> Pools:
+def make_pools(*, read_threads: int, write_threads: int, stream_threads: int) -> Pools:
     """Pools whose queues are bounded to what can be answered within about a second."""
     return Pools(
-        reads=BoundedPool("reads", threads=read_threads, bound=2_000),
-        writes=BoundedPool("writes", threads=write_threads, bound=2_000),
-        waits=BoundedPool("waits", threads=wait_threads, bound=500),
-        streams=BoundedPool("streams", threads=stream_threads, bound=stream_threads),
-        refusals=BoundedPool("refusals", threads=1, bound=2_000),
+        reads=Pool("reads", threads=read_threads, bound=2_000),
+        writes=Pool("writes", threads=write_threads, bound=2_000),
+        streams=Pool("streams", threads=stream_threads, bound=stream_threads),
+        refusals=Pool("refusals", threads=1, bound=10_000),
     )

@@ -12,7 +12,6 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from sidecar.deciding import errors
-from sidecar.outbox import port as outbox
 
 DOMAIN: Final = "purser.dev"
 
@@ -34,6 +33,12 @@ def _nothing(_error: Exception) -> list[Message]:
 
 def _retry_after_seconds(seconds: int) -> Details:
     return lambda _error: [error_details_pb2.RetryInfo(retry_delay=Duration(seconds=seconds))]
+
+
+def _when_the_disk_may_be_back(error: NotWritten) -> list[Message]:
+    delay = Duration()
+    delay.FromMilliseconds(int(error.retry_after_seconds * 1000))
+    return [error_details_pb2.RetryInfo(retry_delay=delay)]
 
 
 def _bad_request(error: errors.Malformed) -> list[Message]:
@@ -61,6 +66,8 @@ TABLE: Final[dict[type[Exception], Row]] = {
     errors.ReservationConflict: Row(code_pb2.ALREADY_EXISTS, "RESERVATION_CONFLICT", _nothing),
     errors.ReservationEnded: Row(code_pb2.FAILED_PRECONDITION, "RESERVATION_ENDED", _nothing),
     errors.ReservationUnknown: Row(code_pb2.NOT_FOUND, "RESERVATION_UNKNOWN", _nothing),
+    NotWritten: Row(code_pb2.RESOURCE_EXHAUSTED, "NOT_WRITTEN", _when_the_disk_may_be_back),
+    OutcomeUnknown: Row(code_pb2.UNAVAILABLE, "OUTCOME_UNKNOWN", _retry_after_seconds(1)),
     errors.Overloaded: Row(code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", _retry_after_seconds(1)),
     errors.Draining: Row(code_pb2.UNAVAILABLE, "DRAINING", _retry_after_seconds(1)),
 }

@@ -117,14 +117,6 @@ def size(message: bytes) -> None:
         )
 
 
-def complete_event(event: usage.UsageEvent) -> None:
-    """Raises `Malformed` for an event that has nothing to fill its gaps from: a settle of an unknown reservation."""
-    wrong = _who(event.customer_id, event.subject_id, "event.")
-    if not event.event_name:
-        wrong.append(Violation("event.event_name", "is required for a reservation that is unknown"))
-    _raise(wrong)
-
-
 def _raise(wrong: list[Violation]) -> None:
     if wrong:
         raise Malformed(wrong)

@@ -2,15 +2,18 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.entries import CustomerEntry, SubjectEntry
 from sidecar.view.memory import View
 from sidecar.view.port import SecondTier, StoredState
 from sidecar.view.states import BadState
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Subscriber(Protocol):
@@ -30,14 +33,14 @@ class Cold:
         subscriber: Subscriber,
         second_tier: SecondTier | None,
         monotonic: Callable[[], float],
-        log: FilteringBoundLogger,
+        blocking: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """`second_tier` None: there is none."""
+        """`second_tier` None: there is none. `blocking()`: around waits for the network."""
+        self._blocking = blocking
         self._view = view
         self._subscriber = subscriber
         self._second_tier = second_tier
         self._monotonic = monotonic
-        self._log = log
         self._lock = threading.Lock()
         self._asked: dict[tuple[bool, str], int] = {}
 
@@ -68,9 +71,11 @@ class Cold:
             if pulse.is_connected:
                 if not waiting:
                     self._subscribe(key, is_customer=is_customer)
-                self._view.wait_for(
-                    lambda: lookup(key) is not None or not pulse.is_connected, deadline - self._monotonic()
-                )
+                with self._blocking():
+                    self._view.wait_for(
+                        lambda: lookup(key) is not None or not pulse.is_connected,
+                        max(0.0, deadline - self._monotonic()),
+                    )
             if lookup(key) is None and not pulse.is_connected and not waiting:
                 self._from_second_tier(key, is_customer=is_customer)
         finally:
@@ -96,7 +101,7 @@ class Cold:
         try:
             self._take_over(stored)
         except BadState as error:
-            self._log.warning("a state in the second tier was not taken over", problem=str(error))
+            _log.warning("a state in the second tier was not taken over", problem=str(error))
 
     def _take_over(self, stored: StoredState) -> None:
         state = stored.state
@@ -104,7 +109,7 @@ class Cold:
             self._view.apply(revision=stored.revision, subjects=[state], chained=False, advance=False)
             return
         needed = {item.catalog_revision for item in state.subscriptions}
-        catalogs = ()
+        catalogs: tuple[feed.CatalogRevision, ...] = ()
         if self._second_tier is not None and needed - self._view.catalogs.keys():
             known = self._second_tier.catalogs()
             catalogs = () if known is None else known.catalogs

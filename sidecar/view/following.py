@@ -4,13 +4,15 @@ import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.view.follower import Follower, Step
 from sidecar.view.memory import View
 from sidecar.view.port import Feed, FeedCall, FeedLost, Recalls
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Outgoing:
@@ -47,7 +49,6 @@ class Following:
         label: str,
         monotonic: Callable[[], float],
         delays: Callable[[], Iterator[float]],
-        log: FilteringBoundLogger,
     ) -> None:
         """`delays()`: seconds to wait before each further attempt, growing, with full jitter."""
         self._view = view
@@ -57,7 +58,6 @@ class Following:
         self._label = label
         self._monotonic = monotonic
         self._delays = delays
-        self._log = log
         self._follower = Follower(view)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -94,10 +94,10 @@ class Following:
             try:
                 came = self._follow_once()
             except FeedLost as error:
-                self._log.info("the feed is away", cause=str(error))
-            except Exception:
+                _log.info("the feed is away", cause=str(error))
+            except Exception:  # noqa: BLE001
                 # Whatever went wrong in here must not end the following for good: the view would age without a word.
-                self._log.exception("following failed")
+                _log.exception("following failed")
             finally:
                 self._view.pulse.connected(False)
                 self._view.wake()
@@ -120,12 +120,12 @@ class Following:
                 if not came:
                     came = True
                     self._view.pulse.connected(True)
-                    self._log.info("the feed is connected", revision=self._view.revision)
+                    _log.info("the feed is connected", revision=self._view.revision)
                 step = self._follower.receive(message, received_at=self._monotonic())
                 if not self._take(step, outgoing):
                     break
         except FeedLost as error:
-            self._log.info("the feed broke", cause=str(error))
+            _log.info("the feed broke", cause=str(error))
         finally:
             with self._lock:
                 if self._call is not None:
@@ -136,14 +136,14 @@ class Following:
 
     def _take(self, step: Step, outgoing: Outgoing) -> bool:
         if step.problem:
-            self._log.warning("a message on the feed was not taken over", problem=step.problem)
+            _log.warning("a message on the feed was not taken over", problem=step.problem)
         outgoing.send(*step.send)
         if step.obey is not None:
             try:
                 last_seq = self._recalls.recall(step.obey)
-            except Exception:
+            except Exception:  # noqa: BLE001
                 # Unanswered, the recall stands: the leases end by themselves.
-                self._log.exception("a recall could not be obeyed", recall_id=step.obey.recall_id)
+                _log.exception("a recall could not be obeyed", recall_id=step.obey.recall_id)
             else:
                 answer = feed.Recalled(recall_id=step.obey.recall_id, last_seq=last_seq)
                 outgoing.send(feed.FollowRequest(recalled=answer))

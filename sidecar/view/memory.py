@@ -12,7 +12,8 @@ from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.catalog import Catalog
 from sidecar.engine.customer import Customer
-from sidecar.engine.entitlement import Entitlements, resolve
+from sidecar.engine.entitlement import Entitlements
+from sidecar.engine.resolve import resolve
 from sidecar.engine.values import BalanceRef
 from sidecar.view.entries import Compiled, CustomerEntry, Room, SubjectEntry
 from sidecar.view.hints import Hint, hint_of
@@ -54,6 +55,7 @@ class View:
         self._hints: dict[str, dict[BalanceRef, Hint]] = {}
         self._on_customers: list[CustomersChanged] = []
         self._on_balances: list[BalancesChanged] = []
+        self._on_generation: list[Callable[[int], None]] = []
 
     # Reading
 
@@ -121,6 +123,10 @@ class View:
     def on_balances_changed(self, callback: BalancesChanged) -> None:
         """Calls back after hints came that say something new. It must be quick and not raise."""
         self._on_balances.append(callback)
+
+    def on_generation(self, callback: Callable[[int], None]) -> None:
+        """Calls back when the view starts over, with the generation from now on. It must be quick and not raise."""
+        self._on_generation.append(callback)
 
     # Writing: the follower's thread, and once at start
 
@@ -190,6 +196,8 @@ class View:
                 subject.revision = 0
             self._hints = {}
         self.pulse.started_over()
+        for callback in self._on_generation:
+            callback(generation)
 
     def restore(self, stored: StoredView) -> None:
         """Takes over a view that was stored, into an empty one. Raises BadState."""
@@ -272,7 +280,13 @@ class View:
     def _compile(
         self, customer: Customer, catalogs: Mapping[int, Catalog], current: int, at: datetime
     ) -> Compiled:
-        entitlements: Entitlements = resolve(customer, catalogs, current, at)
+        if current not in catalogs:
+            # Before anything was published.
+            catalogs = {**catalogs, current: Catalog()}
+        try:
+            entitlements: Entitlements = resolve(customer, catalogs, current, at)
+        except (LookupError, ValueError) as error:
+            raise BadState(f"customer {customer.customer_id!r} can not be resolved: {error}") from error
         return Compiled(entitlements, current, next(self._stamps))
 
     def _note(self, hints: Iterable[Hint]) -> tuple[Hint, ...]:

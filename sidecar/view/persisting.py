@@ -5,13 +5,16 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.memory import View
 from sidecar.view.port import SecondTier
 from sidecar.view.snapshot import SnapshotFile, SnapshotUnusable, StoredView
 from sidecar.view.states import BadState
+
+_log = structlog.stdlib.get_logger(__name__)
+
 
 EVERY_SECONDS: Final = 3.0
 CONFIRM_EVERY_SECONDS: Final = 60.0
@@ -29,7 +32,6 @@ class Persisting:
         second_tier: SecondTier | None,
         wall_now: Callable[[], datetime],
         monotonic: Callable[[], float],
-        log: FilteringBoundLogger,
     ) -> None:
         """Nothing is read or written yet."""
         self._view = view
@@ -37,7 +39,6 @@ class Persisting:
         self._second_tier = second_tier
         self._wall_now = wall_now
         self._monotonic = monotonic
-        self._log = log
         self._stopping = threading.Event()
         self._written_revision = 0
         self._written_at = monotonic()
@@ -55,14 +56,14 @@ class Persisting:
             self._view.restore(stored)
         except (SnapshotUnusable, BadState) as error:
             aside = self._file.set_aside(self._wall_now())
-            self._log.error("the snapshot of the view was set aside", cause=str(error), now=str(aside))
+            _log.error("the snapshot of the view was set aside", cause=str(error), now=str(aside))
             return False
         except OSError as error:
-            self._log.error("the snapshot of the view can not be read", cause=str(error))
+            _log.error("the snapshot of the view can not be read", cause=str(error))
             return False
         self._view.pulse.restore(stored.as_of, wall_now=self._wall_now(), monotonic=self._monotonic())
         self._written_revision = stored.revision
-        self._log.info("started from the snapshot", revision=stored.revision, customers=len(stored.customers))
+        _log.info("started from the snapshot", revision=stored.revision, customers=len(stored.customers))
         return True
 
     def start(self) -> None:
@@ -90,10 +91,10 @@ class Persisting:
             self._to_second_tier()
             self._to_disk()
         except OSError as error:
-            self._log.error("the snapshot of the view can not be written", cause=str(error))
-        except Exception:
+            _log.error("the snapshot of the view can not be written", cause=str(error))
+        except Exception:  # noqa: BLE001
             # A snapshot is a cache; the thread goes on, and says what went wrong.
-            self._log.exception("the snapshot of the view was not written")
+            _log.exception("the snapshot of the view was not written")
 
     def _to_disk(self) -> None:
         view, now = self._view, self._monotonic()

@@ -5,13 +5,16 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import redis
+import structlog
 from google.protobuf.message import DecodeError, Message
 from redis.exceptions import RedisError
-from structlog.typing import FilteringBoundLogger
 
 from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.port import StoredState
 from sidecar.view.snapshot import StoredView
+
+_log = structlog.stdlib.get_logger(__name__)
+
 
 TIMEOUT_SECONDS: Final = 0.05
 CIRCUIT_SECONDS: Final = 5.0
@@ -31,14 +34,11 @@ def connect(url: str) -> "redis.Redis":
 class RedisTier:
     """`SecondTier` in Redis. One key per customer, per subject and per catalog revision, each with generation and revision."""
 
-    def __init__(
-        self, client: "redis.Redis", *, prefix: str, monotonic: Callable[[], float], log: FilteringBoundLogger
-    ) -> None:
+    def __init__(self, client: "redis.Redis", *, prefix: str, monotonic: Callable[[], float]) -> None:
         """`prefix` keeps fleets apart that share a Redis."""
         self._client = client
         self._prefix = prefix
         self._monotonic = monotonic
-        self._log = log
         self._open_until = float("-inf")
         script = importlib.resources.files("sidecar.view").joinpath("put_if_newer.lua").read_text()
         self._put = client.register_script(script)
@@ -67,7 +67,7 @@ class RedisTier:
             return work()
         except (RedisError, OSError, DecodeError, ValueError) as error:
             self._open_until = self._monotonic() + CIRCUIT_SECONDS
-            self._log.warning("Redis is left alone for a while", cause=str(error), seconds=CIRCUIT_SECONDS)
+            _log.warning("Redis is left alone for a while", cause=str(error), seconds=CIRCUIT_SECONDS)
             return otherwise
 
     def _key(self, kind: str, name: str) -> str:
@@ -100,7 +100,12 @@ class RedisTier:
 
     def _write(self, stored: StoredView) -> None:
         def put(kind: str, name: str, state: Message) -> None:
-            args = [stored.generation, stored.revision, state.SerializeToString(), KEEP_SECONDS]
+            args: list[int | bytes] = [
+                stored.generation,
+                stored.revision,
+                state.SerializeToString(),
+                KEEP_SECONDS,
+            ]
             self._put(keys=[self._key(kind, name)], args=args)
 
         for catalog in stored.catalogs:

@@ -1,0 +1,52 @@
+"""`python -m sidecar`: serves until SIGTERM or Ctrl-C, then drains."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+import pydantic
+
+from sidecar.app import Sidecar
+from sidecar.config import Settings, settings_from
+from sidecar.outbox.port import OutboxLocked
+from sidecar.runtime.logs import set_up_logs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads flags over environment over file; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="sidecar", description=__doc__)
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        if field.annotation is bool:
+            parser.add_argument(flag, action="store_true", default=None, help=field.description)
+        else:
+            parser.add_argument(flag, help=field.description)
+    try:
+        settings = settings_from(**vars(parser.parse_args(arguments)))
+    except pydantic.ValidationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return serve(settings)
+
+
+def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status. Called in the main thread."""
+    set_up_logs(level=settings.log_level, is_json=settings.log_json, service="sidecar")
+    try:
+        sidecar = Sidecar(settings)
+    except (OutboxLocked, OSError, RuntimeError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    asked_to_stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked_to_stop.set())
+    sidecar.start()
+    asked_to_stop.wait()
+    sidecar.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,413 @@
+"""The composer: the only place that knows all rooms. What a call passes through can be read off here.
+
+a check     rpc.fast (bytes known already) → rpc.service → deciding.check → view → engine
+a consume   rpc.service → deciding.consume → view → engine → leases.book (one lock) → outbox (one commit)
+                                                   short of balance: leases.keeper → upstream
+a report    rpc.service → deciding.report → outbox (one commit)
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from random import Random
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from purser.sync.v1 import session_pb2 as session
+from sidecar.config import Settings
+from sidecar.deciding.answers import Answers
+from sidecar.deciding.check import Check
+from sidecar.deciding.consume import Consume
+from sidecar.deciding.entitlements import Listing
+from sidecar.deciding.judging import Judge
+from sidecar.deciding.party import Parties
+from sidecar.deciding.refusals import Refusals
+from sidecar.deciding.report import Report
+from sidecar.deciding.reserve import Reserve
+from sidecar.deciding.spending import Till
+from sidecar.deciding.standings import Standings
+from sidecar.deciding.trouble import Strangers
+from sidecar.deciding.uniques import Uniques
+from sidecar.deciding.unreported import Unreported
+from sidecar.deciding.waivers import Waivers
+from sidecar.http.metrics import EdgeMetrics
+from sidecar.http.probes import Probes
+from sidecar.leases.book import LeaseBook
+from sidecar.leases.keeper import Keeper
+from sidecar.outbox.sender import Sender
+from sidecar.outbox.sessions import Sessions
+from sidecar.outbox.sqlite import SqliteOutbox
+from sidecar.rpc import wire
+from sidecar.rpc.fast import FastChecks
+from sidecar.rpc.pools import blocking, make_pools
+from sidecar.rpc.server import ApiServer, Handlers, Tls
+from sidecar.rpc.service import EntitlementService, Verbs
+from sidecar.runtime.backoff import Backoff
+from sidecar.runtime.boot import boot_id
+from sidecar.runtime.clock import Clock, SystemClock
+from sidecar.runtime.lifecycle import Loop
+from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
+from sidecar.upstream.channel import Security, open_channel
+from sidecar.upstream.client import ControlPlane
+from sidecar.upstream.link import Link
+from sidecar.view.cold import Cold
+from sidecar.view.following import Following
+from sidecar.view.hints import Hint
+from sidecar.view.memory import View
+from sidecar.view.persisting import Persisting
+from sidecar.view.pulse import Pulse
+from sidecar.view.redis import RedisTier, connect
+from sidecar.view.snapshot import SnapshotFile
+
+EXPIRY_SECONDS: Final = 0.1
+REFUSALS_SECONDS: Final = 2.0
+HEALTH_SECONDS: Final = 0.2
+DRAIN_LOOK_SECONDS: Final = 0.02
+ALL: Final = 2**62
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Sidecar:
+    """One sidecar. `start` returns when it serves; `stop` drains. Usable inside tests: it touches nothing global."""
+
+    def __init__(
+        self, settings: Settings, *, clock: Clock | None = None, random: Random | None = None
+    ) -> None:
+        """Opens the outbox and binds the ports; starts nothing. Raises OutboxLocked, OSError, RuntimeError."""
+        self._settings = settings
+        self._clock = clock = clock or SystemClock()
+        self._random = random = random or Random(secrets.randbits(128))  # noqa: S311 jitter and ids, not secrets
+        self._registry = CollectorRegistry()
+        self._metrics = Metrics(self._registry)
+        self._is_draining = False
+        self._stopped = threading.Event()
+        settings.data.mkdir(parents=True, exist_ok=True)
+        self._outbox = SqliteOutbox(
+            settings.data / "outbox.sqlite3",
+            durability=settings.durability,
+            clock=clock,
+            make_id=lambda: secrets.token_hex(16),
+            boot_id=boot_id(),
+            metrics=self._metrics,
+        )
+        self._wire_hold()
+        self._wire_view()
+        self._wire_verbs()
+        self._wire_edge()
+
+    # Wiring, from the bottom up
+
+    def _wire_hold(self) -> None:
+        """What may be spent, what was used, and the way to the control plane."""
+        settings, clock, metrics = self._settings, self._clock, self._metrics
+        self._link = Link(clock, metrics)
+        security = Security(
+            ca_file=settings.upstream_ca_file,
+            certificate_file=settings.upstream_cert_file,
+            key_file=settings.upstream_key_file,
+            token_file=settings.upstream_token_file,
+            is_tls=settings.upstream_tls or settings.upstream_ca_file is not None,
+        )
+        channel = open_channel(settings.control_plane, security)
+        self._control_plane = ControlPlane(channel, link=self._link, clock=clock, metrics=metrics)
+        turn = threading.Lock()
+        self._sessions = Sessions(
+            self._outbox,
+            port=self._control_plane,
+            label=settings.name,
+            clock=clock,
+            random=self._random,
+            metrics=metrics,
+            turn=turn,
+        )
+        self._unreported = Unreported()
+        self._sender = Sender(
+            self._outbox,
+            port=self._control_plane,
+            sessions=self._sessions,
+            clock=clock,
+            random=self._random,
+            metrics=metrics,
+            turn=turn,
+            on_acknowledged=self._acknowledged,
+        )
+        self._book = LeaseBook()
+        self._keeper = Keeper(
+            self._book,
+            port=self._control_plane,
+            journal=self._outbox,
+            sessions=self._sessions,
+            uploads=self._sender,
+            clock=clock,
+            random=self._random,
+            make_id=lambda: secrets.token_hex(16),
+            metrics=metrics,
+        )
+        keeping = Loop("purser-keeper", self._keeper.step)
+        sending = Loop("purser-sender", self._sender.step)
+        meeting = Loop("purser-sessions", self._sessions.step)
+        self._keeper.on_work(keeping.kick)
+        self._sender.on_work(sending.kick)
+        self._sessions.on_work(meeting.kick)
+        self._outbox.on_waiting(sending.kick)
+        self._link.on_back(self._sessions.reconnected)
+        self._link.on_back(sending.kick)
+        self._loops = [meeting, keeping, sending]
+
+    def _wire_view(self) -> None:
+        """What decisions rest on."""
+        settings, clock = self._settings, self._clock
+        self._pulse = Pulse()
+        self._view = View(
+            bound=settings.customers_max,
+            pulse=self._pulse,
+            now=self._control_now,
+            pinned=self._is_pinned,
+        )
+        tier = None
+        if settings.redis:
+            client = connect(settings.redis)
+            tier = RedisTier(client, prefix=settings.redis_prefix, monotonic=clock.monotonic)
+        self._following = Following(
+            view=self._view,
+            feed_port=self._control_plane,
+            recalls=self._keeper,
+            holder=self._holder,
+            label=settings.name,
+            monotonic=clock.monotonic,
+            delays=self._delays,
+        )
+        self._cold = Cold(
+            view=self._view,
+            subscriber=self._following,
+            second_tier=tier,
+            monotonic=clock.monotonic,
+            blocking=blocking,
+        )
+        self._persisting = Persisting(
+            view=self._view,
+            file=SnapshotFile(settings.data / "view.snapshot"),
+            second_tier=tier,
+            wall_now=clock.now,
+            monotonic=clock.monotonic,
+        )
+        self._view.on_customers_changed(self._keeper.forget)
+        self._view.on_balances_changed(self._balances_changed)
+        self._view.on_generation(self._sessions.reconnected)
+
+    def _wire_verbs(self) -> None:
+        """Deciding."""
+        clock = self._clock
+        uniques = Uniques()
+        parties = Parties(self._view, self._cold, clock, self._control_now, blocking)
+        self._standings = Standings(self._view, self._book, self._unreported)
+        till = Till(
+            view=self._view,
+            book=self._book,
+            keeper=self._keeper,
+            clock=clock,
+            waivers=Waivers(lambda: self._pulse.returns),
+            uniques=uniques,
+            now=self._control_now,
+            blocking=blocking,
+        )
+        judge = Judge(self._view, till, Strangers(self._view), uniques, clock)
+        answers = Answers(self._view, self._standings, clock, self._new_id, wire.decision_bytes)
+        self._refusals = Refusals(self._control_now)
+        self._reserve = Reserve(
+            parties=parties,
+            judge=judge,
+            till=till,
+            answers=answers,
+            outbox=self._outbox,
+            book=self._book,
+            refusals=self._refusals,
+            unreported=self._unreported,
+        )
+        self._listing = Listing(parties=parties, standings=self._standings, view=self._view, clock=clock)
+        self._verbs = Verbs(
+            check=Check(parties, judge, answers),
+            consume=Consume(
+                parties=parties,
+                judge=judge,
+                till=till,
+                answers=answers,
+                outbox=self._outbox,
+                refusals=self._refusals,
+                unreported=self._unreported,
+            ),
+            report=Report(
+                view=self._view,
+                parties=parties,
+                outbox=self._outbox,
+                clock=clock,
+                unreported=self._unreported,
+                late_window=self._settings.late_window,
+            ),
+            reserve=self._reserve,
+            listing=self._listing,
+            clock=clock,
+        )
+        self._loops += [
+            Loop("purser-expiry", self._expire),
+            Loop("purser-refusals", self._report_refusals),
+        ]
+
+    def _wire_edge(self) -> None:
+        """The ports that others see."""
+        settings = self._settings
+        self._pools = make_pools(
+            read_threads=settings.read_threads,
+            write_threads=settings.write_threads,
+            stream_threads=settings.stream_threads,
+        )
+        tls = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            tls = Tls(settings.tls_certificate, settings.tls_key)
+        service = EntitlementService(self._verbs)
+        self._api = ApiServer(
+            Handlers(service, FastChecks(), self._pools),
+            self._pools,
+            address=settings.grpc,
+            tls=tls,
+            calls_max=settings.calls_max,
+        )
+        edge = EdgeMetrics(self._registry, view=self._view, pools=self._pools.everything(), clock=self._clock)
+        self._probes = Probes(
+            settings.http, ready=self.why_not_ready, registry=self._registry, refresh=edge.refresh
+        )
+        self._loops.append(Loop("purser-health", self._look_after_health))
+
+    # Life
+
+    @property
+    def grpc_address(self) -> str:
+        """Where apps are served; with the port that was found for 0."""
+        address = self._settings.grpc
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{self._api.port}"
+
+    @property
+    def http_address(self) -> str:
+        """Where health and metrics are served."""
+        return f"{self._settings.http.rpartition(':')[0]}:{self._probes.port}"
+
+    def start(self) -> None:
+        """Starts from what is on disk, and serves."""
+        self._persisting.load()
+        holds = self._reserve.restore()
+        self._persisting.start()
+        for loop in self._loops:
+            loop.start()
+        self._following.start()
+        self._api.start()
+        self._api.set_serving(self._outbox.is_healthy)
+        self._probes.start()
+        _log.info(
+            "serving",
+            grpc=self.grpc_address,
+            http=self.http_address,
+            durability=str(self._settings.durability),
+            open_reservations=holds,
+        )
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Health first, then calls in flight, then what is to be uploaded and returned, then the snapshot. Twice is once."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self._is_draining = True
+        self._api.drain()
+        self._listing.close()
+        if drain:
+            self._wait(lambda: all(not pool.in_flight for pool in self._pools.everything()))
+            self._refusals.flush(self._outbox)
+            self._return_leases()
+            self._sender.kick()
+            self._wait(self._is_uploaded)
+        self._api.stop(0.2)
+        self._following.stop(1.0)
+        for loop in self._loops:
+            loop.stop(1.0)
+        self._persisting.stop(5.0)
+        self._control_plane.close()
+        self._outbox.close()
+        self._probes.stop()
+        _log.info("stopped", drained=drain)
+
+    def why_not_ready(self) -> str:
+        """Empty: ready."""
+        if self._is_draining:
+            return "draining"
+        if not self._outbox.is_healthy:
+            return "the disk does not take writes"
+        if not self._view.revision and not self._pulse.is_connected and self._view.current_catalog is None:
+            return "no view yet: the control plane has not been heard, and there is no snapshot"
+        return ""
+
+    # Inside
+
+    def _control_now(self) -> datetime:
+        return self._pulse.control_now(wall_now=self._clock.now(), monotonic=self._clock.monotonic())
+
+    def _new_id(self) -> str:
+        return f"d{self._random.getrandbits(80):020x}"
+
+    def _holder(self) -> session.Holder:
+        return self._outbox.identity.holder
+
+    def _delays(self) -> Iterator[float]:
+        backoff = Backoff(self._random, first_seconds=0.1, longest_seconds=5.0)
+        while True:
+            yield backoff.failed()
+
+    def _is_pinned(self, customer_id: str) -> bool:
+        return self._reserve.is_pinned(customer_id) or self._listing.is_watched(customer_id)
+
+    def _acknowledged(self, incarnation_id: str, cursor: int) -> None:
+        if incarnation_id == self._outbox.identity.incarnation_id:
+            self._unreported.acknowledged(cursor)
+
+    def _balances_changed(self, hints: tuple[Hint, ...]) -> None:
+        self._keeper.hints([hint.as_message() for hint in hints])
+
+    def _expire(self) -> float:
+        self._reserve.expire_due()
+        return EXPIRY_SECONDS
+
+    def _report_refusals(self) -> float:
+        self._refusals.flush(self._outbox)
+        return REFUSALS_SECONDS
+
+    def _look_after_health(self) -> float:
+        self._api.set_serving(self._outbox.is_healthy and not self._is_draining)
+        return HEALTH_SECONDS
+
+    def _return_leases(self) -> None:
+        """Everything that is neither spent nor held goes back at once instead of waiting for its lease's end."""
+        with self._book.lock:
+            refs = {ref for ref, _, _ in self._book.demands()}
+            withdrawn = [part for ref in refs for part in self._book.withdraw(ref, ALL)]
+        if not withdrawn:
+            return
+        try:
+            self._outbox.record_returns(
+                [session.LeaseAmount(lease_id=part.lease_id, amount=part.amount) for part in withdrawn]
+            )
+        except (NotWritten, OutcomeUnknown) as error:
+            _log.warning("leases could not be returned; they end by themselves", cause=str(error))
+
+    def _is_uploaded(self) -> bool:
+        if self._link.is_down:
+            return True
+        return all(item.cursor >= item.last_seq for item in self._outbox.incarnations())
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        deadline = self._clock.monotonic() + self._settings.drain_seconds
+        while not done() and self._clock.monotonic() < deadline:
+            time.sleep(DRAIN_LOOK_SECONDS)

@@ -1,0 +1,70 @@
+"""CheckAccess: may this be done? Reads only."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+from purser.v1 import usage_pb2 as usage
+from sidecar.deciding.answers import Answers
+from sidecar.deciding.asked import make_event
+from sidecar.deciding.judging import Judge
+from sidecar.deciding.party import Parties
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A validated check; fields as in `purser.v1.CheckAccessRequest`."""
+
+    customer_id: str
+    subject_id: str
+    feature: str
+    event: usage.UsageEvent | None
+    quantity: str | None
+    max_staleness: timedelta | None
+    min_revision: int
+    explain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The verb."""
+
+    parties: Parties
+    judge: Judge
+    answers: Answers
+
+    def __call__(self, question: Question, *, deadline: float) -> bytes:
+        """The encoded decision. Raises Malformed."""
+        now = self.parties.now()
+        party = self.parties.find(
+            question.customer_id,
+            question.subject_id,
+            min_revision=question.min_revision,
+            deadline=deadline,
+            waits=False,
+        )
+        if question.event is not None:
+            event = make_event(
+                question.event,
+                customer_id=party.customer_id,
+                subject_id=party.subject_id,
+                occurred_at=now,
+                gauge_feature=question.feature if question.event.gauge_change else "",
+            )
+            judged = self.judge.event(
+                party,
+                event,
+                feature=question.feature,
+                explain=question.explain,
+                max_staleness=question.max_staleness,
+            )
+        else:
+            judged = self.judge.quantity(
+                party,
+                None if question.quantity is None else Decimal(question.quantity),
+                feature=question.feature,
+                explain=question.explain,
+                max_staleness=question.max_staleness,
+            )
+        spent = self.judge.look(judged)
+        return self.answers.encoded(judged, spent, decision_id=self.answers.new_id(), at=now)

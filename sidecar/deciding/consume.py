@@ -1,0 +1,140 @@
+"""ConsumeUsage: check and record in one atomic step, answered once it is durable."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sidecar.deciding.answers import Answers, Takes
+from sidecar.deciding.asked import Asked
+from sidecar.deciding.errors import KeyConflict, Malformed, Violation
+from sidecar.deciding.judging import Judge
+from sidecar.deciding.party import Parties, Party
+from sidecar.deciding.records import decided, fact, filled, lease_changes
+from sidecar.deciding.refusals import Refusals
+from sidecar.deciding.report import UsageStatus, key_scope
+from sidecar.deciding.spending import Spent, Till
+from sidecar.deciding.unreported import Unreported
+from sidecar.engine.values import BalanceKind, BalanceRef
+from sidecar.outbox.port import KeyEntry, KeyTaken, Outbox, Write, Written
+from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
+
+NEAR_NOW: Final = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """`decision`: encoded; the first one again for a duplicate."""
+
+    decision: bytes
+    status: UsageStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Consume:
+    """The verb."""
+
+    parties: Parties
+    judge: Judge
+    till: Till
+    answers: Answers
+    outbox: Outbox
+    refusals: Refusals
+    unreported: Unreported
+
+    def __call__(
+        self, asked: Asked, *, feature: str, min_revision: int, explain: bool, deadline: float
+    ) -> Consumed:
+        """Raises Malformed, KeyConflict, NotWritten and OutcomeUnknown; after all but the last nothing has changed."""
+        now = self.parties.now()
+        occurred_at = near(asked, now)
+        message = asked.message
+        party = self.parties.find(
+            message.customer_id, message.subject_id, min_revision=min_revision, deadline=deadline
+        )
+        judged = self.judge.event(
+            party, asked.event(party, occurred_at), feature=feature or asked.gauge_feature, explain=explain
+        )
+        spent = self.judge.spend(judged, deadline)
+        decision_id = self.answers.new_id()
+        answer = self.answers.encoded(judged, spent, decision_id=decision_id, at=now, takes=Takes.USES)
+        if not spent.outcome.allowed:
+            return self._refused(asked, party, feature, spent, answer)
+        entry = KeyEntry(
+            key_scope(party.customer_id, party.subject_id),
+            message.idempotency_key,
+            asked.content_hash,
+            answer,
+        )
+        event = filled(
+            message, customer_id=party.customer_id, subject_id=party.subject_id, occurred_at=occurred_at
+        )
+        if judged.is_fact:
+            usage = fact(event, content_hash=asked.content_hash, accepted_at=now)
+        else:
+            usage = decided(
+                event,
+                content_hash=asked.content_hash,
+                decision_id=decision_id,
+                decided_at=now,
+                view_revision=judged.freshness.revision,
+                draws=spent.outcome.draws,
+                costs=spent.outcome.costs,
+                covered=spent.taken,
+            )
+        return self._commit(Write(usage=usage, key=entry, leases=lease_changes(spent.taken)), entry, spent)
+
+    def _commit(self, write: Write, entry: KeyEntry, spent: Spent) -> Consumed:
+        try:
+            result = self.outbox.commit(write)
+        except NotWritten:
+            self.till.give_back(spent)
+            raise
+        except OutcomeUnknown as error:
+            error.resolution.then(lambda applied: None if applied else self.till.give_back(spent))
+            raise
+        if isinstance(result, KeyTaken):
+            self.till.give_back(spent)
+            return self._repeated(result.entry, entry.content_hash)
+        assert isinstance(result, Written), "a consume moves no reservation"
+        self.till.settled(spent)
+        self.unreported.charged(result.seq, shown(spent))
+        return Consumed(entry.answer, UsageStatus.ACCEPTED)
+
+    def _refused(self, asked: Asked, party: Party, feature: str, spent: Spent, answer: bytes) -> Consumed:
+        key = asked.message.idempotency_key
+        known = self.outbox.key(key_scope(party.customer_id, party.subject_id), key)
+        if known is not None:
+            return self._repeated(known, asked.content_hash)
+        self.refusals.note(
+            customer_id=party.customer_id or asked.message.customer_id,
+            feature=feature,
+            reason=spent.outcome.reason,
+            decision=answer,
+        )
+        return Consumed(answer, UsageStatus.UNSPECIFIED)
+
+    def _repeated(self, known: KeyEntry, content_hash: bytes) -> Consumed:
+        if known.content_hash != content_hash:
+            raise KeyConflict(known.key)
+        return Consumed(known.answer or self.answers.recorded_as_fact(), UsageStatus.DUPLICATE)
+
+
+def near(asked: Asked, now: datetime) -> datetime:
+    """The event's instant, for what is decided now. Raises Malformed when it lies more than five minutes away."""
+    occurred_at = asked.occurred_at
+    if occurred_at is None:
+        return now
+    if abs(occurred_at - now) > NEAR_NOW:
+        text = "lies more than 5 minutes from now; what has happened already goes to ReportUsage"
+        raise Malformed([Violation("event.occurred_at", text)])
+    return occurred_at
+
+
+def shown(spent: Spent) -> dict[BalanceRef, int]:
+    """What was charged, for the balances that are shown until the control plane's hints count it."""
+    sums: dict[BalanceRef, int] = {}
+    for draw in spent.outcome.draws:
+        if draw.spec.kind is not BalanceKind.RATE and not draw.spec.decided_remotely:
+            amount = draw.within + draw.beyond + draw.uncovered
+            sums[draw.ref] = sums.get(draw.ref, 0) + amount
+    return sums

@@ -1,0 +1,111 @@
+"""What may be spent: of the book, of what could be leased (for checks), and by waivers while the control plane is away."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from sidecar.deciding.reserved import Hold
+from sidecar.engine.catalog import OveragePolicy
+from sidecar.engine.entitlement import BalanceSpec
+from sidecar.engine.evaluate import Bill, Charge, Fund
+from sidecar.engine.values import BalanceKind, BalanceRef
+from sidecar.leases.book import Spending
+from sidecar.view.hints import Hint
+
+
+class Hints(Protocol):
+    """Looks up hints."""
+
+    def hint(self, ref: BalanceRef) -> Hint | None:
+        """None: not known here."""
+
+
+def book_funds(book: Spending, bill: Bill, now: float, finish_until: float | None) -> dict[BalanceRef, Fund]:
+    """What the book lets this bill spend. The book's lock is held by the caller."""
+    features = {line.entitlement.name for line in bill.features}
+    if len(features) <= 1:
+        feature = next(iter(features), "")
+        return dict(book.funds(bill.refs, feature, now, finish_until))
+    # Several features may draw on one wallet: what any of them may spend, and what each may in its own scope.
+    general = book.funds(bill.refs, "", now, finish_until)
+    per_feature = {name: book.funds(bill.refs, name, now, finish_until) for name in features}
+    funds: dict[BalanceRef, Fund] = {}
+    for ref, fund in general.items():
+        scoped = {name: found[ref].within for name, found in per_feature.items() if ref in found}
+        beyond = max([fund.beyond, *(found[ref].beyond for found in per_feature.values() if ref in found)])
+        funds[ref] = Fund(fund.within, beyond, scoped)
+    return funds
+
+
+def remote_funds(charges: Iterable[Charge]) -> dict[BalanceRef, Fund]:
+    """For balances that only the control plane decides, as if it had allowed: everything else is looked at first."""
+    return {charge.ref: Fund(charge.quantity) for charge in charges if charge.spec.decided_remotely}
+
+
+def held_funds(holds: Iterable[Hold]) -> dict[BalanceRef, Fund]:
+    """What a reservation holds, as funds."""
+    funds: dict[BalanceRef, Fund] = {}
+    for hold in holds:
+        before = funds.get(hold.ref, Fund(0))
+        within = before.within + hold.amount - hold.beyond
+        funds[hold.ref] = Fund(within, before.beyond + hold.beyond)
+    return funds
+
+
+def sum_funds(held: Mapping[BalanceRef, Fund], more: Mapping[BalanceRef, Fund]) -> dict[BalanceRef, Fund]:
+    """Both together."""
+    found = dict(more)
+    for ref, fund in held.items():
+        other = found.get(ref, Fund(0))
+        scoped = None
+        if other.scoped is not None:
+            scoped = {name: amount + fund.within for name, amount in other.scoped.items()}
+        found[ref] = Fund(fund.within + other.within, fund.beyond + other.beyond, scoped)
+    return found
+
+
+def without_rates(bill: Bill) -> Bill:
+    """For what was reserved: rates were asked then, and are not asked again."""
+    rates = {charge.ref for line in bill.features for charge in line.rates}
+    lines = tuple(line._replace(rates=()) for line in bill.features)
+    return bill._replace(features=lines, refs=tuple(ref for ref in bill.refs if ref not in rates))
+
+
+def leasable(hints: Hints, bill: Bill, funds: Mapping[BalanceRef, Fund]) -> dict[BalanceRef, Fund]:
+    """The funds with what could still be leased as of the last hints: for a check while the control plane is near."""
+    wider = dict(funds)
+    for charge in bill.charges:
+        held = funds.get(charge.ref, Fund(0))
+        hint = hints.hint(charge.ref)
+        if charge.spec.decided_remotely:
+            wider[charge.ref] = Fund(_remote_room(charge, hint))
+            continue
+        within = held.within + _room(charge.spec, hint, charge.feature)
+        scoped = None
+        if held.scoped is not None:
+            extra = within - held.within
+            scoped = {name: amount + extra for name, amount in held.scoped.items()}
+        wider[charge.ref] = Fund(within, held.beyond + _beyond(charge.spec, hint), scoped)
+    return wider
+
+
+def _room(spec: BalanceSpec, hint: Hint | None, feature: str) -> int:
+    if hint is not None:
+        return max(0, hint.available_to(feature))
+    if spec.kind is BalanceKind.RATE:
+        return spec.burst
+    # Nobody has touched it yet: all of it is there.
+    return spec.limit or 0
+
+
+def _beyond(spec: BalanceSpec, hint: Hint | None) -> int:
+    if spec.overage is not OveragePolicy.ALLOW_UP_TO:
+        return 0
+    return max(0, spec.cap - (0 if hint is None else hint.overage))
+
+
+def _remote_room(charge: Charge, hint: Hint | None) -> int:
+    limit = charge.spec.limit if hint is None or hint.granted is None else hint.granted
+    used = 0 if hint is None else hint.used
+    if limit is None or used + charge.quantity <= limit + charge.spec.cap:
+        return charge.quantity
+    return 0

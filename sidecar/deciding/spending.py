@@ -1,0 +1,364 @@
+"""From a bill to what is taken: decide with what the book holds, lease what is missing, decide again, until it is final."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from sidecar.deciding.funds import (
+    book_funds,
+    held_funds,
+    leasable,
+    remote_funds,
+    sum_funds,
+    without_rates,
+)
+from sidecar.deciding.reserved import Hold, allot
+from sidecar.deciding.uniques import Uniques
+from sidecar.deciding.waivers import Waivers
+from sidecar.engine.catalog import OnUnreachable, Trouble
+from sidecar.engine.decide import decide
+from sidecar.engine.entitlement import BalanceSpec
+from sidecar.engine.evaluate import Bill, Charge, Draw, Fund, Outcome, Shortfall
+from sidecar.engine.values import BalanceKind, BalanceRef, Event, Finding, GaugeChange, Reason, to_scaled
+from sidecar.leases.book import Spending as Book
+from sidecar.leases.keeper import Keeper
+from sidecar.leases.terms import Acquired, Grade, NotCovered, RemoteFailure, RemoteVerdict, Taken
+from sidecar.runtime.clock import Clock, microseconds
+from sidecar.view.memory import View
+
+ROUNDS_MAX: Final = 16
+
+_REASONS: Final[Mapping[Grade, Reason]] = {
+    Grade.UNREACHABLE: Reason.CONTROL_PLANE_UNREACHABLE,
+    Grade.NO_SUCH_BALANCE: Reason.NOT_ENTITLED,
+}
+"""What a grade makes of the reason that the engine found; the others leave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What was decided, and what was taken for it. A refused one has taken nothing."""
+
+    outcome: Outcome
+    taken: tuple[Taken, ...] = ()
+    waived: tuple[tuple[str, str, int], ...] = ()
+    """Customer, feature and amount that a waiver let through."""
+    is_fallback: bool = False
+    retry_after: timedelta | None = None
+    verdicts: Mapping[BalanceRef, RemoteVerdict] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Till:
+    """Takes what bills ask for. Thread-safe."""
+
+    view: View
+    book: Book
+    keeper: Keeper
+    clock: Clock
+    waivers: Waivers
+    uniques: Uniques
+    now: Callable[[], datetime]
+    """The control plane's clock as known."""
+    blocking: Callable[[], AbstractContextManager[None]]
+    """Around waits for the network."""
+
+    def look(self, bill: Bill) -> Outcome:
+        """What `spend` would say now, without taking, leasing or waiting: for a check."""
+        with self.book.lock:
+            funds = book_funds(self.book, bill, self.clock.monotonic(), self.finish_until(bill))
+        if self.view.pulse.is_connected:
+            return decide(bill, leasable(self.view, bill, funds))
+        outcome = decide(bill, funds)
+        if outcome.allowed or not outcome.shortfalls:
+            return outcome
+        away = {(short.ref, short.feature): Acquired(Grade.UNREACHABLE) for short in outcome.shortfalls}
+        return self._coloured(outcome, away)
+
+    def spend(self, bill: Bill, event: Event, deadline: float) -> Spent:
+        """Takes all that the bill asks for, or nothing. `deadline`: monotonic seconds for leasing."""
+        if bill.refused is not Reason.OK:
+            return Spent(decide(bill, {}))
+        remote = tuple(charge for charge in bill.charges if charge.spec.decided_remotely)
+        spent = self._local(bill, remote, deadline)
+        if not spent.outcome.allowed or not remote:
+            return spent
+        return self._remote(bill, spent, remote, event, deadline)
+
+    def funds(self, bill: Bill, now: float) -> dict[BalanceRef, Fund]:
+        """What may be spent for a bill that has happened. The book's lock is held by the caller."""
+        funds = book_funds(self.book, bill, now, self.finish_until(bill))
+        funds.update(remote_funds(bill.charges))
+        return funds
+
+    def spend_beyond(self, bill: Bill, holds: Sequence[Hold], deadline: float) -> Spent:
+        """As `spend`, for a larger estimate: what is held is there already, and is not taken again."""
+        if bill.refused is not Reason.OK:
+            return Spent(decide(bill, {}))
+        bill = without_rates(bill)
+        return self._local(bill, tuple(c for c in bill.charges if c.spec.decided_remotely), deadline, holds)
+
+    def guest(self, bill: Bill, *, look: bool) -> Spent:
+        """By the default plan, for a customer that nobody knows: limits hold per sidecar and outage, and nothing is leased."""
+        funds: dict[BalanceRef, Fund] = {}
+        for charge in bill.charges:
+            limit = charge.spec.burst if charge.spec.kind is BalanceKind.RATE else (charge.spec.limit or 0)
+            funds[charge.ref] = Fund(
+                self.waivers.left(charge.ref.customer_id, charge.ref.balance, limit), charge.spec.cap
+            )
+        outcome = decide(bill, funds)
+        counted: list[tuple[str, str, int]] = []
+        for draw in () if look else outcome.draws:
+            if draw.within and draw.spec.kind is not BalanceKind.RATE:
+                # Two at once may both have seen the same room: the tally, not the sum, is bounded then.
+                self.waivers.take(draw.ref.customer_id, draw.ref.balance, draw.within, draw.spec.limit or 0)
+                counted.append((draw.ref.customer_id, draw.ref.balance, draw.within))
+        return Spent(outcome, (), tuple(counted), is_fallback=True)
+
+    def settled(self, spent: Spent) -> None:
+        """What was taken is durable: values that were new are not any more."""
+        for draw in spent.outcome.draws:
+            if draw.value and draw.spec.kind is not BalanceKind.GAUGE:
+                self.uniques.counted(draw.ref, self.period_start(draw.spec), draw.value)
+
+    def period_start(self, spec: BalanceSpec) -> int:
+        """When the balance's present period began, in microseconds since 1970; 0: it has none."""
+        return 0 if spec.period is None else microseconds(spec.period.window(self.now()).start)
+
+    def give_back(self, spent: Spent) -> None:
+        """What was taken did not happen."""
+        with self.book.lock:
+            self.book.give_back(spent.taken, self.clock.monotonic())
+        for customer_id, feature, amount in spent.waived:
+            self.waivers.give_back(customer_id, feature, amount)
+
+    # Inside
+
+    def _local(
+        self, bill: Bill, remote: Sequence[Charge], deadline: float, holds: Sequence[Hold] = ()
+    ) -> Spent:
+        acquired: dict[tuple[BalanceRef, str], Acquired] = {}
+        outcome: Outcome | None = None
+        for _ in range(ROUNDS_MAX):
+            tried = outcome is not None
+            outcome, taken = self._decide_and_take(bill, remote, holds, may_lease=not acquired)
+            if taken is not None:
+                return Spent(outcome, taken)
+            hopeless = all(
+                acquired.get((short.ref, short.feature), _NOTHING).grade is not Grade.GRANTED
+                for short in outcome.shortfalls
+            )
+            if not outcome.shortfalls or (tried and hopeless):
+                break
+            with self.blocking():
+                acquired = dict(self.keeper.acquire(outcome.shortfalls, deadline))
+        assert outcome is not None, "there is at least one round"
+        return self._short(bill, remote, outcome, acquired)
+
+    def _decide_and_take(
+        self, bill: Bill, remote: Sequence[Charge], holds: Sequence[Hold], *, may_lease: bool
+    ) -> tuple[Outcome, tuple[Taken, ...] | None]:
+        now, finish_until = self.clock.monotonic(), self.finish_until(bill)
+        with self.book.lock:
+            funds = book_funds(self.book, bill, now, finish_until)
+            if holds:
+                funds = sum_funds(held_funds(holds), funds)
+            if remote:
+                funds.update(remote_funds(remote))
+            outcome = decide(bill, funds)
+            # What passes uncovered is leased first, if it can be.
+            if not outcome.allowed or (outcome.shortfalls and may_lease):
+                return outcome, None
+            draws = leased(outcome.draws) if remote else outcome.draws
+            try:
+                wanted = allot(holds, draws).missing if holds else draws
+                return outcome, self.book.take(wanted, now, finish_until)
+            except NotCovered:
+                # Scopes that overlap: what each feature may spend alone is not there for both.
+                return decide(bill, remote_funds(remote)), None
+
+    def _short(
+        self,
+        bill: Bill,
+        remote: Sequence[Charge],
+        outcome: Outcome,
+        acquired: Mapping[tuple[BalanceRef, str], Acquired],
+    ) -> Spent:
+        """It stays short: the trouble policy's word where the control plane was away, else a refusal."""
+        refusing = [short for short in outcome.shortfalls if short.refuses]
+        graded = [acquired.get((short.ref, short.feature), _NOTHING) for short in refusing]
+        away = [short for short, got in zip(refusing, graded, strict=True) if got.grade is Grade.UNREACHABLE]
+        if away and len(away) == len(refusing):
+            waived = self._waive(bill, remote, away)
+            if waived is not None:
+                return waived
+        seconds = [got.retry_after_seconds for got in graded if got.retry_after_seconds is not None]
+        retry_after = timedelta(seconds=max(seconds)) if seconds else None
+        return Spent(self._coloured(outcome, acquired), retry_after=retry_after)
+
+    def _waive(self, bill: Bill, remote: Sequence[Charge], away: Sequence[Shortfall]) -> Spent | None:
+        """Lets through what the features' policies waive, as not covered; None: they do not."""
+        troubles = {line.entitlement.name: line.entitlement.trouble for line in bill.features}
+        now, finish_until = self.clock.monotonic(), self.finish_until(bill)
+        counted: list[tuple[str, str, int]] = []
+        findings: list[Finding] = []
+        extra: dict[BalanceRef, int] = {}
+        for short in away:
+            trouble = troubles.get(short.feature) or _strictest(troubles.values())
+            if not self._may_waive(trouble, short, counted):
+                for customer_id, feature, amount in counted:
+                    self.waivers.give_back(customer_id, feature, amount)
+                return None
+            extra[short.ref] = extra.get(short.ref, 0) + short.missing
+            findings.append(
+                Finding("trouble", short.ref.balance, _waiver_text(trouble, short), Reason.OK_FALLBACK)
+            )
+        with self.book.lock:
+            funds = book_funds(self.book, bill, now, finish_until)
+            held = {ref: fund.within for ref, fund in funds.items()}
+            funds.update(remote_funds(remote))
+            for ref, amount in extra.items():
+                fund = funds.get(ref, Fund(0))
+                funds[ref] = Fund(fund.within + amount, fund.beyond)
+            outcome = decide(bill, funds)
+            draws = tuple(
+                _uncover(draw, held.get(draw.ref, 0)) if draw.ref in extra else draw for draw in outcome.draws
+            )
+            outcome = outcome._replace(
+                draws=draws, reason=Reason.OK_FALLBACK, findings=(*outcome.findings, *findings)
+            )
+            if outcome.allowed:
+                try:
+                    taken = self.book.take(leased(draws), now, finish_until)
+                    return Spent(outcome, taken, tuple(counted), is_fallback=True)
+                except NotCovered:
+                    pass
+        for customer_id, feature, amount in counted:
+            self.waivers.give_back(customer_id, feature, amount)
+        return None
+
+    def _may_waive(self, trouble: Trouble, short: Shortfall, counted: list[tuple[str, str, int]]) -> bool:
+        if trouble.on_unreachable is OnUnreachable.ALLOW:
+            return True
+        if trouble.on_unreachable is not OnUnreachable.ALLOW_UP_TO:
+            return False
+        cap = to_scaled(trouble.unreachable_cap, short.spec.scale)
+        if not self.waivers.take(short.ref.customer_id, short.feature, short.missing, cap):
+            return False
+        counted.append((short.ref.customer_id, short.feature, short.missing))
+        return True
+
+    def _remote(
+        self, bill: Bill, spent: Spent, remote: Sequence[Charge], event: Event, deadline: float
+    ) -> Spent:
+        """Asks the control plane for its verdicts, after everything else was taken."""
+        verdicts: dict[BalanceRef, RemoteVerdict] = {}
+        for charge in remote:
+            with self.blocking():
+                answer = self._verdict(charge, event, deadline)
+            if isinstance(answer, RemoteVerdict) and answer.allowed:
+                verdicts[charge.ref] = answer
+                continue
+            waived = (
+                isinstance(answer, RemoteFailure)
+                and answer.grade is Grade.UNREACHABLE
+                and self._waives_remote(bill, charge)
+            )
+            if waived:
+                finding = Finding("trouble", charge.ref.balance, "on_unreachable: allow", Reason.OK_FALLBACK)
+                outcome = spent.outcome._replace(
+                    reason=Reason.OK_FALLBACK, findings=(*spent.outcome.findings, finding)
+                )
+                spent = replace(spent, outcome=outcome, is_fallback=True)
+                continue
+            self.give_back(spent)
+            funds = remote_funds(remote) | {charge.ref: Fund(0)}
+            funds |= {ref: Fund(2**62, 2**62) for ref in bill.refs if ref not in funds}
+            outcome = decide(bill, funds)
+            if isinstance(answer, RemoteFailure):
+                outcome = self._coloured(outcome, {(charge.ref, charge.feature): Acquired(answer.grade)})
+            else:
+                verdicts[charge.ref] = answer
+            return Spent(outcome, verdicts=verdicts)
+        return replace(spent, verdicts=verdicts)
+
+    def _verdict(self, charge: Charge, event: Event, deadline: float) -> RemoteVerdict | RemoteFailure:
+        return self.keeper.decide_remote(
+            charge.ref,
+            needed=0 if event.gauge_change is GaugeChange.REMOVE else charge.quantity,
+            holder_id=event.holder_id,
+            adds=event.gauge_change is GaugeChange.ADD,
+            occurred_at=event.occurred_at,
+            idempotency_key=event.idempotency_key,
+            deadline=deadline,
+        )
+
+    def _waives_remote(self, bill: Bill, charge: Charge) -> bool:
+        troubles = {line.entitlement.name: line.entitlement.trouble for line in bill.features}
+        trouble = troubles.get(charge.feature)
+        return trouble is not None and trouble.on_unreachable is OnUnreachable.ALLOW
+
+    def _coloured(self, outcome: Outcome, acquired: Mapping[tuple[BalanceRef, str], Acquired]) -> Outcome:
+        """The refusal with what the control plane, or its absence, says of each balance."""
+        words = {
+            ref.balance: got for (ref, _), got in acquired.items() if got.grade in _REASONS or got.message
+        }
+        if not words or outcome.allowed:
+            return outcome
+        findings: list[Finding] = []
+        for finding in outcome.findings:
+            got = words.get(finding.about)
+            if got is None or finding.step != "balance" or not finding.reason.refuses:
+                findings.append(finding)
+                continue
+            text = got.message or _GRADE_TEXTS.get(got.grade, "")
+            said = f"{finding.finding}; {text}" if text else finding.finding
+            findings.append(finding._replace(finding=said, reason=_REASONS.get(got.grade, finding.reason)))
+        refusing = [finding.reason for finding in findings if finding.reason.refuses]
+        return outcome._replace(findings=tuple(findings), reason=min(refusing, default=outcome.reason))
+
+    def finish_until(self, bill: Bill) -> float | None:
+        """Until when slices may be spent beyond their lease's end: only while cut off, and where the features say so."""
+        pulse = self.view.pulse
+        if pulse.is_connected or pulse.confirmed_at is None:
+            return None
+        troubles = [line.entitlement.trouble for line in bill.features]
+        if not troubles or any(t.on_unreachable is OnUnreachable.DENY for t in troubles):
+            return None
+        return pulse.confirmed_at + min(t.max_staleness for t in troubles).total_seconds()
+
+
+_NOTHING: Final = Acquired(Grade.EXHAUSTED)
+
+_GRADE_TEXTS: Final[Mapping[Grade, str]] = {
+    Grade.UNREACHABLE: "the control plane can not be asked for more",
+    Grade.HELD_BY_OTHERS: "others hold leases, which were recalled",
+}
+
+_STRICT_FIRST: Final = (
+    OnUnreachable.DENY,
+    OnUnreachable.FINISH_LEASE,
+    OnUnreachable.ALLOW_UP_TO,
+    OnUnreachable.ALLOW,
+)
+
+
+def _strictest(troubles: Iterable[Trouble]) -> Trouble:
+    """For a balance that belongs to no feature of the bill."""
+    return min(troubles, key=lambda trouble: _STRICT_FIRST.index(trouble.on_unreachable), default=Trouble())
+
+
+def leased(draws: Sequence[Draw]) -> tuple[Draw, ...]:
+    """What the book is asked for: not what only the control plane decides."""
+    return tuple(draw for draw in draws if not draw.spec.decided_remotely)
+
+
+def _uncover(draw: Draw, held: int) -> Draw:
+    covered = min(draw.within, held)
+    return draw._replace(within=covered, uncovered=draw.uncovered + draw.within - covered)
+
+
+def _waiver_text(trouble: Trouble, short: Shortfall) -> str:
+    return f"on_unreachable: {trouble.on_unreachable} let {short.missing} (at scale {short.spec.scale}) pass without a lease"

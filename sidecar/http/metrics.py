@@ -1,0 +1,57 @@
+"""Every metric of the edge and the view, declared once with its meaning."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from sidecar.runtime.clock import Clock
+from sidecar.view.memory import View
+
+
+class PoolLoad(Protocol):
+    """What is shown of a pool."""
+
+    name: str
+    bound: int
+
+    @property
+    def in_flight(self) -> int:
+        """Calls running and queued."""
+
+
+class EdgeMetrics:
+    """Set when they are asked for: nothing is counted on the way of a call."""
+
+    def __init__(
+        self, registry: CollectorRegistry, *, view: View, pools: Sequence[PoolLoad], clock: Clock
+    ) -> None:
+        """Declares all of them in `registry`."""
+        self._view = view
+        self._pools = pools
+        self._clock = clock
+        self._in_flight = Gauge(
+            "purser_calls_in_flight", "Calls running and queued, by pool.", ["pool"], registry=registry
+        )
+        self._bound = Gauge(
+            "purser_calls_in_flight_max", "Calls that a pool takes on at most.", ["pool"], registry=registry
+        )
+        self._age = Gauge(
+            "purser_view_age_seconds", "Age of the view; -1: never confirmed.", registry=registry
+        )
+        self._revision = Gauge("purser_view_revision", "The revision of the view.", registry=registry)
+        self._connected = Gauge("purser_feed_connected", "1: the feed is connected.", registry=registry)
+        self._held = Gauge("purser_view_entries", "What the view holds.", ["kind"], registry=registry)
+
+    def refresh(self) -> None:
+        """Brings all of them up to date."""
+        for pool in self._pools:
+            self._in_flight.labels(pool.name).set(pool.in_flight)
+            self._bound.labels(pool.name).set(pool.bound)
+        age = self._view.pulse.age_seconds(self._clock.monotonic())
+        self._age.set(-1 if age is None else age)
+        self._revision.set(self._view.revision)
+        self._connected.set(1 if self._view.pulse.is_connected else 0)
+        customers, subjects = self._view.counts()
+        self._held.labels("customer").set(customers)
+        self._held.labels("subject").set(subjects)
