@@ -53,6 +53,10 @@ bench: $(INSTALLED) ## measure throughput and latency
 run: $(INSTALLED) ## the guided demo, then serves until Ctrl-C
 	$(BIN)/purser dev --demo
 
+.PHONY: docs
+docs: $(INSTALLED) ## write the references in docs/ from the code
+	$(BIN)/python docs/generate.py
+
 .PHONY: lock
 lock: $(INSTALLED) ## renew locks/ to the newest versions pyproject.toml allows
 	.ci/lock $(BIN)/uv

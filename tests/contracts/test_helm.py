@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
+from control_plane.config import Settings as ControlPlane
+from sidecar.config import Settings as Sidecar
 from tests.contracts import helm_tools
 
 CHARTS = helm_tools.REPOSITORY / "helm"
@@ -115,6 +118,27 @@ def test_every_container_is_confined(charts: Charts, chart: str, values: Path | 
             assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
             assert "memory" in container["resources"]["limits"]
             assert any(mount["mountPath"] == "/tmp" for mount in container["volumeMounts"])
+    assert seen
+
+
+@pytest.mark.parametrize(("chart", "values"), WAYS, ids=[way(*each) for each in WAYS])
+def test_every_variable_is_a_setting(charts: Charts, chart: str, values: Path | None) -> None:
+    """What is set as `PURSER_…` is a setting of the process that gets it."""
+    known: dict[str, type[BaseSettings]] = {
+        "control-plane": ControlPlane,
+        "migrate": ControlPlane,
+        "purser": Sidecar,
+    }
+    seen = 0
+    for manifest in charts.render(chart, values):
+        pod = manifest["spec"]["template"]["spec"] if "template" in manifest.get("spec", {}) else {}
+        for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
+            settings = known.get(container["name"])
+            names = {each["name"] for each in container["env"] if each["name"].startswith("PURSER_")}
+            if settings is not None:
+                fields = {f"PURSER_{name.upper()}" for name in settings.model_fields}
+                assert names <= fields | {"PURSER_CONFIG"}
+                seen += len(names)
     assert seen
 
 

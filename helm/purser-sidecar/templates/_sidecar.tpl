@@ -56,7 +56,7 @@ Named templates that read .Values.purser of the app's chart; README.md lists the
     - {name: PURSER_CONTROL_PLANE, value: {{ $purser.controlPlane | quote }}}
     - {name: PURSER_DATA, value: /var/lib/purser}
     - {name: PURSER_GRPC, value: "127.0.0.1:7070"}
-    - {name: PURSER_HTTP, value: "127.0.0.1:7071"}
+    - {name: PURSER_HTTP, value: "0.0.0.0:7071"}
     - {name: PURSER_DURABILITY, value: {{ $purser.durability }}}
     {{- if $purser.tls.existingSecret }}
     - {name: PURSER_UPSTREAM_CA_FILE, value: /etc/purser-tls/ca.crt}
@@ -71,17 +71,20 @@ Named templates that read .Values.purser of the app's chart; README.md lists the
     {{- with $purser.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  ports:
+    # Health and metrics, for the kubelet and Prometheus. Apps are served on the pod's loopback only.
+    - {name: purser-http, containerPort: 7071}
   startupProbe:
-    {{- include "purser-sidecar.probe" "/livez" | nindent 4 }}
+    httpGet: {path: /livez, port: purser-http}
     periodSeconds: 1
     timeoutSeconds: 5
     failureThreshold: 60
   livenessProbe:
-    {{- include "purser-sidecar.probe" "/livez" | nindent 4 }}
+    httpGet: {path: /livez, port: purser-http}
     periodSeconds: 10
     timeoutSeconds: 5
   readinessProbe:
-    {{- include "purser-sidecar.probe" "/readyz" | nindent 4 }}
+    httpGet: {path: /readyz, port: purser-http}
     periodSeconds: 5
     timeoutSeconds: 5
   resources: {{- toYaml $purser.resources | nindent 4 }}
@@ -94,12 +97,6 @@ Named templates that read .Values.purser of the app's chart; README.md lists the
     {{- if $purser.token.existingSecret }}
     - {name: purser-token, mountPath: /etc/purser-token, readOnly: true}
     {{- end }}
-{{- end }}
-
-{{/* It listens on the loopback, which the kubelet can not reach: a probe asks from inside the container. */}}
-{{- define "purser-sidecar.probe" -}}
-exec:
-  command: [python, -c, "import urllib.request as r; r.urlopen('http://127.0.0.1:7071{{ . }}', timeout=4)"]
 {{- end }}
 
 {{- define "purser-sidecar.volumes" -}}
