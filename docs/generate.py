@@ -32,7 +32,7 @@ def configuration() -> str:
             _MADE,
             "# Configuration",
             "",
-            "Flags over environment variables over a YAML file. The file is named by `--config` or `PURSER_CONFIG`, and",
+            "Flags over environment variables over a YAML file, named by `--config` or `PURSER_CONFIG`, which",
             "has the names of the first column as keys. What has no flag of its own (`--help`) is given as",
             "`--set NAME=VALUE`. Spans of time are ISO 8601 (`PT30S`, `P1D`). Port 0 takes a free one and says which.",
             "",
