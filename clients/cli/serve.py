@@ -135,7 +135,7 @@ def serve_sidecar(
     other: Set = None,
 ) -> None:
     """Serve until SIGTERM: gRPC for apps (7070), health and metrics (7071). It drains before it ends."""
-    from sidecar.app import run
+    from sidecar.__main__ import serve
     from sidecar.config import Settings, settings_from
 
     flags = _flags(
@@ -153,9 +153,10 @@ def serve_sidecar(
     )
     _name_config(config)
     try:
-        run(settings_from(**flags))
-    except (ValueError, OSError) as error:
+        settings = settings_from(**flags)
+    except ValueError as error:
         raise output.fail(error) from error
+    raise typer.Exit(serve(settings))
 
 
 def _flags(known: Collection[str], other: list[str] | None, **given: Any) -> dict[str, Any]:
