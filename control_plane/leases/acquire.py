@@ -147,8 +147,9 @@ async def _attempt(
             return Pending(await post_recalls(uow, rows, idle_only=True), waiting)
     reachable = await _have_obeyed(uow, recalled or {})
     held_back = {other.balance_id for other in others if other not in reachable}
-    reply = await _grant_all(vault, settings, request, asked, held_back)
-    await vault.save()
+    reply, made = await _grant_all(vault, settings, request, asked, held_back)
+    await vault.save()  # slices refer to grants, some of which are new
+    await insert_leases(uow, made)
     await _add_hints(uow, asked, reply)
     encoded = reply.SerializeToString(deterministic=True)
     await _store_reply(uow, request, encoded)
@@ -208,7 +209,7 @@ async def _grant_all(
     request: session.AcquireLeasesRequest,
     asked: Collection[Asked],
     held_back: Collection[str],
-) -> session.AcquireLeasesResponse:
+) -> tuple[session.AcquireLeasesResponse, list[LeaseRow]]:
     reply = session.AcquireLeasesResponse(revision=await vault.uow.read_revision())
     holders = await _count_holders(vault, request.holder)
     made: list[LeaseRow] = []
@@ -236,8 +237,7 @@ async def _grant_all(
             reply.acquired.append(acquired)
         else:
             reply.acquired.append(await _decide(vault, item))
-    await insert_leases(vault.uow, made)
-    return reply
+    return reply, made
 
 
 class _Terms(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from control_plane.db.unit_of_work import Database
+from control_plane.feed.bus import Bus
 from control_plane.leases.acquire import acquire
 from control_plane.leases.quarantine import sweep_leases
 from control_plane.leases.sessions import Superseded
@@ -261,7 +262,7 @@ class LongerWait:
     async def obey(self) -> None:
         """Returns when the recall was answered and uploaded."""
         while (recall_id := await self._posted()) is None:
-            await asyncio.sleep(0.005)
+            await self.holder.database.kept(Bus).wait_feed(0.05)
         if self.idle:
             self.holder.give_back(self.lease_id, self.idle)
             await self.holder.upload()
