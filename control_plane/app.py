@@ -1,6 +1,7 @@
 """The only composer of the control plane: database, feed, sweeper, gRPC and HTTP, started and stopped in order."""
 
 import asyncio
+import logging
 import signal
 import socket
 import time
@@ -99,6 +100,8 @@ async def serve(settings: Settings, *, started: Callable[[Running], None] | None
 def run(settings: Settings, *, started: Callable[[Running], None] | None = None) -> None:
     """`serve` on an event loop of its own, with JSON lines on standard error for a log."""
     set_up_logs(service="control-plane")
+    for talkative in ("alembic", "uvicorn"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     uvloop.run(serve(settings, started=started))
 
 

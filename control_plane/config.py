@@ -33,7 +33,7 @@ Address = Annotated[str, AfterValidator(_address)]
 class Settings(BaseSettings):
     """Every setting of `purser control-plane serve`."""
 
-    model_config = SettingsConfigDict(env_prefix="PURSER_", extra="ignore", yaml_file_encoding="utf-8")
+    model_config = SettingsConfigDict(env_prefix="PURSER_", extra="ignore")
 
     database: str = Field(
         "sqlite:///purser-control-plane.sqlite3",

@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy import Row, func, select
 from starlette.responses import Response
 
 from control_plane.customers.records import get_customer
@@ -13,7 +13,7 @@ from control_plane.ledger.balances import Standing, standings
 from control_plane.ledger.tables import postings, transactions
 from control_plane.rest.changes import database_of, respond
 from control_plane.rest.forms import Instant, amount, instant
-from control_plane.rest.paging import Cursor, Limit, decode, page
+from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
 from control_plane.rest.scales import Scales
 from control_plane.usage.tables import event_charges, event_costs, events
 
@@ -38,11 +38,11 @@ async def read_ledger(
     request: Request, customer_id: str, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
     after_at, after_id = decode(cursor, (0, ""))
-    place = tuple_(transactions.c.recorded_at, transactions.c.id)
+    recorded_at, identity = transactions.c.recorded_at, transactions.c.id
     wanted = (
         select(transactions)
         .where(transactions.c.customer_id == customer_id)
-        .where(place > tuple_(from_micros(after_at), after_id))
+        .where(comes_after(recorded_at, from_micros(after_at), identity, after_id))
         .order_by(transactions.c.recorded_at, transactions.c.id)
         .limit(limit + 1)
     )

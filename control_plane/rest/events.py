@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import Row, select, tuple_
+from sqlalchemy import Row, select
 from starlette.responses import Response
 
 from control_plane.catalog.revisions import current_revision, read_catalogs
@@ -22,7 +22,7 @@ from control_plane.ledger.identity import new_id
 from control_plane.rest.changes import Answer, Changing, database_of, respond
 from control_plane.rest.event_forms import Posted, read_events
 from control_plane.rest.forms import Instant, instant
-from control_plane.rest.paging import Cursor, Limit, decode, page
+from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
 from control_plane.rest.scales import Scales
 from control_plane.usage.dead_letters import DeadReason
 from control_plane.usage.records import Item
@@ -81,10 +81,9 @@ async def list_events(
     until: Annotated[Instant | None, Query(description="Only what occurred before this.")] = None,
 ) -> Response:
     after_at, after_uid = decode(cursor, (0, ""))
-    place = tuple_(events.c.recorded_at, events.c.uid)
     wanted = (
         select(events)
-        .where(place > tuple_(from_micros(after_at), after_uid))
+        .where(comes_after(events.c.recorded_at, from_micros(after_at), events.c.uid, after_uid))
         .order_by(events.c.recorded_at, events.c.uid)
         .limit(limit + 1)
     )

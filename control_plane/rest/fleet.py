@@ -3,14 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import Row, select, tuple_
+from sqlalchemy import Row, select
 from starlette.responses import Response
 
 from control_plane.leases.tables import lease_slices, leases, sessions
 from control_plane.ledger.tables import balances
 from control_plane.rest.changes import database_of, respond
 from control_plane.rest.forms import amount, instant
-from control_plane.rest.paging import Cursor, Limit, decode, page
+from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
 
 router = APIRouter(tags=["fleet"])
 
@@ -27,11 +27,11 @@ async def list_sidecars(
     ] = None,
 ) -> Response:
     outbox_id, incarnation_id = decode(cursor, ("", ""))
-    place = tuple_(sessions.c.outbox_id, sessions.c.incarnation_id)
+    columns = sessions.c.outbox_id, sessions.c.incarnation_id
     wanted = (
         select(sessions)
-        .where(place > tuple_(outbox_id, incarnation_id))
-        .order_by(sessions.c.outbox_id, sessions.c.incarnation_id)
+        .where(comes_after(columns[0], outbox_id, columns[1], incarnation_id))
+        .order_by(*columns)
         .limit(limit + 1)
     )
     if state is not None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Query
+from sqlalchemy import ColumnElement, and_, or_
 
 from control_plane.errors import FieldProblem, Invalid
 
@@ -22,6 +23,13 @@ def page(items: Sequence[Any], keys: Sequence[Sequence[str | int]], limit: int) 
     """A page of at most `limit` items; pass one item more than that when there is one, and the key of each."""
     more = len(items) > limit
     return {"items": list(items[:limit]), "next_cursor": encode(keys[limit - 1]) if more else None}
+
+
+def comes_after(
+    first: ColumnElement[Any], first_value: Any, second: ColumnElement[Any], second_value: Any
+) -> ColumnElement[bool]:
+    """Rows behind this place in the order of two columns."""
+    return or_(first > first_value, and_(first == first_value, second > second_value))
 
 
 def encode(key: Sequence[str | int]) -> str:

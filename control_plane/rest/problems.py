@@ -66,7 +66,10 @@ def _bad_text(error: BadText) -> FieldErrors:
 
 
 def _unvalidated(error: RequestValidationError) -> FieldErrors:
-    return [{"field": _field(one["loc"]), "problem": one["msg"]} for one in error.errors()]
+    return [
+        {"field": _field(one["loc"]), "problem": one["msg"].removeprefix("Value error, ")}
+        for one in error.errors()
+    ]
 
 
 def _field(location: Sequence[str | int]) -> str:

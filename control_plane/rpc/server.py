@@ -4,7 +4,7 @@ import hmac
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -32,7 +32,9 @@ OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]]
+Continuation: TypeAlias = (
+    "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]]"
+)
 
 
 class Doorkeeper(grpc.aio.ServerInterceptor):
@@ -55,7 +57,7 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
         return None if handler is None else _refusal(handler)
 
 
-def _refusal(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def _refusal(handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
     async def refuse(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort_with_status(status_of(Unauthenticated(Unauthenticated.__doc__)))
 
