@@ -126,7 +126,7 @@ class Sidecar:
             metrics=metrics,
             turn=turn,
         )
-        self._unreported = Unreported()
+        self._unreported = Unreported(clock.monotonic)
         self._sender = Sender(
             self._outbox,
             port=self._control_plane,
@@ -375,6 +375,7 @@ class Sidecar:
 
     def _balances_changed(self, hints: tuple[Hint, ...]) -> None:
         self._keeper.hints([hint.as_message() for hint in hints])
+        self._unreported.hinted(hint.ref for hint in hints)
 
     def _expire(self) -> float:
         self._reserve.expire_due()

@@ -36,7 +36,7 @@ Address = Annotated[str, AfterValidator(_address)]
 class Settings(BaseSettings):
     """Every setting of `purser sidecar serve`."""
 
-    model_config = SettingsConfigDict(env_prefix="PURSER_", extra="ignore", yaml_file_encoding="utf-8")
+    model_config = SettingsConfigDict(env_prefix="PURSER_", extra="ignore")
 
     control_plane: Address = Field("127.0.0.1:7080", description="gRPC address of the control plane.")
     data: Path = Field(
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         """Flags, then the environment, then the file."""
         del dotenv_settings, file_secret_settings
         file = os.environ.get(CONFIG_VARIABLE)
-        from_file = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+        from_file = (YamlConfigSettingsSource(settings_cls, yaml_file=file, yaml_file_encoding="utf-8"),) if file else ()
         return (init_settings, env_settings, *from_file)
 
     @model_validator(mode="after")

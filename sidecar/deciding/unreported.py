@@ -2,26 +2,34 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
 
 from sidecar.engine.values import BalanceRef
 
+HINT_SECONDS: Final = 2.0
+"""Hints come at most a second after the books: what was acknowledged before that is counted by them."""
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+
+class _Line(NamedTuple):
     seq: int
     ref: BalanceRef
     amount: int
 
 
 class Unreported:
-    """Sums per balance of what was written and not yet acknowledged. Thread-safe; `of` takes no lock."""
+    """Sums per balance of what was written and is not in a hint yet. Thread-safe; `of` takes no lock.
 
-    def __init__(self) -> None:
+    A line counts until the record is acknowledged and then a hint of its balance has come, or time enough for one has passed:
+    what is shown as used does not fall back in between.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         """Nothing is outstanding."""
+        self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._lines: deque[_Line] = deque()
+        self._written: deque[_Line] = deque()
+        self._acknowledged: deque[tuple[float, BalanceRef, int]] = deque()
         self._sums: dict[BalanceRef, int] = {}
         self._cursor = 0
 
@@ -29,24 +37,50 @@ class Unreported:
         """The record `seq` of this incarnation charges these."""
         pairs = amounts.items() if isinstance(amounts, Mapping) else amounts
         with self._lock:
-            if seq <= self._cursor:
-                return
             for ref, amount in pairs:
-                self._lines.append(_Line(seq, ref, amount))
-                self._sums[ref] = self._sums.get(ref, 0) + amount
+                if amount:
+                    self._written.append(_Line(seq, ref, amount))
+                    self._sums[ref] = self._sums.get(ref, 0) + amount
 
     def acknowledged(self, cursor: int) -> None:
-        """Everything up to `cursor` is in the books. Commits may be noted a little out of order; what is late is dropped next time."""
+        """Everything up to `cursor` is in the books. Lines may be a little out of order; a late one goes with the next."""
+        now = self._monotonic()
         with self._lock:
             self._cursor = max(self._cursor, cursor)
-            while self._lines and self._lines[0].seq <= self._cursor:
-                line = self._lines.popleft()
-                left = self._sums[line.ref] - line.amount
-                if left:
-                    self._sums[line.ref] = left
+            while self._written and self._written[0].seq <= self._cursor:
+                line = self._written.popleft()
+                self._acknowledged.append((now + HINT_SECONDS, line.ref, line.amount))
+            self._drop_before(now)
+
+    def hinted(self, refs: Iterable[BalanceRef]) -> None:
+        """Hints came of these balances: what was acknowledged of them is counted there."""
+        wanted = set(refs)
+        with self._lock:
+            if not wanted & self._sums.keys():
+                return
+            kept: deque[tuple[float, BalanceRef, int]] = deque()
+            for until, ref, amount in self._acknowledged:
+                if ref in wanted:
+                    self._less(ref, amount)
                 else:
-                    del self._sums[line.ref]
+                    kept.append((until, ref, amount))
+            self._acknowledged = kept
 
     def of(self, ref: BalanceRef) -> int:
         """What is outstanding of one balance, at its scale."""
+        if self._acknowledged and self._acknowledged[0][0] <= self._monotonic():
+            with self._lock:
+                self._drop_before(self._monotonic())
         return self._sums.get(ref, 0)
+
+    def _drop_before(self, now: float) -> None:
+        while self._acknowledged and self._acknowledged[0][0] <= now:
+            _, ref, amount = self._acknowledged.popleft()
+            self._less(ref, amount)
+
+    def _less(self, ref: BalanceRef, amount: int) -> None:
+        left = self._sums[ref] - amount
+        if left:
+            self._sums[ref] = left
+        else:
+            del self._sums[ref]

@@ -33,8 +33,8 @@ Behavior = Callable[[bytes, grpc.ServicerContext], Any]
 class Method:
     """One rpc: its handler, what answers when its pool is full, and the pool."""
 
-    handler: grpc.RpcMethodHandler[bytes, Any]
-    refusal: grpc.RpcMethodHandler[bytes, Any]
+    handler: "grpc.RpcMethodHandler[bytes, Any]"
+    refusal: "grpc.RpcMethodHandler[bytes, Any]"
     pool: Pool
 
 
@@ -85,7 +85,7 @@ class Handlers(grpc.GenericRpcHandler):
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[bytes, Any] | None:
+    ) -> "grpc.RpcMethodHandler[bytes, Any] | None":
         """Called on the server's thread for each call: a lookup and a comparison."""
         method = self._methods.get(handler_call_details.method)
         if method is None:

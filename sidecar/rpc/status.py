@@ -12,6 +12,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from sidecar.deciding import errors
+from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
 
 DOMAIN: Final = "purser.dev"
 
