@@ -94,8 +94,8 @@ def hand_over(bucket: Bucket, mine: Share, *, need: int, amount: int, free_at: d
     if there < need:
         return None
     tokens = max(need, min(amount, there // 2))
-    # What a share may hold comes off what the central bucket may: no more room than is filled now. A prolonged one has less
-    # than `need` in it, else its holder would not ask; with that on top nothing spills.
+    # What a share may hold comes off what the central bucket may: no more room than is filled now. A prolonged
+    # one has less than `need` in it, else its holder would not ask; with that on top nothing spills.
     room = tokens if mine.burst == 0 else tokens + need
     share = Share(
         id=mine.id,
