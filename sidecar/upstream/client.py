@@ -1,7 +1,9 @@
 """The control plane as the rooms below see it: their ports over one gRPC channel."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 
@@ -19,6 +21,9 @@ from sidecar.upstream.status import meaning
 from sidecar.view.port import FeedLost
 
 _Reply = TypeVar("_Reply")
+
+_WATCHER_SECONDS: Final = 0.5
+"""grpc's watcher looks every 0.2 seconds whether anybody still listens."""
 
 
 class ControlPlane:
@@ -42,7 +47,19 @@ class ControlPlane:
             request_serializer=None,
             response_deserializer=usage.ReportBatchResponse.FromString,
         )
-        channel.subscribe(link.channel_is, try_to_connect=True)
+        self._is_closing = threading.Event()
+        channel.subscribe(self._watch, try_to_connect=True)
+
+    def _watch(self, state: grpc.ChannelConnectivity) -> None:
+        self._link.channel_is(state)
+        if state is grpc.ChannelConnectivity.IDLE and not self._is_closing.is_set():
+            # A lost connection would stay so until the next call; whether it can be had again is to be known before that.
+            self._channel.subscribe(self._nudge, try_to_connect=True)
+            self._channel.unsubscribe(self._nudge)
+
+    @staticmethod
+    def _nudge(_state: grpc.ChannelConnectivity) -> None:
+        """Only its subscribing matters."""
 
     @property
     def is_down(self) -> bool:
@@ -50,8 +67,10 @@ class ControlPlane:
         return self._link.is_down
 
     def close(self) -> None:
-        """Ends the channel; what is under way fails."""
-        self._channel.unsubscribe(self._link.channel_is)
+        """Ends the channel; what is under way fails. Takes half a second: grpc's watcher would die noisily on a closed channel."""
+        self._is_closing.set()
+        self._channel.unsubscribe(self._watch)
+        time.sleep(_WATCHER_SECONDS)
         self._channel.close()
 
     def open_session(
@@ -159,6 +178,7 @@ class FeedStream:
         except StopIteration:
             raise FeedLost("the control plane ended the feed") from None
         except grpc.RpcError as error:
+            self._link.failed(error.code())
             raise FeedLost(str(meaning(error))) from error
         self._link.worked()
         return cast("feed.FollowResponse", message)

@@ -16,7 +16,6 @@ from sidecar.outbox.port import (
     Durability,
     KeyEntry,
     KeyTaken,
-    NotWritten,
     OutcomeUnknown,
     Reservation,
     ReservationMoved,
@@ -27,6 +26,7 @@ from sidecar.outbox.port import (
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import NotWritten
 from tests.unit.sidecar.outbox.faults import Faults, error
 
 KEYS = [f"k{n}" for n in range(12)]
