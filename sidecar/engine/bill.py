@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final
 
-from sidecar.engine.catalog import Aggregate, FeatureType, Meter
+from sidecar.engine.catalog import Aggregate, FeatureType, Meter, events_of
 from sidecar.engine.entitlement import (
     BalanceSpec,
     Entitlements,
@@ -189,10 +189,8 @@ def _event(
 
 def _nothing(entitlements: Entitlements, event: Event) -> Finding:
     """Nobody named a feature and the event is charged to none."""
-    catalog = entitlements.catalog
-    for feature in catalog.features.values():
-        meter, card = catalog.meters.get(feature.meter), catalog.rate_cards.get(feature.rate_card)
-        if event.event_name in {feature.event, meter and meter.event, card and card.event}:
+    for feature in entitlements.catalog_features.values():
+        if event.event_name in events_of(entitlements.catalog, feature):
             return _missing(entitlements, feature.name)
     what = f"no feature meters {event.event_name!r}"
     return Finding("entitlement", "", what, Reason.FEATURE_NOT_FOUND)
@@ -313,6 +311,8 @@ def _gauge_event(
 ) -> tuple[FeatureBill, ...]:
     """Only the gauge that is named is touched."""
     if named is None:
+        if not any(finding.reason.refuses for finding in findings):
+            findings.append(_mismatch("", "a gauge event names its gauge"))
         return ()
     if named.gauge is None:
         findings.append(_mismatch(named.name, f"a {named.type.value} has no holders"))

@@ -127,6 +127,8 @@ __all__ = [
     "UnitKind",
     "Unknown",
     "ValueType",
+    "event_names",
+    "events_of",
 ]
 
 GOES_ON: Final = PastDuePolicy(allow=True)
@@ -391,3 +393,18 @@ class Catalog:
     partners: Mapping[str, Partner] = field(default_factory=dict)
     default_plan: str = ""
     """The plan that `on_unknown_customer: default_plan` answers by."""
+
+
+def events_of(catalog: Catalog, feature: Feature) -> frozenset[str]:
+    """The names of events that a feature is metered by."""
+    meter, card = catalog.meters.get(feature.meter), catalog.rate_cards.get(feature.rate_card)
+    names = (feature.event, meter.event if meter else "", card.event if card else "")
+    return frozenset(name for name in names if name)
+
+
+def event_names(catalog: Catalog) -> frozenset[str]:
+    """Every event name that a meter, a rate card or a feature reads; any other is an unknown event."""
+    names = {meter.event for meter in catalog.meters.values()}
+    names |= {card.event for card in catalog.rate_cards.values()}
+    names |= {feature.event for feature in catalog.features.values()}
+    return frozenset(names - {""})

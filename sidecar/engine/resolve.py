@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from sidecar.engine.catalog import (
     BudgetTerms,
@@ -48,10 +49,10 @@ def resolve(
             catalog_revision=current_revision,
         )
     standing = subscribed(customer, catalogs, at)
-    sources = [source for found in standing.in_force for source in _sources(found)]
-    features = _features(sources)
-    budgets = _budgets(sources)
-    wallets = _wallets(sources, features)
+    offers = [offer for found in standing.in_force for offer in _offers(found)]
+    features = _features(offers)
+    budgets = _budgets(offers)
+    wallets = _wallets(offers, features)
     specs = [spec for feature in features.values() for spec in (*feature.allowances, *feature.rates)]
     specs += [feature.gauge for feature in features.values() if feature.gauge is not None]
     return Entitlements(
@@ -61,7 +62,7 @@ def resolve(
         catalog=current,
         catalog_revision=current_revision,
         features=features,
-        by_event=_programs(customer.customer_id, features, sources),
+        by_event=_programs(customer.customer_id, features, offers),
         budgets=budgets,
         wallets=wallets,
         balances={spec.name: spec for spec in (*specs, *budgets, *wallets.values())},
@@ -75,7 +76,16 @@ def resolve(
     )
 
 
-def _sources(found: InForce) -> Iterable[tuple[Source, Mapping[str, Terms], tuple[BudgetTerms, ...]]]:
+class _Offer(NamedTuple):
+    """What a plan or an add-on brings."""
+
+    source: Source
+    entitlements: Mapping[str, Terms]
+    budgets: tuple[BudgetTerms, ...]
+    grants: tuple[GrantTerms, ...]
+
+
+def _offers(found: InForce) -> Iterable[_Offer]:
     subscription, revision = found.subscription, found.subscription.catalog_revision
     plan = Source(
         label=f"plan {found.plan.name}@{revision}",
@@ -85,18 +95,16 @@ def _sources(found: InForce) -> Iterable[tuple[Source, Mapping[str, Terms], tupl
         subscription_id=subscription.subscription_id,
         anchor_at=subscription.anchor_at,
     )
-    yield plan, found.plan.entitlements, found.plan.budgets
+    yield _Offer(plan, found.plan.entitlements, found.plan.budgets, found.plan.grants)
     for name in subscription.add_ons:
         add_on = found.catalog.add_ons[name]
-        yield replace(plan, label=f"add_on {name}@{revision}"), add_on.entitlements, add_on.budgets
+        source = replace(plan, label=f"add_on {name}@{revision}")
+        yield _Offer(source, add_on.entitlements, add_on.budgets, add_on.grants)
 
 
-_Sources = list[tuple[Source, Mapping[str, Terms], tuple[BudgetTerms, ...]]]
-
-
-def _features(sources: _Sources) -> dict[str, FeatureEntitlement]:
+def _features(offers: list[_Offer]) -> dict[str, FeatureEntitlement]:
     given: dict[str, list[Given]] = {}
-    for source, entitlements, _ in sources:
+    for source, entitlements, _, _ in offers:
         for name, terms in entitlements.items():
             given.setdefault(name, []).append(Given(source, terms))
     found: dict[str, FeatureEntitlement] = {}
@@ -127,9 +135,9 @@ def _with_requirements(
     return replace(entitlement, requires=tuple(compiled)) if compiled else entitlement
 
 
-def _budgets(sources: _Sources) -> tuple[BalanceSpec, ...]:
+def _budgets(offers: list[_Offer]) -> tuple[BalanceSpec, ...]:
     found: dict[str, BalanceSpec] = {}
-    for source, _, budgets in sources:
+    for source, _, budgets, _ in offers:
         for terms in budgets:
             spec = _budget(source, terms)
             other = found.get(spec.name)
@@ -162,17 +170,14 @@ def _budget(source: Source, terms: BudgetTerms) -> BalanceSpec:
     )
 
 
-def _wallets(sources: _Sources, features: Mapping[str, FeatureEntitlement]) -> dict[str, BalanceSpec]:
+def _wallets(offers: list[_Offer], features: Mapping[str, FeatureEntitlement]) -> dict[str, BalanceSpec]:
     found: dict[str, BalanceSpec] = {}
     for entitlement in features.values():
         spec = entitlement.wallet
         if spec is not None:
             other = found.get(spec.unit)
             found[spec.unit] = spec if other is None or spec.cap > other.cap else other
-    for source, _, _ in sources:
-        add_ons = source.catalog.add_ons
-        name = source.label.partition(" ")[2].rpartition("@")[0]
-        grants = source.plan.grants if source.label.startswith("plan ") else add_ons[name].grants
+    for source, _, _, grants in offers:
         for grant in grants:
             if grant.unit not in found:
                 found[grant.unit] = wallet(
@@ -219,23 +224,23 @@ def _grant(found: InForce, terms: GrantTerms, key: str, source: str) -> GrantSpe
 
 
 def _programs(
-    customer_id: str, features: Mapping[str, FeatureEntitlement], sources: _Sources
+    customer_id: str, features: Mapping[str, FeatureEntitlement], offers: list[_Offer]
 ) -> dict[str, EventProgram]:
     meters: dict[str, list[Meter]] = {}
     programs: dict[str, list[FeatureProgram]] = {}
     for entitlement in features.values():
         if entitlement.type is not FeatureType.METERED:
             continue
-        own = _own_meter(entitlement, sources)
+        own = _own_meter(entitlement, offers)
         for event in _events(entitlement, own):
             program = _program(customer_id, entitlement, event, own, meters.setdefault(event, []))
             programs.setdefault(event, []).append(program)
     return {event: EventProgram(tuple(meters[event]), tuple(found)) for event, found in programs.items()}
 
 
-def _own_meter(entitlement: FeatureEntitlement, sources: _Sources) -> Meter | None:
+def _own_meter(entitlement: FeatureEntitlement, offers: list[_Offer]) -> Meter | None:
     name = entitlement.feature.meter
-    first = next(source for source, terms, _ in sources if entitlement.name in terms)
+    first = next(offer.source for offer in offers if entitlement.name in offer.entitlements)
     return first.catalog.meters[name] if name else None
 
 

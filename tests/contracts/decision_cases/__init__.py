@@ -1,10 +1,10 @@
 """Decision cases: what a customer on a catalog asks in turn, and what the answers must be, whoever evaluates them.
 
 A file holds `about`, a `catalog` (a path from the repository's root, or the document itself), the instant `at`,
-`customers` by id (`plan`, `add_ons`, `state`, `began_days_ago`, …; `exists: false`), and `steps`. A step is a `check` or a
-`consume` of a customer: `feature`, `quantity` or `event`, and `expect`: any of `allowed`, `reason`, `cost`, `billed`,
-`shortfall`, `value`, `warnings`, `upgrade_options`, `remaining` (by balance). What a `consume` takes is gone for the
-steps after it.
+`customers` by id (`plan`, `add_ons`, `state`, `began_days_ago`, …; `exists: false`), and `steps`. A step is a `check`
+or a `consume` of a customer: `feature`, `quantity` or `event`, and `expect`: any of `allowed`, `reason`, `cost`,
+`billed`, `shortfall`, `value`, `warnings`, `upgrade_options`, `remaining` (by balance). What a `consume` takes is
+gone for the steps after it.
 """
 
 from pathlib import Path

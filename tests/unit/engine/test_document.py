@@ -148,18 +148,8 @@ def test_hostile_documents_are_refused() -> None:
         wide = [wide] * 1000
     circle: list[Any] = []
     circle.append(circle)
-    for hostile in (
-        deep,
-        wide,
-        circle,
-        {"units": circle},
-        {1: 2},
-        {"purser": 10**9999},
-        None,
-        1.5,
-        "text",
-        [[]],
-    ):
+    odd: list[Any] = [{"units": circle}, {1: 2}, {"purser": 10**9999}, None, 1.5, "text", [[]]]
+    for hostile in [deep, wide, circle, *odd]:
         assert problems(hostile)
     document = example()
     document["plans"]["pro"]["grants"][0]["amount"] = 10**5000
