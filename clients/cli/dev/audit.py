@@ -11,8 +11,10 @@ from typing import Final
 from clients.cli.dev.books import Balance, Booked
 from clients.cli.dev.heard import Acknowledged, Heard
 from clients.cli.dev.oracle import Oracle
+from clients.cli.dev.people import INCLUDED
 
-HARD: Final = {"free": "allowance:chat", "pro": "wallet:usd", "prepaid": "wallet:usd"}
+WALLET: Final = "wallet:usd"
+HARD: Final = {"free": INCLUDED, "pro": WALLET, "prepaid": WALLET}
 """Plan to the balance that decided usage may not exceed."""
 TOKENS: Final = ("input_tokens", "output_tokens")
 
@@ -39,7 +41,8 @@ class Audit:
     mismatches: list[str] = field(default_factory=list)
     oversold: dict[str, Decimal] = field(default_factory=dict)
     unbalanced: list[str] = field(default_factory=list)
-    costs: dict[str, Decimal] = field(default_factory=dict)
+    paid: dict[str, Decimal] = field(default_factory=dict)
+    """By customer: from the wallet, or billed in arrears."""
 
 
 def audit(accounts: Sequence[Account], oracle: Oracle, heard: Heard) -> Audit:
@@ -65,20 +68,28 @@ def _costs(found: Audit, account: Account, oracle: Oracle) -> None:
     told = {event.key: event for event in account.told}
     total = Decimal(0)
     for event in account.booked:
-        total += event.cost or 0
+        total += (event.cost or 0) if HARD.get(account.plan) == WALLET else event.billed
         if event.key not in told:
             continue
-        expected = expected_cost(account.plan, told[event.key], event, oracle)
-        if (event.cost or Decimal(0)) != expected:
+        cost, billed = expected(account.plan, told[event.key], oracle)
+        if (event.cost, event.billed) != (cost, billed):
+            books = f"{event.cost} in the books, billed {event.billed}"
             found.mismatches.append(
-                f"{account.customer_id}/{event.key}: {event.cost} in the books, {expected:f} by the catalog"
+                f"{account.customer_id}/{event.key}: {books}; by the catalog {cost:f}, billed {billed:f}"
             )
-    found.costs[account.customer_id] = total
+    found.paid[account.customer_id] = total
 
 
-def expected_cost(plan: str, told: Acknowledged, booked: Booked, oracle: Oracle) -> Decimal:
-    """What the books must say that an event costs, to the last digit."""
-    return oracle.rounded(oracle.cost(told.measures, told.model))
+def expected(plan: str, told: Acknowledged, oracle: Oracle) -> tuple[Decimal, Decimal]:
+    """What the books must say of an event, to the last digit: its cost, and which part of that is billed in arrears."""
+    cost = oracle.cost(told.measures, told.model)
+    if plan == "payg":
+        billed = cost
+    elif plan == "hybrid":
+        billed = cost * Fraction(told.uncovered) / tokens(told.measures) if told.uncovered else Fraction(0)
+    else:
+        billed = Fraction(0)
+    return oracle.rounded(cost), oracle.rounded(billed)
 
 
 def _balances(found: Audit, account: Account, oracle: Oracle, heard: Heard) -> None:
@@ -113,8 +124,3 @@ def _used(plan: str, event: Acknowledged, oracle: Oracle) -> Decimal:
 def tokens(measures: Mapping[str, str]) -> int:
     """Input and output."""
     return sum(int(measures.get(name, 0)) for name in TOKENS)
-
-
-def half(total: Fraction, scale: int) -> Decimal:
-    """Half of it, at a scale: what a prepaid customer gets who is to run dry half-way."""
-    return Decimal(round(total * 10**scale / 2)).scaleb(-scale)

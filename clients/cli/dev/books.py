@@ -48,6 +48,8 @@ class Booked:
     key: str
     cost: Decimal | None
     decided: bool
+    billed: Decimal = Decimal(0)
+    """The part of the cost that is billed in arrears."""
 
 
 class Books:
@@ -95,7 +97,13 @@ class Books:
     def events(self, customer_id: str) -> list[Booked]:
         """Every event of a customer."""
         return [
-            Booked(customer_id, item["idempotency_key"], _cost(item.get("cost")), bool(item["decided"]))
+            Booked(
+                customer_id,
+                item["idempotency_key"],
+                _cost(item.get("cost")),
+                bool(item["decided"]),
+                sum((Decimal(str(line["billed"])) for line in item.get("costs", ())), Decimal(0)),
+            )
             for item in self._items("/events", customer_id=customer_id, limit=PAGE)
         ]
 

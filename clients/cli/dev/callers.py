@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Final, TypeVar
 
 import purser
 from clients.cli.dev.heard import Acknowledged, Heard
-from clients.cli.dev.people import EVENT, FEATURE, MODEL
+from clients.cli.dev.people import EVENT, FEATURE, INCLUDED, MODEL
 
 Answer = TypeVar("Answer")
 PATIENCE_SECONDS: Final = 60.0
@@ -102,7 +103,8 @@ class Callers:
         self.heard.settled(customer_id, overage, final=final)
         if final:
             key = settled.recorded_as or reservation_id
-            event = Acknowledged(customer_id, key, measures, MODEL, decided=not settled.recorded_as)
+            decided, beyond = not settled.recorded_as, overage.get(INCLUDED, Decimal(0))
+            event = Acknowledged(customer_id, key, measures, MODEL, decided=decided, uncovered=beyond)
             self.heard.acknowledged(event)
         return settled
 

@@ -21,6 +21,8 @@ class Acknowledged:
     measures: Mapping[str, str]
     model: str
     decided: bool
+    uncovered: Decimal = Decimal(0)
+    """Tokens beyond what a plan includes, as the answer said."""
 
     @property
     def event_id(self) -> EventId:

@@ -12,6 +12,8 @@ from clients.cli.dev.sample import LlmRequest
 EVENT: Final = "llm_inference"
 FEATURE: Final = "chat"
 MODEL: Final = "text-gen-v3"
+INCLUDED: Final = "allowance:chat"
+"""The balance of what a plan includes."""
 ESTIMATES: Final = (64, 256, 1024, 2048, 8192)
 """What an app would ask for as the most output tokens."""
 CHUNK_TOKENS: Final = 6

@@ -50,7 +50,7 @@ def people(rows: Sequence[Row]) -> RenderableType:
 
 
 _LINE = "{:<7}{:<8}{:>6}{:>8}{:>10}{:>12}  {}"
-_TITLES = ("who", "plan", "asked", "allowed", "tokens", "cost, usd", "balance before → after")
+_TITLES = ("who", "plan", "asked", "allowed", "tokens", "paid, usd", "balance before → after")
 
 
 def pastes(lines: Sequence[str]) -> RenderableType:

@@ -19,7 +19,15 @@ from clients.cli.dev.scenes.lowered import lowered
 from clients.cli.dev.scenes.race import race
 from clients.cli.dev.scenes.streaming import streaming
 from clients.cli.dev.scenes.unplugged import unplugged
-from clients.cli.dev.scenes.world import ACTORS, OUTAGE_BALANCE, RACE_BALANCE, World, drained, eventually
+from clients.cli.dev.scenes.world import (
+    ACTORS,
+    OUTAGE_BALANCE,
+    RACE_BALANCE,
+    WINDOW,
+    World,
+    drained,
+    eventually,
+)
 
 RATE_CARD: Final = "llm"
 INCLUDED: Final = 1_000_000
@@ -121,7 +129,11 @@ def _report_earlier(world: World, person: Person, calls: Sequence[PlannedCall]) 
     to_come = sum(audit.tokens(call.total) for call in _of(person, calls))
     earlier, number = max(0, INCLUDED - to_come // 2), 0
     while earlier > 0:
-        measures = {"input_tokens": str(min(earlier, EARLIER_AT_MOST)), "output_tokens": "0"}
+        measures = {
+            "input_tokens": str(min(earlier, EARLIER_AT_MOST)),
+            "output_tokens": "0",
+            "context_window": WINDOW,
+        }
         world.callers.report(0, person.customer_id, f"{person.customer_id}-earlier-{number}", measures)
         earlier -= EARLIER_AT_MOST
         number += 1
@@ -174,7 +186,7 @@ def _row(world: World, person: Person, before: Standing, after: Standing, found:
         allowed=heard.allowed[customer],
         refused=refused,
         tokens=heard.tokens[customer],
-        cost=f"{found.costs.get(customer, Decimal(0)):.6f}",
+        cost=f"{found.paid.get(customer, Decimal(0)):.6f}",
         before=_left(person, before),
         after=_left(person, after),
     )

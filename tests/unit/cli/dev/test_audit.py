@@ -42,7 +42,7 @@ def found(
 def test_books_that_agree() -> None:
     """Nothing is found where everything holds; costs are added up exactly."""
     result = found([told("a"), told("b")], [booked("a"), booked("b")])
-    assert result == Audit(events_in_ledger=2, costs={"iris": 2 * COST})
+    assert result == Audit(events_in_ledger=2, paid={"iris": 2 * COST})
 
 
 def test_a_lost_event() -> None:
@@ -94,3 +94,23 @@ def test_overage_of_facts_is_no_overselling() -> None:
 def test_a_balance_that_does_not_add_up() -> None:
     """Spent and overage together are what was used, to the digit."""
     assert found([told()], [booked()], wallet(granted=Decimal(1), spent=COST / 2)).unbalanced
+
+
+@pytest.mark.parametrize(
+    ("plan", "uncovered", "billed"),
+    [
+        ("payg", "0", "0.014232"),
+        ("hybrid", "495", "0.004712268"),
+        ("hybrid", "0", "0"),
+        ("hybrid", "1495", "0.014232"),
+        ("free", "0", "0"),
+        ("pro", "0", "0"),
+    ],
+)
+def test_what_is_billed(plan: str, uncovered: str, billed: str) -> None:
+    """The contract's hybrid by hand: 495 of 1,495 tokens uncovered. Another digit is a mismatch."""
+    event = Acknowledged("iris", "k", MEASURES, "text-gen-v3", decided=True, uncovered=Decimal(uncovered))
+    good = Booked("iris", "k", COST, decided=True, billed=Decimal(billed))
+    bad = Booked("iris", "k", COST, decided=True, billed=Decimal(billed) + Decimal("0.000000001"))
+    assert audit([Account("iris", plan, [event], [good], {})], PRICES, Heard()).mismatches == []
+    assert len(audit([Account("iris", plan, [event], [bad], {})], PRICES, Heard()).mismatches) == 1

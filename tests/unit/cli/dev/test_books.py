@@ -10,7 +10,16 @@ import pytest
 from clients.cli.dev.books import Booked, Books, BooksRefused
 
 EVENTS = {
-    "": {"items": [{"idempotency_key": "a", "decided": True, "cost": {"unit": "usd", "value": "0.014232"}}]},
+    "": {
+        "items": [
+            {
+                "idempotency_key": "a",
+                "decided": True,
+                "cost": {"unit": "usd", "value": "0.014232"},
+                "costs": [{"billed": "0.004"}],
+            }
+        ]
+    },
     "2": {"items": [{"idempotency_key": "b", "decided": False, "cost": None}]},
 }
 AMOUNTS = {
@@ -43,7 +52,7 @@ def books() -> Books:
 def test_events_of_all_pages(books: Books) -> None:
     """Pages are followed to the end; costs are exact, and absent where there is none."""
     assert books.events("ada") == [
-        Booked("ada", "a", Decimal("0.014232"), decided=True),
+        Booked("ada", "a", Decimal("0.014232"), decided=True, billed=Decimal("0.004")),
         Booked("ada", "b", None, decided=False),
     ]
 
