@@ -30,7 +30,9 @@ def install(
     received_at: float,
     now: float,
 ) -> list[Withdrawn]:
-    """Puts what was granted into the book; what a recall has overtaken is answered, withdrawn. The book's lock is held."""
+    """Puts what was granted into the book; what a recall has overtaken is answered, withdrawn. The book's
+    lock is held.
+    """
     recalled, idle_only = request.recalled.get(want.ref, (0, True))
     is_overtaken = recalled > revision
     for lease in acquired.leases:

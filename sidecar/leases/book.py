@@ -245,7 +245,9 @@ class LeaseBook:
         account.shares.append(Share(share.lease_id, **pace, now=now, ends_at=ends_at))
 
     def expire(self, now: float, *, is_cut_off: bool) -> list[Withdrawn]:
-        """What is free in leases that have ended, withdrawn. While cut off it stays until its grants end, for `finish_lease`."""
+        """What is free in leases that have ended, withdrawn. While cut off it stays until its grants end, for
+        `finish_lease`.
+        """
         while self._ends and self._ends[0][0] <= now:
             _, lease_id = heapq.heappop(self._ends)
             if lease_id in self._leases:
@@ -262,7 +264,9 @@ class LeaseBook:
         return withdrawn
 
     def _unlist(self, lease: HeldLease, now: float) -> None:
-        """An ended lease is spent no more. It is known for a while, for what comes back late, and as long as it is held."""
+        """An ended lease is spent no more. It is known for a while, for what comes back late, and as long as
+        it is held.
+        """
         account = self._account(lease.ref)
         if lease in account.leases:
             account.leases.remove(lease)
@@ -279,7 +283,9 @@ class LeaseBook:
             del self._accounts[ref]
 
     def recall(self, ref: BalanceRef, revision: int, *, idle_only: bool) -> list[Withdrawn]:
-        """What is neither spent nor held in leases from before `revision`, withdrawn. A share of a rate that is cut ends."""
+        """What is neither spent nor held in leases from before `revision`, withdrawn. A share of a rate that
+        is cut ends.
+        """
         account = self._accounts.get(ref)
         if account is None:
             return []
@@ -317,7 +323,9 @@ class LeaseBook:
                 self._freed(lease, w.amount)
 
     def free(self, ref: BalanceRef, feature: str, now: float, until: float | None = None) -> int:
-        """What `feature` may spend of a balance until `until` (now), for sizing: leases that end sooner do not count."""
+        """What `feature` may spend of a balance until `until` (now), for sizing: leases that end sooner do
+        not count.
+        """
         account = self._accounts.get(ref)
         if account is None:
             return 0
@@ -349,7 +357,9 @@ class LeaseBook:
             self._drop_if_idle(ref)
 
     def period_end(self, ref: BalanceRef, now: float) -> float | None:
-        """When the period or grants of what is spendable now end. None: they do not, or the next period's are here already."""
+        """When the period or grants of what is spendable now end. None: they do not, or the next period's are
+        here already.
+        """
         account = self._accounts.get(ref)
         leases = [] if account is None else account.leases
         if any(lease.begins_at > now for lease in leases):

@@ -45,8 +45,10 @@ class HeldLease:
         self.held = self.charged = self.returned = 0
         ttl = _seconds(lease.ttl)
         self.ends_at = sent_at + ttl * (1 - DRIFT)
-        # It was granted between sending and receiving, at `ends_at - ttl` by the control plane's clock. Everything else is
-        # counted from there: ends from the earlier of the two instants, the beginning from the later. No wall clock is asked.
+        # It was granted between sending and receiving, at `ends_at - ttl` by the control plane's clock.
+        # Everything else is
+        # counted from there: ends from the earlier of the two instants, the beginning from the later. No wall
+        # clock is asked.
         granted_at = _seconds(lease.ends_at) - ttl
         self.never_after = FOR_EVER
         if lease.HasField("never_after"):

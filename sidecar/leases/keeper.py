@@ -319,7 +319,8 @@ class Keeper:
             if leases:
                 self._journal.record_leases(leases)
         except (NotWritten, OutcomeUnknown) as error:
-            # It is asked for again under its id: the stored reply is the same, and its time goes on from the first sending.
+            # It is asked for again under its id: the stored reply is the same, and its time goes on from the
+            # first sending.
             _log.warning("leases can not be written", cause=str(error))
             self._unanswered(request)
             return
@@ -448,7 +449,9 @@ class Keeper:
             self._send(request)
 
     def _wants(self, demands: sizing.Demands, now: float) -> tuple[list[tuple[Wanted, session.Want]], float]:
-        """What to ask for now: for callers first, then ahead of them. One want per balance that has nothing in flight."""
+        """What to ask for now: for callers first, then ahead of them. One want per balance that has nothing
+        in flight.
+        """
         found: list[tuple[Wanted, session.Want]] = []
         deadline = now
         for ref, all_tickets in self._tickets.items():

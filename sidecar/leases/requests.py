@@ -10,7 +10,9 @@ from sidecar.engine.values import BalanceRef
 from sidecar.leases.terms import Acquired, Grade
 
 GIVEN_UP_SECONDS: Final = 600.0
-"""A request without an answer is repeated this long; what it may have leased is then left to the close of the session."""
+"""A request without an answer is repeated this long; what it may have leased is then left to the close of the
+session.
+"""
 
 
 class Waiter:

@@ -67,7 +67,9 @@ def next_periods(
     known: dict[BalanceRef, float],
     random: Random,
 ) -> list[tuple[BalanceRef, str, int]]:
-    """Balances whose period ends soon, each once per period and at an instant of its own, so that midnight is no stampede."""
+    """Balances whose period ends soon, each once per period and at an instant of its own, so that midnight is
+    no stampede.
+    """
     for ref in [r for r, at in known.items() if at + NEXT_PERIOD_AHEAD_SECONDS < now]:
         del known[ref]
     due = []

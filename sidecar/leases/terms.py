@@ -41,7 +41,9 @@ class Shortfall(Protocol):
 
 
 class Taken(NamedTuple):
-    """A part of one draw, taken from one lease. So much of `amount` as `beyond` lies beyond the limit, in a soft cap."""
+    """A part of one draw, taken from one lease. So much of `amount` as `beyond` lies beyond the limit, in a
+    soft cap.
+    """
 
     ref: BalanceRef
     feature: str

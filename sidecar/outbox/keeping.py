@@ -25,7 +25,9 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def look_over(connection: sqlite3.Connection) -> None:
-    """Reads what a start must be able to read: small tables, and what waits for upload. Raises sqlite3.DatabaseError."""
+    """Reads what a start must be able to read: small tables, and what waits for upload. Raises
+    sqlite3.DatabaseError.
+    """
     connection.execute("SELECT count(*) FROM meta").fetchone()
     connection.execute("SELECT total(length(lease)) FROM leases").fetchone()
     connection.execute("SELECT total(amount) FROM carried").fetchone()

@@ -190,11 +190,14 @@ class Outbox(Protocol):
         """Writes what was leased, before it is spent. Doing it twice is once. Raises as `commit` does."""
 
     def record_returns(self, amounts: Sequence[session.LeaseAmount]) -> Sequence[session.LeaseReturn]:
-        """Writes returns as records that go up with the usage; answers them with their uids. Raises as `commit` does."""
+        """Writes returns as records that go up with the usage; answers them with their uids. Raises as
+        `commit` does.
+        """
 
     def set_aside(self, cause: str) -> Identity:
         """The disk was rolled back, or the file can not be trusted: renames it, and goes on in a new one with a new id.
 
-        Readable rows are written again with the uid they had; nothing of the old one will be closed. Blocks while it copies.
+        Readable rows are written again with the uid they had; nothing of the old one will be closed. Blocks
+        while it copies.
         Raises OutboxFailed.
         """

@@ -34,7 +34,8 @@ class Salvaged:
 
 
 def start_over(path: Path, *, make: Callable[[Path], OutboxFile], connect: Connect, at: datetime) -> Path:
-    """Copies what can be read into a new file that then takes the path; the old one's new path. Nobody may have it open.
+    """Copies what can be read into a new file that then takes the path; the old one's new path. Nobody may
+    have it open.
 
     The new file is whole before anything is renamed, so that a crash on the way leaves one of the two in place.
     """
@@ -52,7 +53,9 @@ def start_over(path: Path, *, make: Callable[[Path], OutboxFile], connect: Conne
 
 
 def finish(path: Path, connect: Connect) -> None:
-    """Ends what a crash interrupted: takes a whole new file into use, throws half of one away (it holds only copies)."""
+    """Ends what a crash interrupted: takes a whole new file into use, throws half of one away (it holds only
+    copies).
+    """
     fresh = _fresh(path)
     if not fresh.exists():
         return
@@ -96,7 +99,9 @@ def _set_aside(path: Path, at: datetime) -> Path:
 
 
 def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
-    """Copies what can be read of the file into a fresh one, in transactions of its own. Raises only for the fresh one."""
+    """Copies what can be read of the file into a fresh one, in transactions of its own. Raises only for the
+    fresh one.
+    """
     try:
         old = connect(broken)
     except sqlite3.Error:

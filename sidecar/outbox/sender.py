@@ -51,7 +51,9 @@ class Sender:
         turn: threading.Lock,
         on_acknowledged: Callable[[str, int], None] = lambda _incarnation_id, _cursor: None,
     ) -> None:
-        """`turn`: see `Sessions`. `on_acknowledged(incarnation_id, cursor)` is called after each step forward; it must not block."""
+        """`turn`: see `Sessions`. `on_acknowledged(incarnation_id, cursor)` is called after each step
+        forward; it must not block.
+        """
         self._shelf = shelf
         self._port = port
         self._sessions = sessions
@@ -75,7 +77,9 @@ class Sender:
         self._wake()
 
     def step(self) -> float:
-        """Uploads one batch, which may block for a call; how many seconds it may rest unless it is woken. 0: there is more."""
+        """Uploads one batch, which may block for a call; how many seconds it may rest unless it is woken. 0:
+        there is more.
+        """
         now = self._clock.monotonic()
         try:
             self._clean(now)

@@ -39,7 +39,8 @@ class Sessions:
         turn: threading.Lock,
         on_opened: Callable[[datetime], None] = lambda _now: None,
     ) -> None:
-        """`turn` is shared with the sender: while a session is opened nothing is uploaded, or what the control plane has seen
+        """`turn` is shared with the sender: while a session is opened nothing is uploaded, or what the
+        control plane has seen
         would be ahead of what it is told. `on_opened` hears the control plane's clock.
         """
         self._shelf = shelf
@@ -81,7 +82,9 @@ class Sessions:
         self._wake()
 
     def reconnected(self, generation: int | None = None) -> None:
-        """The way to the control plane is back, or its generation was heard: opens anew, unless that is what is open."""
+        """The way to the control plane is back, or its generation was heard: opens anew, unless that is what
+        is open.
+        """
         if generation is None or generation != self._shelf.generation:
             self._is_stale = True
             self._wake()
@@ -110,7 +113,8 @@ class Sessions:
             try:
                 reply = self._ask(identity, [i for i in self._shelf.incarnations() if not i.ended])
                 if reply.rolled_back:
-                    # Something of ours may have overtaken this request on its way. A disk that was rolled back stays so.
+                    # Something of ours may have overtaken this request on its way. A disk that was rolled
+                    # back stays so.
                     reply = self._ask(identity, [i for i in self._shelf.incarnations() if not i.ended])
                 if reply.rolled_back:
                     self._set_aside()
@@ -146,7 +150,9 @@ class Sessions:
         return self._port.open_session(request, CALL_SECONDS)
 
     def _present(self, identity: Identity) -> session.OpenSessionResponse:
-        """The control plane was restored: it hears of every incarnation that has rows, and of the leases that we hold."""
+        """The control plane was restored: it hears of every incarnation that has rows, and of the leases that
+        we hold.
+        """
         _log.warning("the control plane was restored from a backup", known_generation=self._shelf.generation)
         return self._ask(identity, self._shelf.incarnations(), self._shelf.presented())
 

@@ -1,4 +1,6 @@
-"""What the sender and the sessions need of the outbox, beside the port: what waits, how far it got, what must be kept."""
+"""What the sender and the sessions need of the outbox, beside the port: what waits, how far it got, what must
+be kept.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -9,7 +11,9 @@ from sidecar.outbox.port import Identity, Incarnation
 
 
 class Shelf(Protocol):
-    """Thread-safe. Reads come from the file and go on while writes fail; what is to be written raises as `Outbox.commit` does."""
+    """Thread-safe. Reads come from the file and go on while writes fail; what is to be written raises as
+    `Outbox.commit` does.
+    """
 
     @property
     def identity(self) -> Identity:
@@ -26,13 +30,17 @@ class Shelf(Protocol):
         """The next run above the cursor. None: everything is acknowledged. One record is answered whatever its size."""
 
     def acknowledge(self, incarnation_id: str, cursor: int) -> None:
-        """Moves the cursor on. While the disk takes nothing it moves in memory: then a restart sends a stretch again."""
+        """Moves the cursor on. While the disk takes nothing it moves in memory: then a restart sends a
+        stretch again.
+        """
 
     def rewind(self, cursors: Mapping[str, int], generation: int) -> None:
         """The control plane was restored: its cursors hold, and rows above them wait again."""
 
     def keep(self, incarnation_id: str) -> Sequence[session.LeaseAmount]:
-        """What an earlier incarnation's leases are still needed for: open holds, and charges that are not acknowledged."""
+        """What an earlier incarnation's leases are still needed for: open holds, and charges that are not
+        acknowledged.
+        """
 
     def mark_ended(self, incarnation_id: str) -> None:
         """The control plane has closed it."""

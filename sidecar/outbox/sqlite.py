@@ -64,7 +64,8 @@ class SqliteOutbox:
     ) -> None:
         """Locks and opens the file, or makes it, and starts an incarnation; a file that can not be read is set aside.
 
-        `is_threaded` False writes in the caller's thread, one group a call: for simulations. Raises OutboxLocked, OSError.
+        `is_threaded` False writes in the caller's thread, one group a call: for simulations. Raises
+        OutboxLocked, OSError.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path

@@ -116,7 +116,9 @@ class GroupWriter:
         return self._refusal is None and not self._unresolved
 
     def replace_file(self, cause: str) -> None:
-        """Sets the file aside between two groups; blocks until the new one is in use. Raises OutboxFailed when that failed."""
+        """Sets the file aside between two groups; blocks until the new one is in use. Raises OutboxFailed
+        when that failed.
+        """
         request = Pending[object]((), lambda _file: self._mark_damaged(cause), drains=True)
         self.submit(request).wait()
         after = Pending[object]((), lambda _file: None, drains=True)

@@ -12,7 +12,9 @@ AFTER_ERROR_SECONDS: Final = 1.0
 
 
 class Loop:
-    """Calls `step` again and again in a thread of its own; it answers how many seconds to rest, and `kick` ends the rest."""
+    """Calls `step` again and again in a thread of its own; it answers how many seconds to rest, and `kick`
+    ends the rest.
+    """
 
     def __init__(self, name: str, step: Callable[[], float]) -> None:
         """Does not start yet."""

@@ -1,4 +1,6 @@
-"""The channel to the control plane: plain, TLS or mutual TLS, with a bearer token that may be replaced while running."""
+"""The channel to the control plane: plain, TLS or mutual TLS, with a bearer token that may be replaced while
+running.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

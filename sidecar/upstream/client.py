@@ -53,7 +53,8 @@ class ControlPlane:
     def _watch(self, state: grpc.ChannelConnectivity) -> None:
         self._link.channel_is(state)
         if state is grpc.ChannelConnectivity.IDLE and not self._is_closing.is_set():
-            # A lost connection would stay so until the next call; whether it can be had again is to be known before that.
+            # A lost connection would stay so until the next call; whether it can be had again is to be known
+            # before that.
             self._channel.subscribe(self._nudge, try_to_connect=True)
             self._channel.unsubscribe(self._nudge)
 
@@ -67,7 +68,9 @@ class ControlPlane:
         return self._link.is_down
 
     def close(self) -> None:
-        """Ends the channel; what is under way fails. Takes half a second: grpc's watcher would die noisily on a closed channel."""
+        """Ends the channel; what is under way fails. Takes half a second: grpc's watcher would die noisily on
+        a closed channel.
+        """
         self._is_closing.set()
         self._channel.unsubscribe(self._watch)
         time.sleep(_WATCHER_SECONDS)

@@ -38,7 +38,9 @@ def write_until_killed(path: Path, durability: Durability, start: int) -> list[s
 
 @pytest.mark.parametrize("durability", [Durability.POWER_LOSS, Durability.PROCESS_CRASH])
 def test_what_was_answered_is_there_after_kill(tmp_path: Path, durability: Durability) -> None:
-    """Two processes in a row are killed; a third finds every answered key, its record once and its hold, without gaps."""
+    """Two processes in a row are killed; a third finds every answered key, its record once and its hold,
+    without gaps.
+    """
     path = tmp_path / "outbox.sqlite3"
     answered = write_until_killed(path, durability, 0) + write_until_killed(path, durability, 1_000_000)
     numbers = itertools.count()

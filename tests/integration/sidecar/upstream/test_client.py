@@ -57,7 +57,7 @@ class Server(SyncServiceServicer):
         if self.abort is not None:
             context.abort(self.abort, "because")
 
-    def OpenSession(  # noqa: N802
+    def OpenSession(
         self, request: session.OpenSessionRequest, context: grpc.ServicerContext
     ) -> session.OpenSessionResponse:
         """Epoch 7."""
@@ -65,14 +65,14 @@ class Server(SyncServiceServicer):
         assert context.time_remaining() is not None
         return session.OpenSessionResponse(epoch=7)
 
-    def AcquireLeases(  # noqa: N802
+    def AcquireLeases(
         self, request: session.AcquireLeasesRequest, context: grpc.ServicerContext
     ) -> session.AcquireLeasesResponse:
         """Revision 5."""
         self._trouble(context)
         return session.AcquireLeasesResponse(revision=5)
 
-    def ReportBatch(  # noqa: N802
+    def ReportBatch(
         self, request: usage.ReportBatchRequest, context: grpc.ServicerContext
     ) -> usage.ReportBatchResponse:
         """Keeps it, or sees a gap."""
@@ -86,14 +86,14 @@ class Server(SyncServiceServicer):
         self.batches.append(request)
         return usage.ReportBatchResponse(cursor=request.last_seq)
 
-    def CloseSession(  # noqa: N802
+    def CloseSession(
         self, request: session.CloseSessionRequest, context: grpc.ServicerContext
     ) -> session.CloseSessionResponse:
         """Ended."""
         self._trouble(context)
         return session.CloseSessionResponse(ended=True, cursor=request.final_seq)
 
-    def ReportRefusals(  # noqa: N802
+    def ReportRefusals(
         self, request: usage.ReportRefusalsRequest, context: grpc.ServicerContext
     ) -> usage.ReportRefusalsResponse:
         """Thanks."""
@@ -101,7 +101,7 @@ class Server(SyncServiceServicer):
         assert request.HasField("holder")
         return usage.ReportRefusalsResponse()
 
-    def Follow(  # noqa: N802
+    def Follow(
         self, request_iterator: Iterator[feed.FollowRequest], context: grpc.ServicerContext
     ) -> Iterator[feed.FollowResponse]:
         """Echoes revisions."""
@@ -265,7 +265,9 @@ def test_a_closed_channel_is_unreachable_and_not_a_crash(server: Server, link: L
 
 
 def test_a_token_is_read_again_when_its_file_changes_and_never_travels_in_the_clear(tmp_path: Path) -> None:
-    """Rotation without a restart; a plain channel refuses to carry one; a file that vanishes leaves the last one in use."""
+    """Rotation without a restart; a plain channel refuses to carry one; a file that vanishes leaves the last
+    one in use.
+    """
     path = tmp_path / "token"
     path.write_text("first\n")
     token = TokenFile(path)

@@ -156,7 +156,9 @@ class BookMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_unit_is_somewhere_once(self) -> None:
-        """Allotted = free + held + charged + returned, by the machine's own count; funds never show more than is free."""
+        """Allotted = free + held + charged + returned, by the machine's own count; funds never show more than
+        is free.
+        """
         self.book.check()
         for ref in REFS:
             leases = [lease for lease in self.book._leases.values() if lease.ref == ref]

@@ -190,7 +190,9 @@ def granted(
 
 
 def test_callers_of_one_balance_wait_together_and_several_balances_go_in_one_request(rig: Rig) -> None:
-    """Two calls for one balance and one for another are one request with two wants; the need is what all of them need."""
+    """Two calls for one balance and one for another are one request with two wants; the need is what all of
+    them need.
+    """
     first, second, third = rig.ask(needed=75), rig.ask(needed=25), rig.ask(OTHER, 5)
     rig.keeper.step()
     assert len(rig.port.sent) == 1

@@ -13,7 +13,9 @@ Uid = tuple[str, str, int]
 
 @dataclass
 class FakeBooks:
-    """Satisfies ReportPort and SessionsPort. `trouble` may raise before a call is looked at, `lost` after it was done."""
+    """Satisfies ReportPort and SessionsPort. `trouble` may raise before a call is looked at, `lost` after it
+    was done.
+    """
 
     generation: int = 1
     epochs: dict[str, int] = field(default_factory=dict)

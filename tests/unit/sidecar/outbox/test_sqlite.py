@@ -111,7 +111,9 @@ def test_a_taken_key_turns_away_only_its_own_write(open_outbox: Open) -> None:
 
 
 def test_a_reservation_moves_only_from_the_version_that_was_read(open_outbox: Open) -> None:
-    """Two settles that started from the same state: one is applied, the other learns what stands, and leaves no trace."""
+    """Two settles that started from the same state: one is applied, the other learns what stands, and leaves
+    no trace.
+    """
     outbox = open_outbox()
     outbox.commit(Write(reservation=Reservation("r", 1, True, b"open")))
     assert outbox.commit(Write(reservation=Reservation("r", 2, True, b"settled 5"))) == Written(0)
@@ -133,7 +135,9 @@ def test_a_second_process_is_turned_away(open_outbox: Open) -> None:
 
 
 def test_a_restart_finds_everything_under_a_new_incarnation(open_outbox: Open) -> None:
-    """Keys, open reservations and records are there after a restart; numbers start over in an incarnation of its own."""
+    """Keys, open reservations and records are there after a restart; numbers start over in an incarnation of
+    its own.
+    """
     first = open_outbox()
     before = first.identity
     first.commit(use("a"))
@@ -279,7 +283,9 @@ def test_a_closed_outbox_turns_writes_away(open_outbox: Open) -> None:
 
 
 def test_set_aside_goes_on_in_a_new_file_with_the_old_uids(open_outbox: Open, tmp_path: Path) -> None:
-    """A rolled-back file keeps lying there; its rows are written again with the uid they had, keys and holds are known."""
+    """A rolled-back file keeps lying there; its rows are written again with the uid they had, keys and holds
+    are known.
+    """
     outbox = open_outbox()
     before = outbox.identity
     outbox.record_leases([lease("l1", 100)])

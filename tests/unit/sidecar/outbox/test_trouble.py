@@ -37,7 +37,9 @@ def faults() -> Faults:
 
 @pytest.fixture
 def make(tmp_path: Path, faults: Faults) -> Iterator[Make]:
-    """Opens the outbox under the faults. Without a thread: every commit is a step, so that tests decide what comes when."""
+    """Opens the outbox under the faults. Without a thread: every commit is a step, so that tests decide what
+    comes when.
+    """
     numbers = itertools.count(1)
     made: list[SqliteOutbox] = []
 
@@ -86,12 +88,14 @@ def mend(outbox: SqliteOutbox) -> None:
 
 
 def test_a_full_disk_refuses_new_writes_drains_and_heals(make: Make) -> None:
-    """With a real limit on the file's pages: OutboxFull, reads and acknowledgements go on, room brings it back; no number is lost."""
+    """With a real limit on the file's pages: OutboxFull, reads and acknowledgements go on, room brings it
+    back; no number is lost.
+    """
     outbox = make()
     outbox.commit(use("first"))
     outbox._file.connection.execute("PRAGMA max_page_count = 60")
     written = ["first"]
-    with pytest.raises(OutboxFull) as caught:
+    with pytest.raises(OutboxFull) as caught:  # noqa: PT012 - which of them meets the limit is SQLite's affair
         for n in range(1000):
             outbox.commit(use(f"k{n}", 2000))
             written.append(f"k{n}")
@@ -124,7 +128,9 @@ def test_too_little_room_refuses_before_it_is_too_late(make: Make) -> None:
 def test_an_error_at_commit_is_unknown_until_the_file_was_read_back(
     make: Make, faults: Faults, happened: bool
 ) -> None:
-    """Whether the commit took place or not, the caller hears OutcomeUnknown, and the resolution then says what is true."""
+    """Whether the commit took place or not, the caller hears OutcomeUnknown, and the resolution then says
+    what is true.
+    """
     outbox = make()
     outbox.commit(use("before"))
     broken = error(sqlite3.SQLITE_IOERR, "disk I/O error")
@@ -279,7 +285,9 @@ def _pages_of(path: Path, table: str) -> list[int]:
 
 
 def test_a_salvage_that_was_interrupted_is_finished_or_begun_again(make: Make, tmp_path: Path) -> None:
-    """A whole new file whose old one is gone is taken into use; half of one is thrown away, for it holds only copies."""
+    """A whole new file whose old one is gone is taken into use; half of one is thrown away, for it holds only
+    copies.
+    """
     first = make()
     first.commit(use("a"))
     first.set_aside("test")

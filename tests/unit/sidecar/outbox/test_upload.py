@@ -178,7 +178,9 @@ def test_keep_shrinks_as_holds_end_and_only_an_empty_one_ends_the_session(
 
 
 def test_nothing_is_closed_after_a_reboot_under_process_crash(start: Start, books: FakeBooks) -> None:
-    """The machine may have lost what the earlier process wrote last: its leases are left to the control plane's policy."""
+    """The machine may have lost what the earlier process wrote last: its leases are left to the control
+    plane's policy.
+    """
     first = start()
     first.use("a")
     second = start(boot_id="another")
@@ -237,7 +239,9 @@ def test_a_request_that_was_overtaken_by_our_own_upload_is_no_rollback(
 
 
 def test_after_a_restore_rows_are_sent_again_from_the_restored_cursor(start: Start, books: FakeBooks) -> None:
-    """The generation changes: leases are presented, ended incarnations named, and everything of the last day is there again."""
+    """The generation changes: leases are presented, ended incarnations named, and everything of the last day
+    is there again.
+    """
     first = start()
     first.use("a")
     earlier = first.outbox.identity.incarnation_id
