@@ -24,6 +24,7 @@ from sidecar.deciding.check import Check
 from sidecar.deciding.consume import Consume
 from sidecar.deciding.entitlements import Listing
 from sidecar.deciding.judging import Judge
+from sidecar.deciding.kept import Kept
 from sidecar.deciding.party import Parties
 from sidecar.deciding.refusals import Refusals
 from sidecar.deciding.report import Report
@@ -106,6 +107,7 @@ class Sidecar:
     def _wire_hold(self) -> None:
         """What may be spent, what was used, and the way to the control plane."""
         settings, clock, metrics = self._settings, self._clock, self._metrics
+        self._pulse = Pulse()
         self._link = Link(clock, metrics)
         security = Security(
             ca_file=settings.upstream_ca_file,
@@ -125,6 +127,7 @@ class Sidecar:
             random=self._random,
             metrics=metrics,
             turn=turn,
+            on_opened=lambda control_now: self._pulse.heard_clock(control_now, clock.monotonic()),
         )
         self._unreported = Unreported(clock.monotonic)
         self._sender = Sender(
@@ -163,7 +166,6 @@ class Sidecar:
     def _wire_view(self) -> None:
         """What decisions rest on."""
         settings, clock = self._settings, self._clock
-        self._pulse = Pulse()
         self._view = View(
             bound=settings.customers_max,
             pulse=self._pulse,
@@ -209,6 +211,7 @@ class Sidecar:
         self._standings = Standings(self._view, self._book, self._unreported)
         till = Till(
             view=self._view,
+            standings=self._standings,
             book=self._book,
             keeper=self._keeper,
             clock=clock,
@@ -272,7 +275,7 @@ class Sidecar:
             tls = Tls(settings.tls_certificate, settings.tls_key)
         service = EntitlementService(self._verbs)
         self._api = ApiServer(
-            Handlers(service, FastChecks(), self._pools),
+            Handlers(service, self._fast(), self._pools),
             self._pools,
             address=settings.grpc,
             tls=tls,
@@ -351,6 +354,16 @@ class Sidecar:
         return ""
 
     # Inside
+
+    def _fast(self) -> FastChecks:
+        checks = Kept(
+            check=self._verbs.check,
+            view=self._view,
+            book=self._book,
+            unreported=self._unreported,
+            clock=self._clock,
+        )
+        return FastChecks(checks, clock=self._clock, new_bits=lambda: self._random.getrandbits(60))
 
     def _control_now(self) -> datetime:
         return self._pulse.control_now(wall_now=self._clock.now(), monotonic=self._clock.monotonic())

@@ -7,8 +7,9 @@ from decimal import Decimal
 from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.answers import Answers
 from sidecar.deciding.asked import make_event
-from sidecar.deciding.judging import Judge
+from sidecar.deciding.judging import Judge, Judged
 from sidecar.deciding.party import Parties
+from sidecar.engine.decision import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class Check:
 
     def __call__(self, question: Question, *, deadline: float) -> bytes:
         """The encoded decision. Raises Malformed."""
+        return self.answers.encode(self.decide(question, deadline=deadline)[0])
+
+    def decide(self, question: Question, *, deadline: float) -> tuple[Decision, Judged]:
+        """The decision, and what it rests on. Raises Malformed."""
         now = self.parties.now()
         party = self.parties.find(
             question.customer_id,
@@ -67,4 +72,5 @@ class Check:
                 max_staleness=question.max_staleness,
             )
         spent = self.judge.look(judged)
-        return self.answers.encoded(judged, spent, decision_id=self.answers.new_id(), at=now)
+        decision = self.answers.decision(judged, spent, decision_id=self.answers.new_id(), at=now)
+        return decision, judged

@@ -1,9 +1,11 @@
 """What may be spent: of the book, of what could be leased (for checks), and by waivers while the control plane is away."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Protocol
 
 from sidecar.deciding.reserved import Hold
+from sidecar.deciding.standings import Standings
 from sidecar.engine.catalog import OveragePolicy
 from sidecar.engine.entitlement import BalanceSpec
 from sidecar.engine.evaluate import Bill, Charge, Fund
@@ -70,37 +72,41 @@ def without_rates(bill: Bill) -> Bill:
     return bill._replace(features=lines, refs=tuple(ref for ref in bill.refs if ref not in rates))
 
 
-def leasable(hints: Hints, bill: Bill, funds: Mapping[BalanceRef, Fund]) -> dict[BalanceRef, Fund]:
-    """The funds with what could still be leased as of the last hints: for a check while the control plane is near."""
-    wider = dict(funds)
+def leasable(
+    standings: Standings, hints: Hints, bill: Bill, funds: Mapping[BalanceRef, Fund], at: datetime
+) -> dict[BalanceRef, Fund]:
+    """What could be spent as the balances are shown: for a check while the control plane is near.
+
+    Slices that others hold and do not spend can be recalled, so what counts is what remains of the whole fleet.
+    """
+    wider: dict[BalanceRef, Fund] = {}
     for charge in bill.charges:
-        held = funds.get(charge.ref, Fund(0))
         hint = hints.hint(charge.ref)
         if charge.spec.decided_remotely:
             wider[charge.ref] = Fund(_remote_room(charge, hint))
             continue
-        within = held.within + _room(charge.spec, hint, charge.feature)
-        scoped = None
-        if held.scoped is not None:
-            extra = within - held.within
-            scoped = {name: amount + extra for name, amount in held.scoped.items()}
-        wider[charge.ref] = Fund(within, held.beyond + _beyond(charge.spec, hint), scoped)
+        held = funds.get(charge.ref)
+        if charge.spec.kind is BalanceKind.RATE:
+            wider[charge.ref] = Fund(_tokens(charge.spec, hint, held))
+            continue
+        standing = standings.one(charge.ref, charge.spec, at)
+        remaining = max(0, (standing.limit or 0) - standing.used - standing.reserved)
+        beyond = 0
+        if charge.spec.overage is OveragePolicy.ALLOW_UP_TO:
+            beyond = max(0, charge.spec.cap - standing.overage)
+        if hint is not None and hint.scoped:
+            mine = hint.available_to(charge.feature) + (0 if held is None else held.within)
+            remaining = min(remaining, mine)
+        wider[charge.ref] = Fund(remaining, beyond)
     return wider
 
 
-def _room(spec: BalanceSpec, hint: Hint | None, feature: str) -> int:
+def _tokens(spec: BalanceSpec, hint: Hint | None, held: Fund | None) -> int:
+    """A rate: what the share here holds, and what the control plane's bucket held last."""
+    here = 0 if held is None else held.within
     if hint is not None:
-        return max(0, hint.available_to(feature))
-    if spec.kind is BalanceKind.RATE:
-        return spec.burst
-    # Nobody has touched it yet: all of it is there.
-    return spec.limit or 0
-
-
-def _beyond(spec: BalanceSpec, hint: Hint | None) -> int:
-    if spec.overage is not OveragePolicy.ALLOW_UP_TO:
-        return 0
-    return max(0, spec.cap - (0 if hint is None else hint.overage))
+        return here + max(0, hint.available)
+    return spec.burst if held is None else here
 
 
 def _remote_room(charge: Charge, hint: Hint | None) -> int:

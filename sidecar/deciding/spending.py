@@ -15,6 +15,7 @@ from sidecar.deciding.funds import (
     without_rates,
 )
 from sidecar.deciding.reserved import Hold, allot
+from sidecar.deciding.standings import Standings
 from sidecar.deciding.uniques import Uniques
 from sidecar.deciding.waivers import Waivers
 from sidecar.engine.catalog import OnUnreachable, Trouble
@@ -55,6 +56,7 @@ class Till:
     """Takes what bills ask for. Thread-safe."""
 
     view: View
+    standings: Standings
     book: Book
     keeper: Keeper
     clock: Clock
@@ -70,7 +72,7 @@ class Till:
         with self.book.lock:
             funds = book_funds(self.book, bill, self.clock.monotonic(), self.finish_until(bill))
         if self.view.pulse.is_connected:
-            return decide(bill, leasable(self.view, bill, funds))
+            return decide(bill, leasable(self.standings, self.view, bill, funds, self.now()))
         outcome = decide(bill, funds)
         if outcome.allowed or not outcome.shortfalls:
             return outcome

@@ -174,11 +174,16 @@ class EntitlementService:
             self._verbs.listing.forget(watch)
 
     def _deadline(self, context: grpc.ServicerContext) -> float:
-        # None without a deadline, whatever the stubs say.
-        remaining = cast("float | None", context.time_remaining())
-        if remaining is None or remaining > DEADLINE_MAX_SECONDS:
-            remaining = DEADLINE_MAX_SECONDS
-        return self._verbs.clock.monotonic() + max(0.0, remaining - ANSWER_SECONDS)
+        return deadline_of(context, self._verbs.clock)
+
+
+def deadline_of(context: grpc.ServicerContext, clock: Clock) -> float:
+    """Until when the answer must be there, in monotonic seconds: a little before the caller stops waiting."""
+    # None without a deadline, whatever the stubs say.
+    remaining = cast("float | None", context.time_remaining())
+    if remaining is None or remaining > DEADLINE_MAX_SECONDS:
+        remaining = DEADLINE_MAX_SECONDS
+    return clock.monotonic() + max(0.0, remaining - ANSWER_SECONDS)
 
 
 def asked(event: usage.UsageEvent, feature: str = "") -> Asked:

@@ -12,6 +12,7 @@ LIVE_WITHIN_SECONDS: Final = 5.0
 """Without a heartbeat for this long a connected feed is not called LIVE any more."""
 
 _WAITING_MAX: Final = 1_000
+_OFFSETS_MAX: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Pulse:
         self._waiting: deque[Beat] = deque(maxlen=_WAITING_MAX)
         self._revision = 0
         self._confirmed: Beat | None = None
-        self._newest: Beat | None = None
+        self._offsets: deque[tuple[float, datetime]] = deque(maxlen=_OFFSETS_MAX)
+        self._offset: tuple[float, datetime] | None = None
         self._restored = False
         self._persisted: tuple[datetime, float] | None = None
         self._connected = False
@@ -70,7 +72,7 @@ class Pulse:
     def beat(self, beat: Beat) -> None:
         """A heartbeat came."""
         with self._lock:
-            self._newest = beat
+            self._learn(beat.control_now, beat.received_at)
             if beat.revision <= self._revision:
                 self._confirmed = beat
                 self._waiting.clear()
@@ -120,7 +122,18 @@ class Pulse:
 
     def control_now(self, *, wall_now: datetime, monotonic: float) -> datetime:
         """The control plane's clock, carried on by ours since its last heartbeat; before the first one, this machine's."""
-        beat = self._newest
-        if beat is None:
+        known = self._offset
+        if known is None:
             return wall_now
-        return beat.control_now + timedelta(seconds=monotonic - beat.received_at)
+        heard_at, control_at = known
+        return control_at + timedelta(seconds=monotonic - heard_at)
+
+    def heard_clock(self, control_now: datetime, received_at: float) -> None:
+        """The control plane's clock came with an answer."""
+        with self._lock:
+            self._learn(control_now, received_at)
+
+    def _learn(self, control_now: datetime, received_at: float) -> None:
+        # What travels arrives late, never early: of the last ones the one that puts the clock furthest on is the nearest.
+        self._offsets.append((received_at, control_now))
+        self._offset = max(self._offsets, key=lambda heard: heard[1] - timedelta(seconds=heard[0]))

@@ -1,0 +1,108 @@
+"""Checks whose answer may be kept: the decision, and what must be unchanged for it to be given again."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.deciding.check import Check, Question
+from sidecar.deciding.judging import Judged
+from sidecar.deciding.unreported import Unreported
+from sidecar.engine.decision import Decision, ViewSource
+from sidecar.engine.values import BalanceKind, BalanceRef
+from sidecar.leases.book import Spending as Book
+from sidecar.runtime.clock import Clock
+from sidecar.view.entries import Compiled, SubjectEntry
+from sidecar.view.hints import Hint
+from sidecar.view.memory import View
+from sidecar.view.pulse import LIVE_WITHIN_SECONDS
+
+KEPT_SECONDS: Final = 1.0
+KEPT_WITH_RATE_SECONDS: Final = 0.05
+"""A rate's tokens come back by themselves: nothing says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What one answer rests on. The answer holds while the view is LIVE and all of this is as it was."""
+
+    customer_id: str
+    compiled: Compiled
+    subject_id: str
+    subject: SubjectEntry | None
+    balances: tuple[tuple[BalanceRef, Hint | None, int, int], ...]
+    """Each with its hint, what is not reported of it, and what is held."""
+    until: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Decides, and tells whether what was decided before still holds. Thread-safe; `holds` takes no lock."""
+
+    check: Check
+    view: View
+    book: Book
+    unreported: Unreported
+    clock: Clock
+
+    def decide(self, question: Question, *, deadline: float) -> tuple[Decision, Basis | None]:
+        """The decision; its basis is None where it must not be kept. Raises Malformed."""
+        asked_plainly = question.max_staleness is None and not question.min_revision and not question.explain
+        decision, judged = self.check.decide(question, deadline=deadline)
+        if not asked_plainly or judged.entitlements is None or judged.is_guest or judged.is_fallback:
+            return decision, None
+        return decision, self._basis(judged, decision)
+
+    def holds(self, basis: Basis, now: float) -> bool:
+        """Would the same be decided now? The caller has looked whether the view is LIVE."""
+        if now >= basis.until:
+            return False
+        entry = self.view.customer(basis.customer_id)
+        if entry is None or entry.compiled is not basis.compiled:
+            return False
+        if basis.subject_id and self.view.subject(basis.subject_id) is not basis.subject:
+            return False
+        for ref, hint, outstanding, held in basis.balances:
+            if (
+                self.view.hint(ref) is not hint
+                or self.unreported.of(ref) != outstanding
+                or self.book.held(ref) != held
+            ):
+                return False
+        return True
+
+    def _basis(self, judged: Judged, decision: Decision) -> Basis | None:
+        party = judged.party
+        entry = self.view.customer(party.customer_id)
+        if entry is None or judged.freshness.source is not ViewSource.LIVE:
+            return None
+        compiled = entry.compiled
+        bill = judged.bill
+        if compiled.stamp != party.stamp or any(
+            line.entitlement.trouble.max_staleness.total_seconds() < LIVE_WITHIN_SECONDS
+            for line in bill.features
+        ):
+            return None
+        if (
+            bill.entitlement is not None
+            and bill.entitlement.trouble.max_staleness.total_seconds() < LIVE_WITHIN_SECONDS
+        ):
+            return None
+        now, wall = self.clock.monotonic(), self.check.parties.now()
+        charges = bill.charges
+        has_rate = any(charge.spec.kind is BalanceKind.RATE for charge in charges)
+        ends = [state.resets_at for state in decision.balances if state.resets_at is not None]
+        if compiled.entitlements.valid_until is not None:
+            ends.append(compiled.entitlements.valid_until)
+        left = min(((end - wall).total_seconds() for end in ends), default=KEPT_SECONDS)
+        most = KEPT_WITH_RATE_SECONDS if has_rate else KEPT_SECONDS
+        return Basis(
+            customer_id=party.customer_id,
+            compiled=compiled,
+            subject_id=party.subject_id,
+            subject=self.view.subject(party.subject_id) if party.subject_id else None,
+            balances=tuple(
+                (ref, self.view.hint(ref), self.unreported.of(ref), self.book.held(ref))
+                for ref in dict.fromkeys(charge.ref for charge in charges)
+            ),
+            until=now + min(left, most),
+        )
