@@ -27,6 +27,10 @@ class SlowFollower(Exception):
     """The follower does not take its messages; it may come again and resume."""
 
 
+class FollowerGone(Exception):
+    """The follower has ended its stream, or the network did."""
+
+
 class ShuttingDown(Exception):
     """This process goes; come again."""
 
@@ -58,6 +62,8 @@ async def follow(
                 await _send(context, await _answer(database, stream, start, request))
             elif reading.done():
                 return
+    except FollowerGone:
+        return
     finally:
         stream.end()
         reading.cancel()
@@ -131,6 +137,8 @@ async def _send(context: FollowContext, messages: Sequence[FollowResponse]) -> N
             await asyncio.wait_for(context.write(message), WRITE_SECONDS)
         except TimeoutError as error:
             raise SlowFollower("messages are not taken; come again and resume") from error
+        except Exception as error:  # what a write raises on a broken stream is no public type of grpc
+            raise FollowerGone from error
 
 
 def _check_ids(where: str, customer_ids: Sequence[str], subject_ids: Sequence[str]) -> None:

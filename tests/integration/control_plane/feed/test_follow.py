@@ -1,0 +1,246 @@
+"""The feed over real gRPC streams, on both databases."""
+
+import asyncio
+import json
+import time
+from datetime import timedelta
+
+import grpc
+import pytest
+from sqlalchemy import delete, update
+
+from control_plane.app import Running
+from control_plane.db.engine import create_engine
+from control_plane.db.tables import feed, revisions
+from control_plane.db.unit_of_work import ChangeKind, Database
+from purser.sync.v1 import feed_pb2
+from purser.sync.v1.session_pb2 import Holder
+from purser.sync.v1.sync_service_pb2_grpc import SyncServiceStub
+from tests.integration.control_plane.serving import Follower, following, rest_of, serving
+from tests.integration.control_plane.setting import CATALOG, make_customer, make_subscriber, publish_text
+
+
+async def test_a_fresh_follower_gets_a_reset_and_a_snapshot(database_url: str) -> None:
+    """Who holds no view hears why, and then the states of all it follows, unknown ids included."""
+    async with serving(database_url) as control_plane:
+        published = await publish_text(control_plane.database)
+        await make_subscriber(control_plane.database, "acme")
+        async with following(control_plane, "acme", "nobody") as follower:
+            assert follower.messages[0].reset.generation == 1
+            await follower.next()
+            assert follower.revision == 3
+            assert follower.customers["acme"].exists
+            assert follower.customers["acme"].subscriptions[0].plan == "free"
+            assert not follower.customers["nobody"].exists
+            assert follower.catalogs[published.revision].current
+            assert json.loads(follower.catalogs[published.revision].document)["purser"] == "catalog/v1"
+            assert [hint.ref.balance for hint in follower.customers["acme"].hints] == ["allowance:api"]
+
+
+async def test_unknown_ids_are_followed(database_url: str) -> None:
+    """A subscribe of ids that do not exist is answered, and what they become later arrives."""
+    async with serving(database_url) as control_plane, following(control_plane) as follower:
+        await follower.subscribe("later", subjects=("ann",))
+        await follower.until(lambda: "later" in follower.customers)
+        assert not follower.customers["later"].exists
+        assert follower.subjects["ann"].customer_id == ""
+        async with rest_of(control_plane) as rest:
+            await rest.post("/customers", json={"id": "later"})
+            await rest.post("/customers/later/subjects", json={"id": "ann"})
+        await follower.until(lambda: follower.customers["later"].exists)
+        await follower.until(lambda: follower.subjects["ann"].customer_id == "later")
+
+
+@pytest.mark.parametrize("change", ["limit", "grant", "suspension", "past_due", "subject"])
+async def test_a_change_arrives_well_within_a_second(database_url: str, change: str) -> None:
+    """A published limit, a grant, a suspension, past due: in a connected stream in less than half a second."""
+    async with serving(database_url) as control_plane:
+        await publish_text(control_plane.database)
+        await make_subscriber(control_plane.database, "acme", "paid")
+        async with following(control_plane, "acme") as follower, rest_of(control_plane) as rest:
+            await follower.subscribe(subjects=("ann",))
+            await follower.until(lambda: "ann" in follower.subjects)
+            state = follower.customers
+            began = time.monotonic()
+            match change:
+                case "limit":
+                    text = CATALOG.replace("limit: 100,", "limit: 7,")
+                    answer = await rest.post("/catalog/revisions?move=all", content=text)
+                    revision = answer.json()["revision"]
+                    await follower.until(lambda: state["acme"].subscriptions[0].catalog_revision == revision)
+                case "grant":
+                    body = {"customer_id": "acme", "unit": "credit", "amount": "5"}
+                    answer = await rest.post("/grants", json=body)
+                    await follower.until(lambda: state["acme"].hints[0].granted == 5000)
+                case "suspension":
+                    answer = await rest.post("/customers/acme/suspend")
+                    await follower.until(lambda: state["acme"].suspended)
+                case "past_due":
+                    answer = await rest.post(
+                        "/subscriptions/sub_acme/payment-status", json={"status": "past_due"}
+                    )
+                    await follower.until(lambda: state["acme"].subscriptions[0].state == "past_due")
+                case _:
+                    answer = await rest.post("/customers/acme/subjects", json={"id": "ann"})
+                    await follower.until(lambda: follower.subjects["ann"].customer_id == "acme")
+            assert time.monotonic() - began < 0.5
+            assert follower.revision == answer.json()["revision"]
+
+
+async def test_it_resumes_with_what_changed_meanwhile(database_url: str) -> None:
+    """A follower that comes back gets a change from its revision, with what changed and nothing else."""
+    async with serving(database_url) as control_plane:
+        await publish_text(control_plane.database)
+        await make_subscriber(control_plane.database, "acme")
+        await make_subscriber(control_plane.database, "bolt")
+        async with following(control_plane, "acme", "bolt") as first:
+            await first.next()
+        async with rest_of(control_plane) as rest:
+            await rest.post("/customers/bolt/suspend")
+            await rest.post("/customers", json={"id": "other"})
+        async with following(control_plane, seen=first) as second:
+            change = second.messages[0].change
+            assert (change.from_revision, change.to_revision) == (first.revision, first.revision + 2)
+            assert [state.customer_id for state in change.customers] == ["bolt"]
+            assert list(change.catalogs) == []
+
+
+@pytest.mark.parametrize("cause", ["history", "generation", "future"])
+async def test_it_starts_over_when_it_can_not_resume(database_url: str, cause: str) -> None:
+    """History that is gone, another generation, a revision from the future: a reset, and then snapshots."""
+    async with serving(database_url) as control_plane:
+        database = control_plane.database
+        await publish_text(database)
+        await make_subscriber(database, "acme")
+        async with following(control_plane, "acme") as first:
+            await first.next()
+        await make_customer(database, "one")
+        await make_customer(database, "two")
+        async with database.begin() as uow:
+            if cause == "history":
+                await uow.connection.execute(delete(feed).where(feed.c.revision <= first.revision + 1))
+            elif cause == "generation":
+                await uow.connection.execute(update(revisions).values(generation=2))
+            else:
+                first.revision += 100
+        async with following(control_plane, seen=first) as second:
+            assert second.messages[0].WhichOneof("message") == "reset"
+            await second.next()
+            assert second.customers["acme"].exists
+            assert second.revision == 5
+
+
+async def test_a_restore_resets_streams_that_are_open(database_url: str) -> None:
+    """When the database was put back under a running stream, the stream starts over by itself."""
+    async with serving(database_url) as control_plane:
+        await publish_text(control_plane.database)
+        await make_subscriber(control_plane.database, "acme")
+        async with following(control_plane, "acme") as follower:
+            await follower.next()
+            async with control_plane.database.begin() as uow:
+                await uow.connection.execute(update(revisions).values(generation=2, revision=2))
+            await follower.until(lambda: follower.generation == 2)
+            await follower.until(lambda: "acme" in follower.customers)
+            assert follower.revision == 2
+
+
+async def test_heartbeats_carry_revision_and_clock(database_url: str) -> None:
+    """Once a second, without any change: the revision and the database's time."""
+    async with serving(database_url) as control_plane:
+        await publish_text(control_plane.database)
+        async with following(control_plane) as follower:
+            beats: list[feed_pb2.Heartbeat] = []
+            began = time.monotonic()
+            while len(beats) < 3:
+                message = await follower.next()
+                if message.WhichOneof("message") == "heartbeat":
+                    beats.append(message.heartbeat)
+            assert time.monotonic() - began < 3.5
+            assert {beat.revision for beat in beats} == {1}
+            assert abs(beats[-1].now.ToDatetime().timestamp() - beats[0].now.ToDatetime().timestamp() - 2) < 1
+
+
+async def test_no_follower_misses_a_change(postgres_url: str) -> None:
+    """Two replicas, many committers at once: every follower sees every customer, over an unbroken chain."""
+    names = [f"c{number}" for number in range(120)]
+    async with serving(postgres_url) as one, serving(postgres_url) as two:
+        committers = [Database(create_engine(postgres_url, pool_size=10)) for _ in range(3)]
+
+        async def commit(index: int, name: str) -> None:
+            await make_customer(committers[index % 3], name)
+
+        async with (
+            following(one, *names, incarnation="a") as first,
+            following(two, *names, incarnation="b") as second,
+        ):
+            await asyncio.gather(*(commit(index, name) for index, name in enumerate(names)))
+
+            async def all_there(follower: Follower) -> None:
+                await follower.until(lambda: sum(s.exists for s in follower.customers.values()) == len(names))
+                await follower.until(lambda: follower.revision == len(names))
+
+            await asyncio.gather(all_there(first), all_there(second))
+        for database in committers:
+            await database.close()
+
+
+async def test_customers_come_while_others_change(database_url: str) -> None:
+    """Subscribing in the middle of changes neither breaks the chain nor leaves an old state behind."""
+    names = [f"c{number}" for number in range(30)]
+    async with serving(database_url) as control_plane:
+        database = control_plane.database
+        for name in names:
+            await make_customer(database, name)
+
+        async def rename() -> None:
+            for number in range(60):
+                async with database.begin() as uow:
+                    uow.change(ChangeKind.CUSTOMER, names[number % len(names)])
+
+        async with following(control_plane) as follower:
+            changing = asyncio.create_task(rename())
+            for name in names:
+                await follower.subscribe(name)
+                await follower.next()
+            await changing
+            await follower.until(lambda: set(follower.customers) == set(names))
+            await follower.until(lambda: follower.revision == len(names) + 60)
+
+
+@pytest.mark.parametrize(
+    ("first", "field"),
+    [
+        (feed_pb2.FollowRequest(subscribe=feed_pb2.Subscribe()), "start"),
+        (feed_pb2.FollowRequest(start=feed_pb2.Start()), "start.holder.outbox_id"),
+    ],
+)
+async def test_a_stream_begins_with_start(sqlite_url: str, first: feed_pb2.FollowRequest, field: str) -> None:
+    """Anything else is INVALID_ARGUMENT, with the field."""
+    async with serving(sqlite_url) as control_plane:
+        code, details = await _refused(control_plane, first)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert field in details
+
+
+async def test_streams_end_when_the_process_stops(sqlite_url: str) -> None:
+    """A follower is told that the process goes, at once, and not after the grace that calls have."""
+    began = 0.0
+    async with serving(sqlite_url, stop_seconds=30) as control_plane:
+        channel = grpc.aio.insecure_channel(control_plane.grpc_address)
+        call = SyncServiceStub(channel).Follow()
+        start = feed_pb2.Start(holder=Holder(outbox_id="o", incarnation_id="i"))
+        await call.write(feed_pb2.FollowRequest(start=start))
+        await call.read()
+        began = time.monotonic()
+    assert time.monotonic() - began < timedelta(seconds=5).total_seconds()
+    assert await call.code() is grpc.StatusCode.UNAVAILABLE
+    await channel.close()
+
+
+async def _refused(control_plane: Running, first: feed_pb2.FollowRequest) -> tuple[grpc.StatusCode, str]:
+    async with grpc.aio.insecure_channel(control_plane.grpc_address) as channel:
+        call = SyncServiceStub(channel).Follow()
+        await call.write(first)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(call.read(), 5)
+        return caught.value.code(), str(caught.value.details())
