@@ -80,24 +80,23 @@ def bill(
     elif named is not None:
         lines, probe = _quantity(entitlements, named, quantity, findings)
     budgets = _budgets(entitlements, lines, subject_id, probe) if entitlements.budgets else ()
+    # By position: naming eleven fields would cost a switch's check a tenth of its time.
     return Bill(
-        features=lines,
-        named=feature,
-        entitlement=named,
-        budgets=budgets,
-        unrated=tuple(unrated),
-        findings=tuple(findings),
-        refused=_first_refusal(findings),
-        refs=_refs(lines, budgets) if lines else (),
-        warnings=entitlements.warnings,
-        explain=explain,
-        probe=probe,
+        lines,
+        feature,
+        named,
+        budgets,
+        tuple(unrated),
+        tuple(findings),
+        _first_refusal(findings) if findings else Reason.OK,
+        _refs(lines, budgets) if lines else (),
+        entitlements.warnings,
+        explain,
+        probe,
     )
 
 
 def _first_refusal(findings: list[Finding]) -> Reason:
-    if not findings:
-        return Reason.OK
     return min((finding.reason for finding in findings if finding.reason.refuses), default=Reason.OK)
 
 
@@ -336,9 +335,10 @@ def _quantity(
     entitlements: Entitlements, named: FeatureEntitlement, quantity: Decimal | None, findings: list[Finding]
 ) -> tuple[tuple[FeatureBill, ...], bool]:
     """The feature alone, without an event; and whether it is only asked if anything is left at all."""
-    if named.type in {FeatureType.SWITCH, FeatureType.CONFIG}:
+    kind = named.feature.type
+    if kind is FeatureType.SWITCH or kind is FeatureType.CONFIG:
         if quantity is not None:
-            findings.append(_mismatch(named.name, f"a {named.type.value} has no quantity"))
+            findings.append(_mismatch(named.name, f"a {kind.value} has no quantity"))
         return (), False
     if named.gauge is not None:
         return (
