@@ -8,20 +8,22 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
+from control_plane.db.types import from_micros, to_micros
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.settings import LeaseSettings
 from control_plane.leases.tables import rate_buckets, rate_shares
 from control_plane.ledger.holding import insert_missing
 from control_plane.ledger.identity import new_id
 from purser.sync.v1 import session_pb2 as session
-from sidecar.engine.entitlement import MICRO, BalanceSpec
+from sidecar.engine import rates as rate_rules
+from sidecar.engine.entitlement import BalanceSpec
+from sidecar.engine.rates import MICRO
 
 _SHARE_OF_FREE: Final = 4
 """A holder gets a quarter of what is free to refill by itself; the rest is handed over on demand, by whoever
 has it."""
 
 _SOONEST: Final = timedelta(milliseconds=10)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,10 +54,9 @@ class Bucket:
         """Brings it to an instant. A share that ended meanwhile counts as out until now, which errs on the
         safe side.
         """
-        elapsed = max(0, (now - self.refilled_at) // _MICROSECOND)
-        free_rate = max(0, self.micro_per_second - sum(share.micro_per_second for share in self.shares))
-        self.micro_tokens = min(self.most, self.micro_tokens + free_rate * elapsed // MICRO)
-        self.refilled_at = max(self.refilled_at, now)
+        refilled = rate_rules.refill(self._central(), to_micros(now))
+        self.micro_tokens = min(refilled.micro_tokens, self.most)
+        self.refilled_at = from_micros(refilled.at_micros)
         self.shares = [share for share in self.shares if share.free_at > now]
 
     @property
@@ -64,13 +65,19 @@ class Bucket:
         return max(0, self.burst - sum(share.burst for share in self.shares)) * MICRO
 
     def wait_for(self, need: int, now: datetime) -> timedelta:
-        """When asking again can help: refilled so far, or a share has ended."""
+        """When asking again can help: it has refilled so far, or a share has ended."""
         waits = [share.free_at - now for share in self.shares]
-        free_rate = self.micro_per_second - sum(share.micro_per_second for share in self.shares)
-        missing = need * MICRO - self.micro_tokens
-        if free_rate > 0 and need * MICRO <= self.most:
-            waits.append(timedelta(microseconds=-(-missing * MICRO // free_rate)))
+        _, micros = rate_rules.take(self._central(), need, to_micros(now))
+        if micros > 0:
+            waits.append(timedelta(microseconds=micros))
         return max(_SOONEST, min(waits, default=_SOONEST))
+
+    def _central(self) -> rate_rules.Bucket:
+        """What no share has, as the engine's bucket."""
+        free_rate = max(0, self.micro_per_second - sum(share.micro_per_second for share in self.shares))
+        return rate_rules.Bucket(
+            self.micro_tokens, free_rate, self.most // MICRO, to_micros(self.refilled_at)
+        )
 
 
 class Handed(NamedTuple):

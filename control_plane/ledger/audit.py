@@ -1,4 +1,6 @@
-"""Every equation of the books, checked over all rows; and what was oversold. For operators, the demo and the tests."""
+"""Every equation of the books, checked over all rows; and what was oversold. For operators, the demo and the
+tests.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ DECIDED = ("uncovered", "beyond_lease")
 
 
 async def audit(uow: UnitOfWork) -> list[str]:
-    """Violations of the books' equations, in words; empty: every one holds. Reads everything: not for a hot path."""
+    """Violations of the books' equations, in words; empty: every one holds. Reads everything: not for a hot
+    path.
+    """
     found: list[str] = []
     found += [f"transaction {one} does not sum to zero" for one in await _unbalanced(uow)]
     rows = (await uow.connection.execute(select(grants))).mappings()
@@ -117,7 +121,9 @@ async def _posting_violations(
 
 
 async def _fact_violations(uow: UnitOfWork, all_grants: dict[str, GrantRow]) -> list[str]:
-    """What facts burned is what the grants say, what is open is the balances' overage, and a replay says the same."""
+    """What facts burned is what the grants say, what is open is the balances' overage, and a replay says the
+    same.
+    """
     rows = (await uow.connection.execute(select(facts))).mappings()
     known = {row["id"]: FactRow(**row) for row in rows}
     burned: defaultdict[str, int] = defaultdict(int)

@@ -2,11 +2,13 @@
 hold. Pure.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from control_plane.ledger.rows import FactRow, GrantRow, burn_order, in_burn_order
+from control_plane.ledger.rows import FactRow, GrantRow, engine_grant
+from sidecar.engine.grants import Burned, Fact, burn_facts
 
 Burns = dict[str, dict[str, int]]
 """Fact id → grant id → amount."""
@@ -27,70 +29,60 @@ def replay(grants: Sequence[GrantRow], facts: Sequence[FactRow], *, now: datetim
     that begin later.
 
     At one instant: ends and rollover, then beginnings, then open overage, then facts by key. A cut is never
-    burned.
+    burned. What begins after `now`, and after every fact, pays nothing yet.
     """
-    return _Replay(grants, now).run(facts)
+    latest = max((fact.occurred_at for fact in facts), default=now)
+    begun = [grant for grant in grants if grant.effective_at <= max(now, latest)]
+    children = {grant.rolled_from: grant for grant in begun if grant.rolled_from is not None}
+    capacity = {grant.id: _capacity(grant, children.get(grant.id)) for grant in begun}
+    rolled: dict[str, int] = {}
+    burned = _burn(begun, facts, capacity)
+    for base in sorted((grant for grant in begun if _has_rolled(grant, now)), key=_end):
+        # A rollover is as large as what its base leaves, and what burned the base is known once all earlier ones are.
+        child = children.get(base.id)
+        held = child.held + child.cut if child is not None else 0
+        left = capacity[base.id] - sum(burns.get(base.id, 0) for burns in burned.values())
+        on = max(0, min(base.rollover_max - held, left))
+        rolled[base.id] = on + held
+        if child is not None and on:
+            capacity[child.id] = on
+            burned = _burn(begun, facts, capacity)
+    return Replayed(burned, rolled)
 
 
-class _Replay:
-    def __init__(self, grants: Sequence[GrantRow], now: datetime) -> None:
-        self._grants = in_burn_order(grants)
-        self._child = {grant.rolled_from: grant for grant in grants if grant.rolled_from is not None}
-        self._left: dict[str, int] = {}
-        self._burns: Burns = {}
-        self._rolled: dict[str, int] = {}
-        for grant in self._grants:
-            # A rollover is as large as what its base leaves: it gets that when the base ends.
-            child = self._child.get(grant.id)
-            capacity = 0 if grant.rolled_from is not None else grant.amount - grant.cut - grant.held
-            self._left[grant.id] = capacity - (child.held + child.cut if child else 0)
-        ends = [
-            (grant.ends_at, 0, grant) for grant in grants if grant.rollover_max and grant.ends_at is not None
-        ]
-        starts = [(grant.effective_at, 1, grant) for grant in grants]
-        self._steps = sorted(
-            (step for step in [*ends, *starts] if step[0] <= now),
-            key=lambda step: (step[0], step[1], burn_order(step[2])),
-        )
-        self._open: list[tuple[FactRow, int]] = []
+def _has_rolled(grant: GrantRow, now: datetime) -> bool:
+    ends_at = grant.ends_at
+    return bool(grant.rollover_max) and ends_at is not None and ends_at <= now
 
-    def run(self, facts: Sequence[FactRow]) -> Replayed:
-        steps = iter(self._steps)
-        step = next(steps, None)
-        for fact in sorted(facts, key=lambda fact: fact.order):
-            while step is not None and step[0] <= fact.occurred_at:
-                self._step(step)
-                step = next(steps, None)
-            active = [grant for grant in self._grants if grant.active(fact.occurred_at)]
-            missing = self._burn(fact, fact.amount, active)
-            if missing:
-                self._open.append((fact, missing))
-        while step is not None:
-            self._step(step)
-            step = next(steps, None)
-        return Replayed(self._burns, self._rolled)
 
-    def _step(self, step: tuple[datetime, int, GrantRow]) -> None:
-        _, begins, grant = step
-        if begins:
-            self._open = [
-                (fact, rest) for fact, missing in self._open if (rest := self._burn(fact, missing, [grant]))
-            ]
-            return
-        child = self._child.get(grant.id)
-        held = child.held + child.cut if child else 0
-        on = max(0, min(grant.rollover_max - held, self._left[grant.id]))
-        self._left[grant.id] -= on
-        self._rolled[grant.id] = on + held
-        if child is not None:
-            self._left[child.id] = on
+def _end(grant: GrantRow) -> tuple[datetime, str]:
+    assert grant.ends_at is not None, "only what ends rolls over"
+    return (grant.ends_at, grant.id)
 
-    def _burn(self, fact: FactRow, amount: int, grants: Sequence[GrantRow]) -> int:
-        for grant in grants:
-            part = min(amount, self._left[grant.id])
-            if part > 0 and grant.serves(fact.feature):
-                self._left[grant.id] -= part
-                burns = self._burns.setdefault(fact.id, {})
-                burns[grant.id] = burns.get(grant.id, 0) + part
-                amount -= part
-        return amount
+
+def _capacity(grant: GrantRow, child: GrantRow | None) -> int:
+    """What facts may burn of it: not what leases hold or have spent of it or of its rollover, and no cut."""
+    if grant.rolled_from is not None:
+        return 0  # until its base's end is reached
+    return grant.amount - grant.cut - grant.held - (child.held + child.cut if child is not None else 0)
+
+
+def _burn(grants: Sequence[GrantRow], facts: Sequence[FactRow], capacity: Mapping[str, int]) -> Burns:
+    # The id tells facts of one event apart; after the key, which has no NUL, it changes no order.
+    ids = {_key(fact): fact.id for fact in facts}
+    result = burn_facts(
+        [engine_grant(grant, capacity[grant.id]) for grant in grants],
+        [Fact(fact.occurred_at, _key(fact), fact.amount, fact.feature) for fact in facts],
+    )
+    return {ids[burned.fact.key]: burns for burned in result if (burns := _sums(burned))}
+
+
+def _key(fact: FactRow) -> str:
+    return f"{fact.event_key}\0{fact.id}"
+
+
+def _sums(burned: Burned) -> dict[str, int]:
+    sums: defaultdict[str, int] = defaultdict(int)
+    for piece in burned.slices:
+        sums[piece.grant_id] += piece.amount
+    return dict(sums)

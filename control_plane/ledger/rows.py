@@ -6,6 +6,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from sidecar.engine import grants as grant_rules
+
 BASE: Final = "base"
 ROLLOVER: Final = "rollover"
 BEYOND_LIMIT: Final = "beyond_limit"
@@ -152,20 +154,25 @@ class FactRow:
         return (self.occurred_at, self.event_key, self.id)
 
 
-def burn_order(grant: GrantRow) -> tuple[object, ...]:
-    """Beyond the limit last; priority, narrowest scope, soonest end, free before paid, oldest, id."""
-    expires_at = grant.expires_at
-    return (
-        grant.role == BEYOND_LIMIT,
-        grant.priority,
-        len(grant.scope) or 1_000_000,
-        expires_at is None,
-        expires_at or grant.effective_at,
-        Decimal(grant.cost_basis) != 0,
-        grant.effective_at,
-        grant.created_at,
-        grant.id,
+def engine_grant(grant: GrantRow, capacity: int) -> grant_rules.Grant:
+    """The grant as the engine burns it, with so much left to burn."""
+    return grant_rules.Grant(
+        grant_id=grant.id,
+        amount=capacity,
+        effective_at=grant.effective_at,
+        created_at=grant.created_at,
+        expires_at=grant.expires_at,
+        voided_at=grant.voided_at,
+        priority=grant.priority,
+        scope=frozenset(grant.scope),
+        cost_basis=Decimal(grant.cost_basis),
+        beyond_limit=grant.role == BEYOND_LIMIT,
     )
+
+
+def burn_order(grant: GrantRow) -> grant_rules.BurnOrder:
+    """The engine's total order of burning."""
+    return grant_rules.burn_order(engine_grant(grant, grant.available))
 
 
 def in_burn_order(grants: Iterable[GrantRow]) -> list[GrantRow]:

@@ -1,4 +1,6 @@
-"""What time does to the books, step by step, each in a transaction of its own. Any number of processes may sweep."""
+"""What time does to the books, step by step, each in a transaction of its own. Any number of processes may
+sweep.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -16,7 +18,8 @@ Step = Callable[[UnitOfWork], Awaitable[int]]
 
 
 async def sweep(database: Database, settings: LeaseSettings = DEFAULTS) -> None:
-    """Does everything that is due: leases are quarantined, presumed and closed; grants end, roll over and begin.
+    """Does everything that is due: leases are quarantined, presumed and closed; grants end, roll over and
+    begin.
 
     Call it every second or so. A long backlog is worked off in portions.
     """
@@ -25,7 +28,9 @@ async def sweep(database: Database, settings: LeaseSettings = DEFAULTS) -> None:
 
 
 async def forget(database: Database, settings: LeaseSettings = DEFAULTS) -> None:
-    """Deletes what nobody can ask for any more: stored replies, recalls, old keys. Call it every hour or so."""
+    """Deletes what nobody can ask for any more: stored replies, recalls, old keys. Call it every hour or
+    so.
+    """
     await database.transact(lambda uow: forget_replies(uow, settings))
     await database.transact(lambda uow: forget_keys(uow, days=KEYS_KEPT_DAYS))
 
