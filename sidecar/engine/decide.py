@@ -211,7 +211,15 @@ class _Tally:
             if self.bill.explain:
                 self.explain(charge, 0, 0, Reason.OK)
             return 0
-        spec = charge.spec
+        spec, ref = charge.spec, charge.ref
+        fund = self.funds.get(ref)
+        if fund is not None and need <= fund.within and fund.scoped is None and ref not in self.taken:
+            # Most calls end here: one feature, and enough. What follows would find the same.
+            self.taken[ref] = need
+            self.draws.append(Draw(ref, charge.feature, need, 0, 0, exact, spec, charge.value))
+            if self.bill.explain:
+                self.explain(charge, need, need, Reason.OK)
+            return 0
         available, room = self.available(charge)
         within = min(need, available)
         rest = need - within
