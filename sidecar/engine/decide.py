@@ -61,7 +61,7 @@ def decide(bill: Bill, funds: Funds, *, fact: bool = False) -> Outcome:
     """What would happen to a bill with these funds.
 
     A bill that is refused already is refused without a look at balances. `fact`: it has happened, so nothing refuses
-    it, and what no fund covers is uncovered.
+    it, what no fund covers is uncovered, and rates are left alone.
     """
     if bill.refused is not Reason.OK and not fact:
         return Outcome(
@@ -142,7 +142,8 @@ class _Tally:
             self.costs.append(_cost(line, billed, exact))
         if line.gauge is not None:
             self.take(line.gauge, line.gauge.quantity, line.gauge.exact)
-        for charge in line.rates:
+        # What has happened is not slowed down, and a rate is never booked.
+        for charge in () if self.fact else line.rates:
             self.take(charge, charge.quantity, charge.exact)
 
     def wallet(self, line: FeatureBill, charge: Charge, rest: int, whole: int) -> None:

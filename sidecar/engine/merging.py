@@ -260,6 +260,11 @@ def wallet(catalog: Catalog, unit: str, *, overage: Overage, sources: tuple[str,
 _LENIENCE: Final = {OveragePolicy.DENY: 0, OveragePolicy.ALLOW_UP_TO: 1, OveragePolicy.ALLOW: 2}
 
 
+def more_lenient(one: BalanceSpec, other: BalanceSpec) -> BalanceSpec:
+    """Of two specs of one balance the one that lets more pass."""
+    return max(one, other, key=lambda spec: (_LENIENCE[spec.overage], spec.cap))
+
+
 def _most_lenient(overages: list[Overage]) -> Overage:
     best = max(overages, key=lambda overage: (_LENIENCE[overage.policy], not overage.charge))
     return replace(best, cap=sum((overage.cap for overage in overages), ZERO))

@@ -26,7 +26,7 @@ from sidecar.engine.entitlement import (
     GrantSpec,
     Requires,
 )
-from sidecar.engine.merging import Given, Source, merge_feature, period, wallet
+from sidecar.engine.merging import Given, Source, merge_feature, more_lenient, period, wallet
 from sidecar.engine.subscribed import InForce, subscribed
 from sidecar.engine.values import BalanceKind, BalanceRef, Reason, to_scaled_exactly
 
@@ -176,7 +176,7 @@ def _wallets(offers: list[_Offer], features: Mapping[str, FeatureEntitlement]) -
         spec = entitlement.wallet
         if spec is not None:
             other = found.get(spec.unit)
-            found[spec.unit] = spec if other is None or spec.cap > other.cap else other
+            found[spec.unit] = spec if other is None else more_lenient(spec, other)
     for source, _, _, grants in offers:
         for grant in grants:
             if grant.unit not in found:
