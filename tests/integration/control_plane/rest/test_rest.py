@@ -1,0 +1,296 @@
+"""REST of the spine over a real port, on both databases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from control_plane.db.engine import system_now
+from tests.integration.control_plane.serving import rest_of, serving
+from tests.integration.control_plane.setting import CATALOG
+
+CALL = {"idempotency_key": "k1", "customer_id": "acme", "event_name": "call", "properties": {"size": 3}}
+
+
+@pytest.fixture
+async def rest(database_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A control plane with the catalog, and the customer acme on the plan `paid` with 20 credits."""
+    async with serving(database_url) as control_plane, rest_of(control_plane) as client:
+        await ok(client.post("/catalog/revisions", content=CATALOG))
+        await ok(client.post("/customers", json={"id": "acme", "name": "Acme"}))
+        await ok(client.post("/subscriptions", json={"id": "sub", "customer_id": "acme", "plan": "paid"}))
+        await ok(
+            client.post("/grants", json={"id": "g", "customer_id": "acme", "unit": "credit", "amount": "20"})
+        )
+        yield client
+
+
+async def ok(answer: Any) -> Any:
+    response = await answer
+    assert response.is_success, response.text
+    return response.json()
+
+
+def problem(response: httpx.Response, status: int) -> Any:
+    """The problem in an answer, which must have this status."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status
+    assert body["type"].startswith("https://purser.dev/problems/")
+    assert body["title"]
+    return body
+
+
+async def revision_of(rest: httpx.AsyncClient) -> int:
+    """The newest revision, from a change that changes nothing."""
+    return int((await ok(rest.post("/customers/acme/resume")))["revision"])
+
+
+async def test_every_change_carries_its_revision(rest: httpx.AsyncClient) -> None:
+    """One more for each change; the same one when there was nothing to change."""
+    assert await revision_of(rest) == 4
+    assert (await ok(rest.post("/customers/acme/suspend")))["revision"] == 5
+    assert (await ok(rest.post("/customers/acme/suspend")))["revision"] == 5
+    assert (await ok(rest.get("/customers/acme")))["suspended"]
+    assert (await ok(rest.post("/customers/acme/resume")))["revision"] == 6
+
+
+async def test_a_bad_catalog_changes_nothing(rest: httpx.AsyncClient) -> None:
+    """Every problem is named with line, column and mend; the revision stays."""
+    bad = CATALOG.replace("limit: 100,", "limit: -1,").replace("scale: 3}", "scale: many}")
+    body = problem(await rest.post("/catalog/revisions?move=all", content=bad), 422)
+    assert [error["line"] for error in body["errors"]] == [3, 13]
+    assert all(error["column"] and error["mend"] and error["problem"] for error in body["errors"])
+    assert (await ok(rest.get("/catalog/revisions/current")))["revision"] == 1
+    assert await revision_of(rest) == 4
+
+
+async def test_catalog_revisions_are_read_back(rest: httpx.AsyncClient) -> None:
+    """Listed newest first; each with its text and its canonical document; JSON is taken like YAML."""
+    canonical = (await ok(rest.get("/catalog/revisions/1")))["document"]
+    again = await ok(rest.post("/catalog/revisions", json=canonical))
+    assert again["plan_versions"] == {}
+    listed = (await ok(rest.get("/catalog/revisions")))["items"]
+    assert [(item["revision"], item["current"]) for item in listed] == [(5, True), (1, False)]
+    assert (await ok(rest.get("/catalog/revisions/1")))["source"] == CATALOG
+    problem(await rest.get("/catalog/revisions/99"), 404)
+    problem(await rest.get("/catalog/revisions/one"), 422)
+
+
+async def test_an_idempotency_key_does_a_post_once(rest: httpx.AsyncClient) -> None:
+    """The same key and body: the same answer and one grant, also when both come at once; another body: 409."""
+    body = {"customer_id": "acme", "unit": "credit", "amount": "1"}
+    headers = {"Idempotency-Key": "once"}
+    answers = await asyncio.gather(*(rest.post("/grants", json=body, headers=headers) for _ in range(5)))
+    assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
+    assert len((await ok(rest.get("/grants", params={"customer_id": "acme"})))["items"]) == 2
+    problem(await rest.post("/grants", json={**body, "amount": "2"}, headers=headers), 409)
+    problem(await rest.post("/customers", json={"id": "x"}, headers=headers), 409)
+
+
+async def test_a_failed_post_does_not_use_its_key_up(rest: httpx.AsyncClient) -> None:
+    """What failed left nothing; the key may be used again."""
+    headers = {"Idempotency-Key": "again"}
+    body = {"id": "sub_new", "customer_id": "new", "plan": "free"}
+    problem(await rest.post("/subscriptions", json=body, headers=headers), 404)
+    await ok(rest.post("/customers", json={"id": "new"}))
+    assert (await rest.post("/subscriptions", json=body, headers=headers)).status_code == 201
+
+
+async def test_if_match_lets_only_one_of_two_editors_in(rest: httpx.AsyncClient) -> None:
+    """An ETag that is no longer the version is 412, and nothing changes."""
+    tag = (await rest.get("/customers/acme")).headers["etag"]
+    headers = {"If-Match": tag}
+    first = await rest.patch("/customers/acme", json={"name": "One"}, headers=headers)
+    assert first.headers["etag"] != tag
+    problem(await rest.patch("/customers/acme", json={"name": "Two"}, headers=headers), 412)
+    assert (await ok(rest.get("/customers/acme")))["name"] == "One"
+    tag = (await rest.get("/subscriptions/sub")).headers["etag"]
+    await ok(rest.patch("/subscriptions/sub", json={"state": "paused"}, headers={"If-Match": tag}))
+    problem(await rest.patch("/subscriptions/sub", json={"state": "active"}, headers={"If-Match": tag}), 412)
+
+
+WRONG_INPUTS: list[tuple[str, Any, int, str | None]] = [
+    ("/customers", {"id": ""}, 422, "id"),
+    ("/customers", {"id": "x" * 256}, 422, "id"),
+    ("/customers", {"id": "a\u0000b"}, 422, "id"),
+    ("/customers", {"id": "x", "colour": "red"}, 422, "colour"),
+    ("/customers", {"id": "x", "parent_id": "none"}, 422, "parent_id"),
+    ("/customers", {"id": "acme"}, 409, None),
+    ("/subscriptions", {"customer_id": "acme", "plan": "gold"}, 422, "plan"),
+    ("/subscriptions", {"customer_id": "acme", "plan": "pro", "add_ons": ["nix"]}, 422, "add_ons[0]"),
+    (
+        "/subscriptions",
+        {"customer_id": "acme", "plan": "pro", "on_past_due": "maybe"},
+        422,
+        "on_past_due",
+    ),
+    (
+        "/subscriptions",
+        {"customer_id": "acme", "plan": "pro", "starts_at": "2030-01-01T00:00:00"},
+        422,
+        "starts_at",
+    ),
+    ("/subscriptions/sub/payment-status", {"status": "late"}, 422, "status"),
+    ("/grants", {"customer_id": "acme", "unit": "credit", "amount": 1.5}, 422, "amount"),
+    ("/grants", {"customer_id": "acme", "unit": "credit", "amount": "0.0001"}, 422, "amount"),
+    ("/grants", {"customer_id": "acme", "unit": "credit", "amount": "-1"}, 422, "amount"),
+    ("/grants", {"customer_id": "acme", "unit": "credit", "amount": "NaN"}, 422, "amount"),
+    ("/grants", {"customer_id": "acme", "unit": "credit", "amount": "9" * 40}, 422, None),
+    ("/grants", {"customer_id": "acme", "unit": "gold", "amount": "1"}, 422, "unit"),
+    ("/grants", {"customer_id": "nobody", "unit": "credit", "amount": "1"}, 404, None),
+    ("/events", {**CALL, "properties": {"size": -1}}, 422, "properties.size"),
+    ("/events", {**CALL, "properties": {"size": [1]}}, 422, "properties.size"),
+    ("/events", {**CALL, "event_name": "other"}, 422, "event_name"),
+    ("/events", {**CALL, "timestamp": "2001-01-01T00:00:00Z"}, 422, "occurred_at"),
+    ("/events", {**CALL, "timestamp": "yesterday"}, 422, "timestamp"),
+    ("/events", {"event_name": "call", "customer_id": "acme"}, 422, "idempotency_key"),
+    (
+        "/events",
+        [CALL, {"event_name": "call", "subject_id": "ann", "idempotency_key": "b"}],
+        422,
+        "[1].subject_id",
+    ),
+    ("/events", {"specversion": "1.0", "id": "1", "source": "s", "subject": "acme"}, 422, "type"),
+]
+
+
+async def test_wrong_input_names_the_field_and_changes_nothing(rest: httpx.AsyncClient) -> None:
+    """Each is a problem that names the field at fault; no revision is taken, no event booked."""
+    for path, body, status, field in WRONG_INPUTS:
+        found = problem(await rest.post(path, json=body), status)
+        if field is not None:
+            assert [error["field"] for error in found["errors"]] == [field], (path, body)
+    assert await revision_of(rest) == 4
+    assert (await ok(rest.get("/events")))["items"] == []
+
+
+async def test_posted_events_are_booked_exactly_once(rest: httpx.AsyncClient) -> None:
+    """The plain form: accepted, then a duplicate; other content under the key is a conflict. Numbers stay exact."""
+    assert (await ok(rest.post("/events", json=CALL)))["status"] == "ACCEPTED"
+    assert (await ok(rest.post("/events", json=CALL)))["status"] == "DUPLICATE"
+    problem(await rest.post("/events", json={**CALL, "properties": {"size": 4}}), 409)
+    text = '{"idempotency_key":"k2","customer_id":"acme","event_name":"call","properties":{"size":0.1e1,"m":"x"}}'
+    await ok(rest.post("/events", content=text))
+    items = (await ok(rest.get("/events", params={"customer_id": "acme"})))["items"]
+    assert [(item["idempotency_key"], item["measures"], item["attributes"]) for item in items] == [
+        ("k1", {"size": "3"}, {}),
+        ("k2", {"size": "1"}, {"m": "x"}),
+    ]
+    assert [item["cost"] for item in items] == [
+        {"unit": "credit", "value": "1.5"},
+        {"unit": "credit", "value": "0.5"},
+    ]
+    assert not items[0]["decided"]
+    balances = (await ok(rest.get("/customers/acme/balances")))["items"]
+    wallet = next(item for item in balances if item["balance"] == "wallet:credit")
+    assert (wallet["granted"], wallet["available"], wallet["spent"]) == ("20", "18", "2")
+
+
+async def test_cloud_events(rest: httpx.AsyncClient) -> None:
+    """`id` and `source` are the key, `subject` a customer or a registered subject; a list books all or none."""
+    await ok(rest.post("/customers/acme/subjects", json={"id": "ann"}))
+    event = {"specversion": "1.0", "id": "7", "source": "app", "type": "call", "data": {"size": 2}}
+    both = [
+        {**event, "subject": "acme"},
+        {**event, "id": "8", "subject": "ann", "time": system_now().isoformat()},
+    ]
+    answer = await ok(rest.post("/events", json=both))
+    assert [result["status"] for result in answer["results"]] == ["ACCEPTED", "ACCEPTED"]
+    items = (await ok(rest.get("/events")))["items"]
+    assert {(item["idempotency_key"], item["customer_id"], item["subject_id"]) for item in items} == {
+        ("app#7", "acme", ""),
+        ("app#8", "acme", "ann"),
+    }
+
+
+async def test_a_fact_of_an_unknown_customer_is_booked_later(rest: httpx.AsyncClient) -> None:
+    """It is a dead letter until the customer is there, and is then replayed into the books."""
+    await ok(rest.post("/events", json={**CALL, "customer_id": "late"}))
+    (letter,) = (await ok(rest.get("/dead-letters")))["items"]
+    assert letter["reason"] == "UNKNOWN_CUSTOMER"
+    assert (await ok(rest.post(f"/dead-letters/{letter['id']}/replay")))["status"] == "DEAD"
+    await ok(rest.post("/customers", json={"id": "late"}))
+    assert (await ok(rest.post(f"/dead-letters/{letter['id']}/replay")))["status"] == "ACCEPTED"
+    assert (await ok(rest.get("/dead-letters")))["items"] == []
+    problem(await rest.post(f"/dead-letters/{letter['id']}/replay"), 404)
+
+
+async def test_pages_neither_repeat_nor_skip(rest: httpx.AsyncClient) -> None:
+    """Lists are walked by their cursor, whatever the page's size; a foreign cursor is a problem."""
+    for number in range(7):
+        await ok(rest.post("/events", json={**CALL, "idempotency_key": f"k{number}"}))
+        await ok(rest.post("/customers", json={"id": f"c{number}"}))
+    for path, name in (
+        ("/events", "idempotency_key"),
+        ("/customers", "id"),
+        ("/customers/acme/ledger", "id"),
+    ):
+        whole = [item[name] for item in (await ok(rest.get(path)))["items"]]
+        walked: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            found = await ok(rest.get(path, params={"limit": 3, **({"cursor": cursor} if cursor else {})}))
+            walked += [item[name] for item in found["items"]]
+            cursor = found["next_cursor"]
+        assert walked == whole
+        assert len(set(walked)) == len(walked) >= 7
+    assert problem(await rest.get("/events", params={"cursor": "x"}), 422)["errors"][0]["field"] == "cursor"
+
+
+async def test_a_charge_is_traced_both_ways(rest: httpx.AsyncClient) -> None:
+    """From the event's key to its postings, from a transaction to its event, from a grant to who spent it."""
+    await ok(rest.post("/events", json=CALL))
+    found = await ok(rest.get("/trace/k1"))
+    (event,), (transaction,) = found["events"], found["transactions"]
+    assert event["charges"][0]["uncovered"] == {"unit": "credit", "value": "1.5"}
+    assert {line["account"] for line in transaction["postings"]} == {"grant:g", "usage:api"}
+    for identity in (transaction["id"], event["uid"], "g"):
+        back = await ok(rest.get(f"/trace/{identity}"))
+        assert event["uid"] in [one["uid"] for one in back["events"]]
+        assert transaction["id"] in [one["id"] for one in back["transactions"]]
+    problem(await rest.get("/trace/nothing"), 404)
+
+
+async def test_payment_status_and_states(rest: httpx.AsyncClient) -> None:
+    """Past due and paid again; a paused one can not become past due; canceled is final."""
+    assert (await ok(rest.post("/subscriptions/sub/payment-status", json={"status": "past_due"})))[
+        "past_due_since"
+    ]
+    paid = await ok(rest.post("/subscriptions/sub/payment-status", json={"status": "paid"}))
+    assert (paid["state"], paid["past_due_since"]) == ("active", None)
+    await ok(rest.patch("/subscriptions/sub", json={"state": "paused"}))
+    assert (await ok(rest.get("/customers/acme/entitlements")))["standing"] == "NO_ACTIVE_SUBSCRIPTION"
+    problem(await rest.post("/subscriptions/sub/payment-status", json={"status": "past_due"}), 409)
+    canceled = await ok(rest.patch("/subscriptions/sub", json={"state": "canceled"}))
+    assert canceled["ends_at"] is not None
+    problem(await rest.patch("/subscriptions/sub", json={"state": "active"}), 409)
+
+
+async def test_openapi_documents_the_spine(rest: httpx.AsyncClient) -> None:
+    """OpenAPI 3.1 with every path of the spine, and the pages that show it."""
+    root = str(rest.base_url).removesuffix("/v1/")
+    document = (await rest.get(f"{root}/openapi.json")).json()
+    assert document["openapi"].startswith("3.1")
+    assert {
+        *("/v1/catalog/revisions", "/v1/customers/{customer_id}/suspend", "/v1/subscriptions", "/v1/grants"),
+        *("/v1/events", "/v1/sidecars", "/v1/leases", "/v1/dead-letters", "/v1/trace/{id}"),
+    } <= document["paths"].keys()
+    for path in ("/docs", "/livez", "/readyz", "/metrics"):
+        assert (await rest.get(f"{root}{path}")).status_code == 200
+    problem(await rest.get("/nothing"), 404)
+    problem(await rest.post("/events", content=b"x" * (4 * 1024 * 1024 + 1)), 413)
+
+
+async def test_a_token_guards_rest(sqlite_url: str, tmp_path: Any) -> None:
+    """With a token file nobody gets in without it; health stays open; a rotated token holds soon."""
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    async with serving(sqlite_url, admin_token_file=file) as control_plane, rest_of(control_plane) as rest:
+        problem(await rest.get("/customers"), 401)
+        problem(await rest.get("/customers", headers={"Authorization": "Bearer wrong"}), 401)
+        assert (await rest.get("/customers", headers={"Authorization": "Bearer secret"})).status_code == 200
+        assert (await rest.get(f"http://{control_plane.http_address}/readyz")).status_code == 200
