@@ -1,4 +1,4 @@
-"""Random interleavings of what holders and time do to a wallet, against a small model; the books audited at each step."""
+"""Random interleavings of what holders and time do to a wallet, against a model; audited at each step."""
 
 import asyncio
 import tempfile
