@@ -104,7 +104,9 @@ class Follower:
 
     def _change(self, change: feed.Change) -> Step:
         stands = self._view.revision
-        if change.to_revision <= stands:
+        # A change that leads nowhere is a part of a large one: its last part leads on.
+        is_part = change.from_revision == change.to_revision
+        if change.to_revision < stands or (change.to_revision == stands and not is_part):
             return Step(send=(feed.FollowRequest(ack=feed.Ack(revision=stands)),))
         if change.from_revision > stands:
             return Step(

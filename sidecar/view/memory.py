@@ -145,12 +145,9 @@ class View:
         Raises BadState, and then nothing has changed.
         """
         known, states, current = self._with_catalogs(catalogs)
-        entries = [
-            self._entry(state, revision, known, current, chained=chained)
-            for state in customers
-            if self._is_newer(state, revision)
-        ]
-        hints = [hint_of(hint) for state in customers for hint in state.hints]
+        newer = [state for state in customers if self._is_newer(state, revision)]
+        entries = [self._entry(state, revision, known, current, chained=chained) for state in newer]
+        hints = [hint_of(hint) for state in newer for hint in state.hints]
         with self._changed:
             catalog_changed = current != self._current
             self._catalogs, self._catalog_states, self._current = known, states, current
@@ -167,7 +164,8 @@ class View:
                 self._hints.pop(customer_id, None)
             if advance:
                 self._revision = revision
-            news = self._note(hints)
+            # A state is newer than the hints that came before it, also where a limit changed and no balance did.
+            news = self._note(hints, even_if_same_version=True)
             self._changed.notify_all()
         if advance:
             self.pulse.reached(revision)
@@ -289,12 +287,12 @@ class View:
             raise BadState(f"customer {customer.customer_id!r} can not be resolved: {error}") from error
         return Compiled(entitlements, current, next(self._stamps))
 
-    def _note(self, hints: Iterable[Hint]) -> tuple[Hint, ...]:
+    def _note(self, hints: Iterable[Hint], *, even_if_same_version: bool = False) -> tuple[Hint, ...]:
         news: list[Hint] = []
         for hint in hints:
             of_customer = self._hints.setdefault(hint.ref.customer_id, {})
             held = of_customer.get(hint.ref)
-            if held is None or held.version < hint.version:
+            if held is None or held.version < hint.version + even_if_same_version:
                 of_customer[hint.ref] = hint
                 news.append(hint)
         # Parents are hinted at without being held; twice the bound leaves room for them.
