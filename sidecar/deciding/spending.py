@@ -29,7 +29,8 @@ from sidecar.leases.terms import Acquired, Grade, NotCovered, RemoteFailure, Rem
 from sidecar.runtime.clock import Clock, microseconds
 from sidecar.view.memory import View
 
-ROUNDS_MAX: Final = 16
+ROUNDS_MAX: Final = 256
+"""A bound for a loop that ends by its deadline: in each round one of the calls that wait gets its part."""
 
 _REASONS: Final[Mapping[Grade, Reason]] = {
     Grade.UNREACHABLE: Reason.CONTROL_PLANE_UNREACHABLE,
@@ -148,10 +149,9 @@ class Till:
             outcome, taken = self._decide_and_take(bill, remote, holds, may_lease=not acquired)
             if taken is not None:
                 return Spent(outcome, taken)
-            hopeless = all(
-                acquired.get((short.ref, short.feature), _NOTHING).grade is not Grade.GRANTED
-                for short in outcome.shortfalls
-            )
+            # What was not asked for last time became short meanwhile: it must be asked for before it may refuse.
+            last = [acquired.get((short.ref, short.feature)) for short in outcome.shortfalls]
+            hopeless = all(got is not None and got.grade is not Grade.GRANTED for got in last)
             if not outcome.shortfalls or (tried and hopeless):
                 break
             with self.blocking():

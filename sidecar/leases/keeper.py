@@ -460,10 +460,12 @@ class Keeper:
                 continue
             deadline = max(deadline, *(t.deadline for t in tickets))
             feature = sizing.demand_key(ref, tickets[0].feature)
-            needed = sum(t.needed for t in tickets if sizing.demand_key(ref, t.feature) == feature)
+            waiting = [t.needed for t in tickets if sizing.demand_key(ref, t.feature) == feature]
             free = self._book.free(ref, feature, now)
-            need = max(1, needed - free)
-            amount = self._book.demand(ref, feature, now).amount(need=need, free=free, now=now)
+            # What is refused to the smallest call is refused to all, and none is refused because of the others.
+            need = max(1, min(waiting) - free)
+            ahead = self._book.demand(ref, feature, now).amount(need=need, free=free, now=now)
+            amount = max(ahead, sum(waiting) - free)
             found.append(_want(Wanted(ref, feature, need, next_period=False), amount))
         asked = {wanted.ref for wanted, _ in found} | set(self._in_flight)
         for ref, feature, amount in sizing.renewals(self._book, demands, now, asked=asked):

@@ -190,14 +190,15 @@ def granted(
 
 
 def test_callers_of_one_balance_wait_together_and_several_balances_go_in_one_request(rig: Rig) -> None:
-    """Two calls for one balance and one for another are one request with two wants; the need is what all of
-    them need.
+    """Two calls for one balance and one for another are one request with two wants. What is wanted is enough for all; the
+    need is the smallest call's, so that none is refused because of the others.
     """
     first, second, third = rig.ask(needed=75), rig.ask(needed=25), rig.ask(OTHER, 5)
     rig.keeper.step()
     assert len(rig.port.sent) == 1
     wants = {w.ref.balance: w for w in rig.port.sent[0][0].wants}
-    assert wants["wallet:usd"].need == 100
+    assert wants["wallet:usd"].need == 25
+    assert wants["wallet:usd"].amount == 100
     assert wants["wallet:usd"].feature == "chat"
     assert wants["allowance:chat"].need == 5
     assert wants["allowance:chat"].feature == ""
