@@ -76,7 +76,8 @@ class Room(Generic[Entry]):
         self._order[key] = None
         evicted: list[str] = []
         looked_at = 0
-        while len(self._entries) > self._bound and looked_at < len(self._entries):
+        # The first round unmarks, the second finds; with everything pinned it ends all the same.
+        while len(self._entries) > self._bound and looked_at < 2 * len(self._entries):
             oldest, _ = self._order.popitem()
             looked_at += 1
             choosy = looked_at <= SECOND_CHANCES_MAX

@@ -1,0 +1,140 @@
+"""The feed's state machine: what each message makes of the view."""
+
+from datetime import timedelta
+
+from purser.sync.v1 import feed_pb2 as feed
+from purser.sync.v1 import session_pb2 as session
+from sidecar.engine.values import BalanceRef, Reason
+from sidecar.view.follower import Follower
+from tests.unit.sidecar.view.states import NOW, catalog, change, customer, snapshot, view
+
+REF = BalanceRef("acme", "", "allowance:calls")
+
+
+def follower(*customer_ids: str, bound: int = 100) -> Follower:
+    """A follower at the start of a stream, which has asked for these customers."""
+    found = Follower(view(bound=bound))
+    found.start(session.Holder(outbox_id="o", incarnation_id="i"), "test")
+    found.subscribe(customer_ids, ())
+    return found
+
+
+def test_a_snapshot_is_taken_over_and_acknowledged() -> None:
+    """After a snapshot the customer is known, the view stands at its revision, and an ACK goes back."""
+    following = follower("acme")
+    step = following.receive(snapshot(5, customer(hint=3)), received_at=1.0)
+    held = following._view
+    assert held.revision == 5
+    entry = held.customer("acme")
+    assert entry is not None
+    assert entry.compiled.entitlements.standing is Reason.OK
+    hint = held.hint(REF)
+    assert hint is not None
+    assert hint.used == 3
+    assert [message.ack.revision for message in step.send] == [5]
+
+
+def test_changes_chain() -> None:
+    """A change from the revision reached is applied; one that is older changes nothing and is acknowledged."""
+    following = follower("acme")
+    following.receive(snapshot(5, customer()), received_at=1.0)
+    following.receive(change(5, 7, customer(suspended=True)), received_at=1.0)
+    entry = following._view.customer("acme")
+    assert entry is not None
+    assert entry.compiled.entitlements.standing is Reason.CUSTOMER_SUSPENDED
+    following.receive(change(5, 6, customer()), received_at=1.0)
+    assert following._view.customer("acme") is entry
+    assert following._view.revision == 7
+
+
+def test_a_gap_resumes() -> None:
+    """A change that starts above the revision reached means that something was missed: nothing is applied."""
+    following = follower("acme")
+    following.receive(snapshot(5, customer()), received_at=1.0)
+    step = following.receive(change(6, 7, customer(suspended=True)), received_at=1.0)
+    assert step.resume
+    assert following._view.revision == 5
+
+
+def test_a_bad_message_keeps_the_old_state() -> None:
+    """A customer that refers to an unknown catalog is answered with NACK, and nothing of the message counts."""
+    following = follower("acme", "bob")
+    following.receive(snapshot(5, customer()), received_at=1.0)
+    step = following.receive(change(5, 6, customer("bob"), customer(revision=99)), received_at=1.0)
+    assert step.problem
+    assert [message.WhichOneof("message") for message in step.send] == ["nack"]
+    assert following._view.revision == 5
+    assert following._view.customer("bob") is None
+
+
+def test_states_that_nobody_asked_for_are_ignored() -> None:
+    """A state that was under way when its customer was unsubscribed would never be brought up to date."""
+    following = follower("acme")
+    following.receive(snapshot(5, customer("bob")), received_at=1.0)
+    assert following._view.customer("bob") is None
+
+
+def test_who_makes_room_is_unsubscribed() -> None:
+    """Above its bound the view forgets a cold customer, and says so on the feed."""
+    following = follower("a", "b", "c", bound=2)
+    following.receive(snapshot(5, customer("a"), customer("b")), received_at=1.0)
+    step = following.receive(snapshot(6, customer("c"), catalogs=False), received_at=1.0)
+    gone = [list(m.unsubscribe.customer_ids) for m in step.send if m.HasField("unsubscribe")]
+    assert gone == [["a"]]
+
+
+def test_a_reset_keeps_answers_until_newer_ones_come() -> None:
+    """After a restore states stay, at no revision; the next snapshot sets the revision, also a lower one."""
+    following = follower("acme")
+    following.receive(snapshot(50, customer()), received_at=1.0)
+    following.receive(feed.FollowResponse(reset=feed.Reset(generation=2)), received_at=1.0)
+    held = following._view
+    assert (held.generation, held.revision) == (2, 0)
+    assert held.customer("acme") is not None
+    following.receive(snapshot(20, customer(suspended=True)), received_at=1.0)
+    entry = held.customer("acme")
+    assert entry is not None
+    assert held.revision == 20
+    assert entry.compiled.entitlements.standing is Reason.CUSTOMER_SUSPENDED
+
+
+def test_a_recall_is_for_the_shell() -> None:
+    """A recall changes nothing here: the shell obeys it."""
+    recall = feed.Recall(recall_id="r")
+    assert follower().receive(feed.FollowResponse(recall=recall), received_at=1.0).obey == recall
+
+
+def test_only_newer_hints_count() -> None:
+    """A hint with an older version than the one held is passed over."""
+    following = follower("acme")
+    following.receive(snapshot(5, customer(hint=4)), received_at=1.0)
+    older = customer(hint=2).hints
+    following.receive(feed.FollowResponse(hints=feed.BalanceHints(hints=older)), received_at=1.0)
+    hint = following._view.hint(REF)
+    assert hint is not None
+    assert hint.version == 4
+
+
+def test_heartbeats_reach_the_pulse() -> None:
+    """A heartbeat confirms the view whose revision it carries."""
+    following = follower("acme")
+    following.receive(snapshot(5, customer()), received_at=1.0)
+    beat = feed.Heartbeat(revision=5)
+    beat.now.FromDatetime(NOW)
+    following.receive(feed.FollowResponse(heartbeat=beat), received_at=10.0)
+    pulse = following._view.pulse
+    assert pulse.age_seconds(12.0) == 2.0
+    assert pulse.control_now(wall_now=NOW - timedelta(days=1), monotonic=11.0) == NOW + timedelta(seconds=1)
+
+
+def test_resuming_names_what_is_held() -> None:
+    """A new stream resumes at the revision, and subscribes what no chain of changes reaches."""
+    following = follower("acme")
+    following.receive(snapshot(5, customer()), received_at=1.0)
+    following._view.apply(
+        revision=3, catalogs=[catalog()], customers=[customer("loose")], chained=False, advance=False
+    )
+    first, second = following.start(session.Holder(), "test")
+    assert (first.start.revision, list(first.start.customer_ids)) == (5, ["acme"])
+    assert list(first.start.catalog_revisions) == [1]
+    assert list(second.subscribe.customer_ids) == ["loose"]

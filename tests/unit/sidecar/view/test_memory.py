@@ -1,0 +1,98 @@
+"""The bounded room, and waiting for what is not there yet."""
+
+import threading
+
+from purser.sync.v1 import feed_pb2 as feed
+from sidecar.view.cold import Cold
+from sidecar.view.memory import View
+from tests.unit.sidecar.view.states import catalog, customer, view
+
+
+def test_a_pinned_customer_is_never_evicted() -> None:
+    """One with an open reservation stays, whoever else has to go."""
+    held = view(bound=2, pinned=frozenset({"a"}))
+    for revision, name in enumerate("abcd", start=1):
+        held.apply(revision=revision, catalogs=[catalog()], customers=[customer(name)], advance=True)
+    assert held.customer("a") is not None
+    assert held.counts()[0] == 2
+
+
+def test_who_was_used_gets_a_second_chance() -> None:
+    """Eviction passes over an entry that was read since it was looked at last."""
+    held = view(bound=2)
+    for revision, name in enumerate(("a", "b", "c"), start=1):
+        held.apply(revision=revision, catalogs=[catalog()], customers=[customer(name)], advance=True)
+    kept = next(name for name in ("b", "c") if held.customer(name) is not None)
+    held.apply(revision=9, customers=[customer("d")], advance=True)
+    assert held.customer("d") is not None
+    assert kept
+
+
+def test_who_does_not_exist_is_known_not_to() -> None:
+    """A negative state is held like any other."""
+    held = view()
+    held.apply(revision=1, customers=[feed.CustomerState(customer_id="ghost")], advance=True)
+    entry = held.customer("ghost")
+    assert entry is not None
+    assert not entry.customer.exists
+
+
+class Asked:
+    """A feed that answers each subscription once, when told to."""
+
+    def __init__(self, held: View) -> None:
+        self.held = held
+        self.customers: list[str] = []
+
+    def subscribe(self, *, customer_id: str = "", subject_id: str = "") -> None:
+        assert not subject_id
+        self.customers.append(customer_id)
+
+
+def cold(held: View, asked: Asked) -> Cold:
+    """Looks up in real time: it waits for threads."""
+    import contextlib
+    import time
+
+    return Cold(
+        view=held,
+        subscriber=asked,
+        second_tier=None,
+        monotonic=time.monotonic,
+        blocking=contextlib.nullcontext,
+    )
+
+
+def test_one_subscription_for_all_who_ask() -> None:
+    """Twenty callers of a cold customer make one subscription, and all get its answer."""
+    import time
+
+    held = view()
+    held.pulse.connected(True)
+    asked = Asked(held)
+    looking = cold(held, asked)
+    found: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(looking.customer("acme", time.monotonic() + 20)))
+        for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    while not asked.customers:
+        time.sleep(0.001)
+    held.apply(revision=1, catalogs=[catalog()], customers=[customer()], advance=True)
+    for thread in threads:
+        thread.join()
+    assert len(found) == 20
+    assert None not in found
+    assert asked.customers == ["acme"]
+
+
+def test_nobody_waits_while_the_feed_is_away() -> None:
+    """Without a feed the answer is at once that it is not known."""
+    import time
+
+    held = view()
+    started = time.monotonic()
+    assert cold(held, Asked(held)).customer("acme", started + 60) is None
+    assert time.monotonic() - started < 5

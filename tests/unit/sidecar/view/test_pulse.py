@@ -1,0 +1,47 @@
+"""How old the view is, and what time it is at the control plane."""
+
+from datetime import UTC, datetime, timedelta
+
+from sidecar.engine.decision import ViewSource
+from sidecar.view.pulse import Beat, Pulse
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def test_a_heartbeat_ahead_of_the_view_confirms_nothing_yet() -> None:
+    """It counts from when it came, once the view has reached its revision."""
+    pulse = Pulse()
+    pulse.reached(5)
+    pulse.beat(Beat(5, NOW, 10.0))
+    pulse.beat(Beat(6, NOW, 20.0))
+    assert pulse.age_seconds(21.0) == 11.0
+    pulse.reached(6)
+    assert pulse.age_seconds(21.0) == 1.0
+
+
+def test_sources() -> None:
+    """FALLBACK without a view, PERSISTED from disk, LIVE while heartbeats arrive, then CACHED."""
+    pulse = Pulse()
+    assert pulse.source(0.0) is ViewSource.FALLBACK
+    pulse.restore(NOW - timedelta(hours=2), wall_now=NOW, monotonic=100.0)
+    assert pulse.source(100.0) is ViewSource.PERSISTED
+    assert pulse.age_seconds(101.0) == 7201.0
+    pulse.connected(True)
+    pulse.beat(Beat(0, NOW, 200.0))
+    assert pulse.source(201.0) is ViewSource.LIVE
+    assert pulse.source(206.0) is ViewSource.CACHED
+    pulse.connected(False)
+    assert pulse.source(201.0) is ViewSource.CACHED
+
+
+def test_the_quickest_heartbeat_tells_the_time() -> None:
+    """What travels arrives late, never early: a slow heartbeat does not put the clock back."""
+    pulse = Pulse()
+    pulse.beat(Beat(0, NOW, 10.0))
+    pulse.beat(Beat(0, NOW + timedelta(seconds=1), 11.5))
+    assert pulse.control_now(wall_now=NOW, monotonic=12.0) == NOW + timedelta(seconds=2)
+
+
+def test_before_the_first_heartbeat_it_is_our_own_time() -> None:
+    """Nobody has said anything else."""
+    assert Pulse().control_now(wall_now=NOW, monotonic=5.0) == NOW
