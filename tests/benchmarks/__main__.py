@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each kind of call (7)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="seconds per round (2)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each kind of call (5)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="seconds per round (1.5)")
     parser.add_argument("--in-flight", type=int, default=32, help="calls at a time (32)")
     parser.add_argument(
         "--threads",
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         help="threads of the bare server: as many as the sidecar reads with (4)",
     )
     parser.add_argument(
-        "--customers", type=int, default=2000, help="customers for the measure of memory (2000)"
+        "--customers", type=int, default=1000, help="customers for the measure of memory (1000)"
     )
     parser.add_argument("--starts", type=int, default=3, help="starts of each kind (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round there")

@@ -13,7 +13,8 @@ from tests.benchmarks import payloads
 from tests.benchmarks.processes import ProcessFailed, Server
 from tests.servers.process import free_port
 
-CUSTOMER = "cus_bench"
+CUSTOMERS = [f"cus_bench_{number:02}" for number in range(payloads.BATCH)]
+CUSTOMER = CUSTOMERS[0]
 PLAN = "bench"
 CATALOG = """
 purser: catalog/v1
@@ -52,7 +53,7 @@ class ControlPlane:
 
     @classmethod
     def start(cls, folder: Path, *, core: int) -> "ControlPlane":
-        """Started, ready, with the catalog published and `CUSTOMER` subscribed."""
+        """Started, ready, with the catalog published and `CUSTOMERS` subscribed."""
         grpc_address, http_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
         server = Server(
             "clients.cli",
@@ -68,7 +69,7 @@ class ControlPlane:
         plane = cls(server, grpc_address, f"http://{http_address}")
         server.wait_until(lambda: _is_ready(plane.rest_url))
         plane.post("/catalog/revisions", content=CATALOG)
-        plane.subscribe([CUSTOMER])
+        plane.subscribe(CUSTOMERS)
         return plane
 
     def post(self, path: str, *, content: str | None = None, **body: Any) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from statistics import median
 
 from tests.benchmarks import payloads
-from tests.benchmarks.installation import CUSTOMER, ControlPlane, Sidecar
+from tests.benchmarks.installation import CUSTOMER, CUSTOMERS, ControlPlane, Sidecar
 from tests.benchmarks.load import Load, LoadFailed
 from tests.benchmarks.machine import CoreTimes, describe
 from tests.benchmarks.measure import Pace, Result, Target, compare
 from tests.benchmarks.processes import Server, cores, pinned
 
+_UPLOADED = "purser_upload_records_total"
 _SETTLE_SECONDS = 1.0  # for what a burst of cold customers left to do in the background
 
 
@@ -36,6 +37,9 @@ class Report:
     results: list[Result] = field(default_factory=list)
     bytes_per_customer: float = 0.0
     start_seconds: dict[str, float] = field(default_factory=dict)
+    uploaded_per_second: dict[str, float] = field(
+        default_factory=dict
+    )  # by durability, while it was measured
     core_stolen: float = 0.0  # share of the server's core that other guests of the host took
 
 
@@ -50,7 +54,6 @@ class Bench:
     load_core: int
     plane: ControlPlane
     yardstick: Target
-    stack: ExitStack
 
     def standard_pool(self) -> list[Result]:
         """The same bare server on the standard library's pool, which costs a little more than the sidecar's."""
@@ -60,33 +63,26 @@ class Bench:
             target = _echo(stack, self.folder, self.plan, self.server_core, pool="standard", name=name)
             return compare(self.yardstick, [target], self.plan.pace, plane=self.plane.server, uploading=None)
 
-    def durability(self, durability: str, *, checks: bool) -> tuple[list[Result], Sidecar]:
-        """One sidecar, measured without and with upload. It is left running."""
-        sidecar = self.sidecar(durability)
-        sidecar.wait_until_ready()
-        sidecar.verify()
+    def durability(self, report: Report, durability: str, *, checks: bool) -> None:
+        """One sidecar, measured without and with upload."""
         scenarios = [payloads.consume(CUSTOMER, durability)]
         if checks:
-            scenarios += [payloads.check(CUSTOMER), payloads.batch([CUSTOMER])]
-        targets = [Target(sidecar.server, sidecar.port, scenario) for scenario in scenarios]
-        results: list[Result] = []
-        for uploading in (False, True):
-            self.say(f"{durability}, {'while it uploads' if uploading else 'without upload'}")
-            found = compare(
-                self.yardstick, targets, self.plan.pace, plane=self.plane.server, uploading=uploading
-            )
-            results += found
-        return results, sidecar
+            kinds = (payloads.check, payloads.new_checks, payloads.batch, payloads.new_batches)
+            scenarios += [kind(CUSTOMERS) for kind in kinds]
+        with self.sidecar(durability, durability) as sidecar:
+            sidecar.verify()
+            targets = [Target(sidecar.server, sidecar.port, scenario) for scenario in scenarios]
+            pace, plane = self.plan.pace, self.plane.server
+            self.say(f"{durability}, upload stopped")
+            report.results += compare(self.yardstick, targets, pace, plane=plane, uploading=False)
+            self.say(f"{durability}, upload running")
+            before, began = sidecar.metric(_UPLOADED), time.perf_counter()
+            report.results += compare(self.yardstick, targets, pace, plane=plane, uploading=True)
+            uploaded = sidecar.metric(_UPLOADED) - before
+            report.uploaded_per_second[durability] = uploaded / (time.perf_counter() - began)
 
-    def sidecar(self, durability: str) -> Sidecar:
-        """On the server's core. Its data folder is named after its durability: a second one goes on there."""
-        folder = self.folder / durability
-        sidecar = Sidecar.start(self.plane, folder, core=self.server_core, durability=durability)
-        self.stack.callback(sidecar.server.stop)
-        return sidecar
-
-    def bytes_per_customer(self, sidecar: Sidecar) -> float:
-        """Growth of the sidecar's memory by customers that are new to it, with entitlements and balances."""
+    def bytes_per_customer(self) -> float:
+        """Growth of a sidecar's memory by customers that are new to it, with entitlements and balances."""
         self.say(f"memory of {self.plan.customers} cached customers")
         names = [f"cus_{number:07}" for number in range(self.plan.customers)]
         self.plane.subscribe(names)
@@ -94,33 +90,48 @@ class Bench:
             payloads.batch(names[n : n + payloads.BATCH]) for n in range(0, len(names), payloads.BATCH)
         ]
         bodies = [scenario.bodies()(0) for scenario in batches]
-        load = Load(sidecar.port, in_flight=2)
-        time.sleep(_SETTLE_SECONDS)
-        before = sidecar.server.resident_bytes()
-        sample = load.run(batches[0].method, lambda n: bodies[n], seconds=300, limit=len(bodies))
-        if sample.failures:
-            raise payloads.WrongAnswer(f"{sample.failures} batches of cold customers failed")
-        for answer in sample.answers:
-            batches[0].verify(answer)
-        time.sleep(_SETTLE_SECONDS)
-        return (sidecar.server.resident_bytes() - before) / len(names)
+        with self.sidecar("memory", "process_crash") as sidecar:
+            sidecar.verify()
+            load = Load(sidecar.port, in_flight=2)
+            time.sleep(_SETTLE_SECONDS)
+            before = sidecar.server.resident_bytes()
+            sample = load.run(batches[0].method, lambda n: bodies[n], seconds=300, limit=len(bodies))
+            if sample.failures:
+                raise payloads.WrongAnswer(f"{sample.failures} batches of cold customers failed")
+            for answer in sample.answers:
+                batches[0].verify(answer)
+            time.sleep(_SETTLE_SECONDS)
+            return (sidecar.server.resident_bytes() - before) / len(names)
 
     def start_seconds(self, *, snapshot: bool) -> float:
         """From starting the process to its first answered check, the median of a few starts.
 
         Each in an empty folder, or in one that has the snapshot of the process before.
         """
-        taken = []
-        check = payloads.check(CUSTOMER)
-        for number in range(self.plan.starts):
-            name = "process_crash" if snapshot else f"start-{number}"
-            sidecar = Sidecar.start(
-                self.plane, self.folder / name, core=self.server_core, durability="process_crash"
-            )
-            with sidecar.server:
-                sidecar.server.wait_until(lambda: _answers(sidecar.port, check), poll_seconds=0.005)  # noqa: B023
-                taken.append(time.perf_counter() - sidecar.server.started_at)
-        return median(taken)
+        check = payloads.check([CUSTOMER])
+        if snapshot:
+            self._first_answer("start", check)
+        names = ["start" if snapshot else f"start-{number}" for number in range(self.plan.starts)]
+        return median(self._first_answer(name, check) for name in names)
+
+    def _first_answer(self, name: str, check: payloads.Scenario) -> float:
+        with self._begun(name, "process_crash") as sidecar:
+            sidecar.server.wait_until(lambda: _answers(sidecar.port, check), poll_seconds=0.005)
+            return time.perf_counter() - sidecar.server.started_at
+
+    @contextmanager
+    def sidecar(self, name: str, durability: str) -> Iterator[Sidecar]:
+        """One that is ready. `name` is that of its data folder."""
+        with self._begun(name, durability) as sidecar:
+            sidecar.wait_until_ready()
+            yield sidecar
+
+    @contextmanager
+    def _begun(self, name: str, durability: str) -> Iterator[Sidecar]:
+        folder = self.folder / name
+        sidecar = Sidecar.start(self.plane, folder, core=self.server_core, durability=durability)
+        with sidecar.server:
+            yield sidecar
 
 
 def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
@@ -133,13 +144,9 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
     at_start = CoreTimes.read(server_core)
     with pinned(load_core), _started(folder, plan, say, server_core, load_core) as bench:
         report.results += bench.standard_pool()
-        found, sidecar = bench.durability("process_crash", checks=True)
-        report.results += found
-        report.bytes_per_customer = bench.bytes_per_customer(sidecar)
-        sidecar.server.stop()
-        found, sidecar = bench.durability("power_loss", checks=False)
-        report.results += found
-        sidecar.server.stop()
+        bench.durability(report, "process_crash", checks=True)
+        bench.durability(report, "power_loss", checks=False)
+        report.bytes_per_customer = bench.bytes_per_customer()
         say("start-up")
         report.start_seconds["with a snapshot"] = bench.start_seconds(snapshot=True)
         report.start_seconds["without"] = bench.start_seconds(snapshot=False)
@@ -157,7 +164,7 @@ def _started(
         plane = ControlPlane.start(folder, core=load_core)
         stack.callback(plane.server.stop)
         yardstick = _echo(stack, folder, plan, server_core, pool="sidecar", name="bare grpc.server")
-        yield Bench(folder, plan, say, server_core, load_core, plane, yardstick, stack)
+        yield Bench(folder, plan, say, server_core, load_core, plane, yardstick)
 
 
 def _echo(stack: ExitStack, folder: Path, plan: Plan, core: int, *, pool: str, name: str) -> Target:

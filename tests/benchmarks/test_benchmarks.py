@@ -16,13 +16,11 @@ def test_the_bench_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     main([*TINY, f"--json={raw}", f"--markdown={page}"])
     found = json.loads(raw.read_text())
     measured = {(each["name"], each["uploading"]) for each in found["results"] if each["ratio"]}
-    calls = {
-        "CheckAccess",
-        "BatchCheckAccess × 50",
-        "ConsumeUsage, process_crash",
-        "ConsumeUsage, power_loss",
-    }
-    assert measured == {(call, uploading) for call in calls for uploading in (False, True)}
+    verbs = ("CheckAccess", "BatchCheckAccess × 50")
+    calls = {f"{verb}{kind}" for verb in verbs for kind in ("", ", always new")}
+    calls |= {"ConsumeUsage, process_crash", "ConsumeUsage, power_loss"}
+    bare = {("the same, ThreadPoolExecutor", None)}
+    assert measured == {(call, uploading) for call in calls for uploading in (False, True)} | bare
     assert found["start_seconds"].keys() == {"with a snapshot", "without"}
     assert found["bytes_per_customer"] > 0
     out = capsys.readouterr().out

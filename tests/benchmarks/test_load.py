@@ -122,6 +122,21 @@ def test_keys_never_repeat() -> None:
         assert request == payloads.consume_request("cus", "k")
 
 
+def test_new_questions_are_new() -> None:
+    """No two are alike, in batches neither, and each is a question that can be asked."""
+    unary = payloads.new_checks(["a", "b"]).bodies()
+    batches = payloads.new_batches(["a", "b"]).bodies()
+    alone = [s.CheckAccessRequest.FromString(unary(n)) for n in range(100)]
+    together = [item for n in range(3) for item in s.BatchCheckAccessRequest.FromString(batches(n)).requests]
+    assert len(together) == 3 * payloads.BATCH
+    for asked in (alone, together):
+        assert len({request.event.measures["input_tokens"] for request in asked}) == len(asked)
+        for request in asked:
+            assert request.customer_id in {"a", "b"}
+            request.event.measures["input_tokens"] = "1"
+            assert request == payloads.check_request(request.customer_id, "1")
+
+
 def test_the_yardstick_answers_what_is_asked_of_the_sidecar() -> None:
     """The prebuilt decision passes the check that a sidecar's answers must pass; a thinner one does not."""
     decision = payloads.full_decision()

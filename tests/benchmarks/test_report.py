@@ -33,7 +33,7 @@ def result(
 
 @pytest.fixture
 def report() -> Report:
-    check, batch = payloads.check("cus"), payloads.batch(["cus"])
+    check, batch = payloads.check(["cus"]), payloads.batch(["cus"])
     return Report(
         machine={"commit": "0123456789ab"},
         plan=Plan(Pace(rounds=3, seconds=2.0), customers=100, starts=1, threads=4),
