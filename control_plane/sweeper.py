@@ -61,6 +61,9 @@ class Sweeper:
                 self._metrics.sweeps.labels(name, "failed").inc()
                 log = structlog.get_logger("control_plane.sweeper")
                 log.warning("sweep_failed", step=name, error=str(error))
+            except Exception:  # noqa: BLE001 - a bug in one step must not stop the others, nor the next round
+                self._metrics.sweeps.labels(name, "failed").inc()
+                structlog.get_logger("control_plane.sweeper").exception("sweep_failed", step=name)
             else:
                 self._metrics.sweeps.labels(name, "done").inc()
                 self._metrics.swept.labels(name).inc(rows)

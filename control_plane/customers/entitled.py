@@ -76,8 +76,9 @@ async def read_customers(
     """Every one of these customers, those that do not exist included. `pinned_at`: as they were pinned then."""
     found: dict[str, Customer] = {}
     wanted = sorted(set(customer_ids))
-    for start in range(0, len(wanted), MAX_IDS):
-        some = wanted[start : start + MAX_IDS]
+    possible = [name for name in wanted if is_storable(name)]
+    for start in range(0, len(possible), MAX_IDS):
+        some = possible[start : start + MAX_IDS]
         rows = (await uow.connection.execute(select(customers).where(customers.c.id.in_(some)))).all()
         held = await _subscriptions(uow, [row.id for row in rows], pinned_at)
         for row in rows:
@@ -90,6 +91,11 @@ async def read_customers(
                 subscriptions=tuple(held.get(row.id, ())),
             )
     return {name: found.get(name) or Customer(customer_id=name, exists=False) for name in wanted}
+
+
+def is_storable(name: str) -> bool:
+    """Can a row have this id? PostgreSQL keeps no NUL in text, and refuses a statement with one."""
+    return "\0" not in name
 
 
 async def _subscriptions(

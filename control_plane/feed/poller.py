@@ -160,6 +160,9 @@ class Poller:
             except (SQLAlchemyError, OSError) as error:
                 log.warning("feed_poll_failed", error=str(error))
                 await self._bus.wait_feed(AFTER_ERROR_SECONDS)
+            except Exception:  # a bug must not end the feed for good: without polls no heartbeat goes out
+                log.exception("feed_poll_failed")
+                await self._bus.wait_feed(AFTER_ERROR_SECONDS)
 
     async def poll(self) -> None:
         """Reads once what is new, and wakes the streams."""

@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import select
 
 from control_plane.catalog.revisions import current_revision, encoded_catalog
-from control_plane.customers.entitled import MAX_IDS, read_customers
+from control_plane.customers.entitled import MAX_IDS, is_storable, read_customers
 from control_plane.customers.tables import subjects
 from control_plane.db.types import to_micros
 from control_plane.db.unit_of_work import UnitOfWork
@@ -41,8 +41,9 @@ async def subject_states(uow: UnitOfWork, subject_ids: Collection[str]) -> Mappi
     """One for every id; those that do not exist have no customer."""
     wanted = sorted(set(subject_ids))
     found: dict[str, str] = {}
-    for start in range(0, len(wanted), MAX_IDS):
-        some = wanted[start : start + MAX_IDS]
+    possible = [name for name in wanted if is_storable(name)]
+    for start in range(0, len(possible), MAX_IDS):
+        some = possible[start : start + MAX_IDS]
         rows = await uow.connection.execute(
             select(subjects.c.id, subjects.c.customer_id).where(subjects.c.id.in_(some))
         )

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from control_plane import errors
@@ -71,6 +71,7 @@ TABLE: Final[Mapping[type[Exception], Row]] = {
     ShuttingDown: Row(code_pb2.UNAVAILABLE, "SHUTTING_DOWN", details=_soon),
     Unauthenticated: Row(code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED"),
     DecodeError: Row(code_pb2.INVALID_ARGUMENT, "MALFORMED"),
+    DataError: Row(code_pb2.INVALID_ARGUMENT, "INVALID", shown=False),
     DBAPIError: Row(code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE", details=_soon, shown=False),
     PoolTimeout: Row(code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE", details=_soon, shown=False),
     OSError: Row(code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE", details=_soon, shown=False),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -49,6 +50,15 @@ async def test_unknown_ids_are_followed(database_url: str) -> None:
             await rest.post("/customers/later/subjects", json={"id": "ann"})
         await follower.until(lambda: follower.customers["later"].exists)
         await follower.until(lambda: follower.subjects["ann"].customer_id == "later")
+
+
+async def test_an_impossible_id_does_not_exist(postgres_url: str) -> None:
+    """An id that no database could hold ends no stream: it is answered as one that does not exist."""
+    async with serving(postgres_url) as control_plane, following(control_plane) as follower:
+        await follower.subscribe("a\0b", subjects=("c\0d",))
+        await follower.until(lambda: "a\0b" in follower.customers)
+        assert not follower.customers["a\0b"].exists
+        assert follower.subjects["c\0d"].customer_id == ""
 
 
 @pytest.mark.parametrize("change", ["limit", "grant", "suspension", "past_due", "subject"])
@@ -233,8 +243,15 @@ async def test_streams_end_when_the_process_stops(sqlite_url: str) -> None:
         await call.read()
         began = time.monotonic()
     assert time.monotonic() - began < timedelta(seconds=5).total_seconds()
-    assert await call.code() is grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(_read_to_the_end(call), 5)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     await channel.close()
+
+
+async def _read_to_the_end(call: "grpc.aio.StreamStreamCall[Any, Any]") -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
 
 
 async def _refused(control_plane: Running, first: feed_pb2.FollowRequest) -> tuple[grpc.StatusCode, str]:

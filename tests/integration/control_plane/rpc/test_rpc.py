@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -27,19 +28,26 @@ from tests.integration.control_plane.setting import make_subscriber, publish_tex
 ALLOWANCE = BalanceRef(customer_id="acme", balance="allowance:api")
 
 
-async def open_session(stub: SyncServiceStub, holder: Holder) -> int:
+def stub_of(channel: grpc.aio.Channel) -> Any:
+    """The generated stub, whose types are those of blocking calls."""
+    return SyncServiceStub(channel)
+
+
+async def open_session(stub: Any, holder: Holder) -> int:
     request = OpenSessionRequest(
         holder=holder, open_incarnations=[IncarnationState(incarnation_id=holder.incarnation_id)]
     )
-    return (await stub.OpenSession(request)).epoch
+    return int((await stub.OpenSession(request)).epoch)
 
 
 async def acquire(
-    stub: SyncServiceStub, holder: Holder, epoch: int, request_id: str, amount: int
+    stub: Any, holder: Holder, epoch: int, request_id: str, amount: int
 ) -> AcquireLeasesResponse:
     want = Want(ref=ALLOWANCE, need=amount, amount=amount)
     request = AcquireLeasesRequest(holder=holder, epoch=epoch, request_id=request_id, wants=[want])
-    return await stub.AcquireLeases(request)
+    response = await stub.AcquireLeases(request)
+    assert isinstance(response, AcquireLeasesResponse)
+    return response
 
 
 def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
@@ -62,7 +70,7 @@ async def test_a_recall_crosses_replicas(postgres_url: str) -> None:
             grpc.aio.insecure_channel(one.grpc_address) as channel_one,
             grpc.aio.insecure_channel(two.grpc_address) as channel_two,
         ):
-            stub_one, stub_two = SyncServiceStub(channel_one), SyncServiceStub(channel_two)
+            stub_one, stub_two = stub_of(channel_one), stub_of(channel_two)
             epoch = await open_session(stub_one, idle)
             (lease,) = (await acquire(stub_one, idle, epoch, "r1", 100)).acquired[0].leases
             assert lease.slices[0].amount == 100
@@ -94,7 +102,7 @@ async def test_errors_carry_their_facts(sqlite_url: str) -> None:
         serving(sqlite_url) as control_plane,
         grpc.aio.insecure_channel(control_plane.grpc_address) as channel,
     ):
-        stub = SyncServiceStub(channel)
+        stub = stub_of(channel)
         holder = Holder(outbox_id="o", incarnation_id="i")
         await open_session(stub, holder)
         gap = usage_pb2.ReportBatchRequest(
@@ -120,7 +128,7 @@ async def test_the_token_is_asked_for(sqlite_url: str, tmp_path: Path) -> None:
 
 async def _check_door(control_plane: Running) -> None:
     async with grpc.aio.insecure_channel(control_plane.grpc_address) as channel:
-        stub = SyncServiceStub(channel)
+        stub = stub_of(channel)
         request = usage_pb2.ReportRefusalsRequest()
         for metadata in (None, (("authorization", "Bearer wrong"),)):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -130,6 +138,6 @@ async def _check_door(control_plane: Running) -> None:
             await stub.Follow().read()
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         await stub.ReportRefusals(request, metadata=(("authorization", "Bearer secret"),))
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         answer = await health.Check(health_pb2.HealthCheckRequest(service="purser.sync.v1.SyncService"))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
