@@ -308,6 +308,10 @@ class LeaseBook:
                 amount -= part
         return withdrawn
 
+    def withdraw_everything(self) -> list[Withdrawn]:
+        """All that is neither spent nor held: a process that stops gives back what nobody can use any more."""
+        return [self._withdraw(lease, lease.free) for lease in self._leases.values() if lease.free]
+
     def _withdraw(self, lease: HeldLease, amount: int) -> Withdrawn:
         lease.free -= amount
         lease.returned += amount

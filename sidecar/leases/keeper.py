@@ -190,6 +190,16 @@ class Keeper:
         self._uploads.kick()
         return returns[-1].uid.seq if returns else 0
 
+    def return_everything(self) -> int:
+        """At a stop: writes all that is neither spent nor held as returns, and answers how many. Raises as
+        `recall` does.
+        """
+        with self._book.lock:
+            withdrawn = self._book.withdraw_everything()
+        returns = self._give_back(withdrawn, why="stopping")
+        self._uploads.kick()
+        return len(returns)
+
     def hints(self, hints: Sequence[session.BalanceHint]) -> None:
         """Balances changed: refusals that were remembered for an older version are forgotten. Does not block."""
         with self._lock:

@@ -190,7 +190,8 @@ def granted(
 
 
 def test_callers_of_one_balance_wait_together_and_several_balances_go_in_one_request(rig: Rig) -> None:
-    """Two calls for one balance and one for another are one request with two wants. What is wanted is enough for all; the
+    """Two calls for one balance and one for another are one request with two wants. What is wanted is enough
+    for all; the
     need is the smallest call's, so that none is refused because of the others.
     """
     first, second, third = rig.ask(needed=75), rig.ask(needed=25), rig.ask(OTHER, 5)
@@ -428,6 +429,20 @@ def test_idle_leases_shrink_and_then_go_home(rig: Rig) -> None:
         rig.keeper.step()
     assert sum(amount for _, amount in rig.journal.returned) == 190
     assert rig.fund() == 0
+
+
+def test_a_process_that_stops_gives_back_everything_that_is_free(rig: Rig) -> None:
+    """What is spent or held stays; all else is in the outbox as a return, and nothing can be spent any more."""
+    rig.ask()
+    rig.ask(OTHER, 5)
+    rig.keeper.step()
+    rig.reply(0, granted(75, 5))
+    with rig.book.lock:
+        rig.book.hold(rig.book.take([Draw(WALLET, "chat", 30)], rig.clock.monotonic()))
+    assert rig.keeper.return_everything() == 2
+    assert sorted(rig.journal.returned) == [("l0", 45), ("l1", 5)]
+    assert rig.fund() == 0
+    assert rig.keeper.return_everything() == 0
 
 
 def test_a_verdict_is_the_control_planes(rig: Rig) -> None:
