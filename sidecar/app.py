@@ -320,7 +320,9 @@ class Sidecar:
         )
 
     def stop(self, *, drain: bool = True) -> None:
-        """Health first, then calls in flight, then what is to be uploaded and returned, then the snapshot. Twice is once."""
+        """Health first, then calls in flight, then what is to be uploaded and returned, then the snapshot.
+        Twice is once.
+        """
         if self._stopped.is_set():
             return
         self._stopped.set()

@@ -99,7 +99,11 @@ class Settings(BaseSettings):
         """Flags, then the environment, then the file."""
         del dotenv_settings, file_secret_settings
         file = os.environ.get(CONFIG_VARIABLE)
-        from_file = (YamlConfigSettingsSource(settings_cls, yaml_file=file, yaml_file_encoding="utf-8"),) if file else ()
+        from_file = (
+            (YamlConfigSettingsSource(settings_cls, yaml_file=file, yaml_file_encoding="utf-8"),)
+            if file
+            else ()
+        )
         return (init_settings, env_settings, *from_file)
 
     @model_validator(mode="after")

@@ -68,7 +68,9 @@ class Answers:
         )
 
     def recorded_as_fact(self) -> bytes:
-        """What a consume hears whose key was reported before, with the same content: it is recorded, and nobody decided."""
+        """What a consume hears whose key was reported before, with the same content: it is recorded, and
+        nobody decided.
+        """
         return self.encode(
             Decision(
                 decision_id=self.new_id(),

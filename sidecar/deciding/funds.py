@@ -1,4 +1,6 @@
-"""What may be spent: of the book, of what could be leased (for checks), and by waivers while the control plane is away."""
+"""What may be spent: of the book, of what could be leased (for checks), and by waivers while the control
+plane is away.
+"""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime

@@ -19,7 +19,9 @@ COLD_WAIT_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Who asks. With `refusal` OK there are entitlements; CONTROL_PLANE_UNREACHABLE: not known here, and nobody to ask."""
+    """Who asks. With `refusal` OK there are entitlements; CONTROL_PLANE_UNREACHABLE: not known here, and
+    nobody to ask.
+    """
 
     customer_id: str
     subject_id: str
@@ -45,7 +47,9 @@ class Parties:
     def find(
         self, customer_id: str, subject_id: str, *, min_revision: int = 0, deadline: float, waits: bool = True
     ) -> Party:
-        """`deadline`: monotonic seconds. `waits` False: a subject that is not known here is not waited for beside a known customer."""
+        """`deadline`: monotonic seconds. `waits` False: a subject that is not known here is not waited for
+        beside a known customer.
+        """
         if min_revision and not self._reached(customer_id, min_revision, deadline):
             text = f"the view stands at revision {self.view.revision}, not yet at {min_revision}"
             return Party(customer_id, subject_id, None, 0, Reason.VIEW_TOO_OLD, text)

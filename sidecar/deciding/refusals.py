@@ -1,4 +1,6 @@
-"""What is remembered of refusals: counts per minute, and the last explanations per customer, in a channel that may lose them."""
+"""What is remembered of refusals: counts per minute, and the last explanations per customer, in a channel
+that may lose them.
+"""
 
 import threading
 from collections import deque

@@ -207,5 +207,7 @@ def touched(charges: Sequence[object]) -> Mapping[BalanceRef, int]:
 
 
 def key_scope(customer_id: str, subject_id: str) -> str:
-    """Whose the key is. A subject whose customer is not known here yet has a scope of its own; no id holds that character."""
+    """Whose the key is. A subject whose customer is not known here yet has a scope of its own; no id holds
+    that character.
+    """
     return customer_id or f"\x1f{subject_id}"

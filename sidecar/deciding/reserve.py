@@ -497,7 +497,9 @@ class Reserve:
         return self._record_fact(after, event)
 
     def _settle_unknown(self, reservation_id: str, event: usage.UsageEvent | None) -> SettleAnswer:
-        """All of it is a fact, under the reservation's id; it is remembered as ended, so that later totals count only beyond."""
+        """All of it is a fact, under the reservation's id; it is remembered as ended, so that later totals
+        count only beyond.
+        """
         _require_complete(event)
         assert event is not None, "it was found complete"
         now = self._parties.now()
@@ -561,7 +563,9 @@ class Reserve:
         return None if found is None else found[1]
 
     def _entitlements(self, reserved: Reserved) -> Entitlements | None:
-        """Those that it was decided by; after a restart the present ones. None: not known, so that its event is a fact."""
+        """Those that it was decided by; after a restart the present ones. None: not known, so that its event
+        is a fact.
+        """
         known = self._known_entitlements(reserved.reservation_id)
         if known is not None:
             return known

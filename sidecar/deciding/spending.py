@@ -1,4 +1,6 @@
-"""From a bill to what is taken: decide with what the book holds, lease what is missing, decide again, until it is final."""
+"""From a bill to what is taken: decide with what the book holds, lease what is missing, decide again, until
+it is final.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,7 +24,16 @@ from sidecar.engine.catalog import OnUnreachable, Trouble
 from sidecar.engine.decide import decide
 from sidecar.engine.entitlement import BalanceSpec
 from sidecar.engine.evaluate import Bill, Charge, Draw, Fund, Outcome, Shortfall
-from sidecar.engine.values import BalanceKind, BalanceRef, Event, Finding, GaugeChange, Reason, to_scaled
+from sidecar.engine.values import (
+    BalanceKind,
+    BalanceRef,
+    Event,
+    Finding,
+    GaugeChange,
+    Reason,
+    format_scaled,
+    to_scaled,
+)
 from sidecar.leases.book import Spending as Book
 from sidecar.leases.keeper import Keeper
 from sidecar.leases.terms import Acquired, Grade, NotCovered, RemoteFailure, RemoteVerdict, Taken
@@ -104,7 +115,9 @@ class Till:
         return self._local(bill, tuple(c for c in bill.charges if c.spec.decided_remotely), deadline, holds)
 
     def guest(self, bill: Bill, *, look: bool) -> Spent:
-        """By the default plan, for a customer that nobody knows: limits hold per sidecar and outage, and nothing is leased."""
+        """By the default plan, for a customer that nobody knows: limits hold per sidecar and outage, and
+        nothing is leased.
+        """
         funds: dict[BalanceRef, Fund] = {}
         for charge in bill.charges:
             limit = charge.spec.burst if charge.spec.kind is BalanceKind.RATE else (charge.spec.limit or 0)
@@ -322,7 +335,9 @@ class Till:
         return outcome._replace(findings=tuple(findings), reason=min(refusing, default=outcome.reason))
 
     def finish_until(self, bill: Bill) -> float | None:
-        """Until when slices may be spent beyond their lease's end: only while cut off, and where the features say so."""
+        """Until when slices may be spent beyond their lease's end: only while cut off, and where the
+        features say so.
+        """
         pulse = self.view.pulse
         if pulse.is_connected or pulse.confirmed_at is None:
             return None
@@ -363,4 +378,5 @@ def _uncover(draw: Draw, held: int) -> Draw:
 
 
 def _waiver_text(trouble: Trouble, short: Shortfall) -> str:
-    return f"on_unreachable: {trouble.on_unreachable} let {short.missing} (at scale {short.spec.scale}) pass without a lease"
+    amount = format_scaled(short.missing, short.spec.scale)
+    return f"on_unreachable: {trouble.on_unreachable} let {amount} {short.spec.unit} pass without a lease"

@@ -71,7 +71,9 @@ class Strangers:
         self._guests: LRUCache[tuple[int, str], Entitlements] = LRUCache(_GUESTS_MAX)
 
     def policy(self, feature: str, event_name: str) -> OnUnknownCustomer:
-        """The strictest policy of the feature named, or of those that the event would be charged to; `deny` without any."""
+        """The strictest policy of the feature named, or of those that the event would be charged to; `deny`
+        without any.
+        """
         known = self._view.current_catalog
         if known is None:
             return OnUnknownCustomer.DENY

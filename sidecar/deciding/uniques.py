@@ -11,7 +11,9 @@ VALUES_MAX: Final = 200_000
 
 
 class Uniques:
-    """Remembers what was counted, bounded: what is forgotten is counted again here, and given back at the books. Thread-safe."""
+    """Remembers what was counted, bounded: what is forgotten is counted again here, and given back at the
+    books. Thread-safe.
+    """
 
     def __init__(self) -> None:
         """Nothing was counted yet."""

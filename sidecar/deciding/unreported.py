@@ -20,7 +20,8 @@ class _Line(NamedTuple):
 class Unreported:
     """Sums per balance of what was written and is not in a hint yet. Thread-safe; `of` takes no lock.
 
-    A line counts until the record is acknowledged and then a hint of its balance has come, or time enough for one has passed:
+    A line counts until the record is acknowledged and then a hint of its balance has come, or time enough for
+    one has passed:
     what is shown as used does not fall back in between.
     """
 
@@ -43,7 +44,9 @@ class Unreported:
                     self._sums[ref] = self._sums.get(ref, 0) + amount
 
     def acknowledged(self, cursor: int) -> None:
-        """Everything up to `cursor` is in the books. Lines may be a little out of order; a late one goes with the next."""
+        """Everything up to `cursor` is in the books. Lines may be a little out of order; a late one goes
+        with the next.
+        """
         now = self._monotonic()
         with self._lock:
             self._cursor = max(self._cursor, cursor)

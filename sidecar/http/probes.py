@@ -22,7 +22,9 @@ class Probes:
         registry: CollectorRegistry,
         refresh: Callable[[], None],
     ) -> None:
-        """Binds `host:port`. `ready()`: empty, or why not. `refresh()` is called before metrics are shown. Raises OSError."""
+        """Binds `host:port`. `ready()`: empty, or why not. `refresh()` is called before metrics are shown.
+        Raises OSError.
+        """
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:

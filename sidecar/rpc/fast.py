@@ -1,7 +1,9 @@
 """The fast path of checks: an answer that was compiled for the very same bytes, joined to the fields that change.
 
-Serialized protobuf messages merge when they are concatenated. So what is kept is the encoded decision without its id and its
-freshness, and every answer is that, a new id, and the freshness of this moment. A kept answer is given only while its basis
+Serialized protobuf messages merge when they are concatenated. So what is kept is the encoded decision without
+its id and its
+freshness, and every answer is that, a new id, and the freshness of this moment. A kept answer is given only
+while its basis
 holds (`deciding/kept.py`); everything else goes the slow way, which is the same decision.
 """
 

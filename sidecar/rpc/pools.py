@@ -1,8 +1,8 @@
 """Bounded thread pools, one per kind of call, so that no kind starves another.
 
-Reads are short and need few threads; a durable write waits for the group commit, so many of them wait together; a stream lasts for
-hours. A call that has to wait for the network (a cold customer, a lease) says so with `blocking`: another thread takes its
-place meanwhile, so that what need not wait does not.
+Reads are short and need few threads; a durable write waits for the group commit, so many of them wait together; a
+stream lasts for hours. A call that has to wait for the network (a cold customer, a lease) says so with `blocking`:
+another thread takes its place meanwhile, so that what need not wait does not.
 """
 
 import contextlib
@@ -24,7 +24,9 @@ WAITING_MAX: Final = 500
 
 
 class Job:
-    """One call on its way. It stands in for a future, of which gRPC wants to hear only that it is done: that is cheaper."""
+    """One call on its way. It stands in for a future, of which gRPC wants to hear only that it is done: that
+    is cheaper.
+    """
 
     __slots__ = ("_args", "_callbacks", "_done", "_fn", "_kwargs")
 
@@ -58,7 +60,9 @@ class Job:
 
 
 class Pool(ThreadPoolExecutor):
-    """A pool of daemon threads that knows how many calls it has taken on. gRPC insists on the class, not on its inside."""
+    """A pool of daemon threads that knows how many calls it has taken on. gRPC insists on the class, not on
+    its inside.
+    """
 
     def __init__(self, name: str, *, threads: int, bound: int) -> None:
         """`bound`: calls running and queued together, at least `threads`."""

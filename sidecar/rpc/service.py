@@ -1,4 +1,6 @@
-"""`purser.v1.EntitlementService`: decode, one call, encode. Answers are bytes, so that what is compiled can be joined to what changes."""
+"""`purser.v1.EntitlementService`: decode, one call, encode. Answers are bytes, so that what is compiled can
+be joined to what changes.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +39,9 @@ class Verbs:
 
 
 class EntitlementService:
-    """One method per rpc: a decoded request and the call's context in, an encoded response out. Raises what `status.py` knows."""
+    """One method per rpc: a decoded request and the call's context in, an encoded response out. Raises what
+    `status.py` knows.
+    """
 
     def __init__(self, verbs: Verbs) -> None:
         """Serves nothing by itself."""

@@ -1,4 +1,6 @@
-"""THE table from error to gRPC status. Every error that leaves this sidecar carries `ErrorInfo` (domain `purser.dev`)."""
+"""THE table from error to gRPC status. Every error that leaves this sidecar carries `ErrorInfo` (domain
+`purser.dev`).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

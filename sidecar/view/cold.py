@@ -45,7 +45,9 @@ class Cold:
         self._asked: dict[tuple[bool, str], int] = {}
 
     def customer(self, customer_id: str, deadline: float) -> CustomerEntry | None:
-        """The customer, fetched if need be. None: not before `deadline` (monotonic seconds), or at once while the feed is away."""
+        """The customer, fetched if need be. None: not before `deadline` (monotonic seconds), or at once
+        while the feed is away.
+        """
         entry = self._view.customer(customer_id)
         if entry is not None:
             return entry

@@ -36,7 +36,9 @@ class Follower:
         self._fresh_start = False
 
     def start(self, holder: session.Holder, label: str) -> tuple[feed.FollowRequest, ...]:
-        """The first messages of a stream: resume where the view stands, and subscribe what no chain of changes reaches."""
+        """The first messages of a stream: resume where the view stands, and subscribe what no chain of
+        changes reaches.
+        """
         customers, subjects, catalogs = self._view.held()
         self._customers, self._subjects = set(customers), set(subjects)
         first = feed.Start(

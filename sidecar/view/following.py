@@ -1,4 +1,6 @@
-"""The thread that keeps the feed open: connects, hands messages to the follower, sends what it says, and starts again."""
+"""The thread that keeps the feed open: connects, hands messages to the follower, sends what it says, and
+starts again.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -80,7 +82,9 @@ class Following:
         self._thread.join(timeout_seconds)
 
     def subscribe(self, *, customer_id: str = "", subject_id: str = "") -> None:
-        """Asks the feed for a customer or a subject. While it is away, nothing is sent: who asks again later is heard then."""
+        """Asks the feed for a customer or a subject. While it is away, nothing is sent: who asks again later
+        is heard then.
+        """
         customers = [customer_id] if customer_id else []
         subjects = [subject_id] if subject_id else []
         with self._lock:

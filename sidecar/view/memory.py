@@ -117,7 +117,9 @@ class View:
     # Listening
 
     def on_customers_changed(self, callback: CustomersChanged) -> None:
-        """Calls back after each change with the customers whose state or catalog changed. It must be quick and not raise."""
+        """Calls back after each change with the customers whose state or catalog changed. It must be quick
+        and not raise.
+        """
         self._on_customers.append(callback)
 
     def on_balances_changed(self, callback: BalancesChanged) -> None:
@@ -184,7 +186,9 @@ class View:
         self._tell(frozenset(), news)
 
     def start_over(self, generation: int) -> None:
-        """The control plane was restored, or history is gone: states stay for answers until newer ones come, as unconfirmed."""
+        """The control plane was restored, or history is gone: states stay for answers until newer ones come,
+        as unconfirmed.
+        """
         with self._changed:
             self._generation = generation
             self._revision = 0
@@ -217,7 +221,9 @@ class View:
         return customers, subjects, tuple(self._catalogs)
 
     def states(self) -> Iterator[Message]:
-        """Everything chained, as the feed would carry it, one at a time; what changes meanwhile may come in its new form."""
+        """Everything chained, as the feed would carry it, one at a time; what changes meanwhile may come in
+        its new form.
+        """
         yield from list(self._catalog_states.values())
         for customer_id, customer in self._customers.snapshot():
             if customer.chained:

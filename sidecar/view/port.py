@@ -13,7 +13,9 @@ class FeedLost(Exception):
 
 
 class FeedCall(Protocol):
-    """One open feed. Iterating blocks until a message comes and raises `FeedLost` when the stream ends for whatever reason."""
+    """One open feed. Iterating blocks until a message comes and raises `FeedLost` when the stream ends for
+    whatever reason.
+    """
 
     def __iter__(self) -> Iterator[feed.FollowResponse]: ...
 
@@ -27,14 +29,17 @@ class Feed(Protocol):
     """Opens feeds. Satisfied in `upstream/`."""
 
     def follow(self, outgoing: Iterator[feed.FollowRequest]) -> FeedCall:
-        """Opens the stream; `outgoing` is read by a thread of the transport until it ends. Does not block for long; may raise `FeedLost`."""
+        """Opens the stream; `outgoing` is read by a thread of the transport until it ends. Does not block
+        for long; may raise `FeedLost`.
+        """
 
 
 class Recalls(Protocol):
     """Obeys recalls: the keeper."""
 
     def recall(self, recall: feed.Recall) -> int:
-        """Gives back what the recall names, durably, and returns the sequence number of the last return (0: there was nothing).
+        """Gives back what the recall names, durably, and returns the sequence number of the last return (0:
+        there was nothing).
 
         May block for an outbox commit. Raises when nothing could be written: the recall is then not answered.
         """
@@ -50,7 +55,9 @@ class StoredState:
 
 
 class SecondTier(Protocol):
-    """A cache of states that a fleet shares. It never raises and never blocks for long: any failure looks like nothing there."""
+    """A cache of states that a fleet shares. It never raises and never blocks for long: any failure looks
+    like nothing there.
+    """
 
     def customer(self, customer_id: str) -> StoredState | None:
         """The state last stored for this customer, of any revision."""

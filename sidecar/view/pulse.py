@@ -25,7 +25,9 @@ class Beat:
 
 
 class Pulse:
-    """Keeps the last heartbeat that the view has caught up with. Written by the follower, read by everyone without a lock."""
+    """Keeps the last heartbeat that the view has caught up with. Written by the follower, read by everyone
+    without a lock.
+    """
 
     def __init__(self) -> None:
         """Nothing was heard yet."""
@@ -63,7 +65,9 @@ class Pulse:
         return self._connected
 
     def restore(self, as_of: datetime | None, *, wall_now: datetime, monotonic: float) -> None:
-        """A view was read that was confirmed last at `as_of`; what passed since is known by this machine's clock only."""
+        """A view was read that was confirmed last at `as_of`; what passed since is known by this machine's
+        clock only.
+        """
         self._restored = True
         if as_of is not None:
             passed = max(0.0, (wall_now - as_of).total_seconds())
@@ -121,7 +125,9 @@ class Pulse:
         return ViewSource.PERSISTED if self._restored else ViewSource.FALLBACK
 
     def control_now(self, *, wall_now: datetime, monotonic: float) -> datetime:
-        """The control plane's clock, carried on by ours since its last heartbeat; before the first one, this machine's."""
+        """The control plane's clock, carried on by ours since its last heartbeat; before the first one, this
+        machine's.
+        """
         known = self._offset
         if known is None:
             return wall_now
@@ -134,6 +140,7 @@ class Pulse:
             self._learn(control_now, received_at)
 
     def _learn(self, control_now: datetime, received_at: float) -> None:
-        # What travels arrives late, never early: of the last ones the one that puts the clock furthest on is the nearest.
+        # What travels arrives late, never early: of the last ones the one that puts the clock furthest on is
+        # the nearest.
         self._offsets.append((received_at, control_now))
         self._offset = max(self._offsets, key=lambda heard: heard[1] - timedelta(seconds=heard[0]))

@@ -32,7 +32,9 @@ def connect(url: str) -> "redis.Redis":
 
 
 class RedisTier:
-    """`SecondTier` in Redis. One key per customer, per subject and per catalog revision, each with generation and revision."""
+    """`SecondTier` in Redis. One key per customer, per subject and per catalog revision, each with
+    generation and revision.
+    """
 
     def __init__(self, client: "redis.Redis", *, prefix: str, monotonic: Callable[[], float]) -> None:
         """`prefix` keeps fleets apart that share a Redis."""
@@ -60,7 +62,8 @@ class RedisTier:
         self._guarded(lambda: self._write(stored), None)
 
     def _guarded(self, work: Callable[[], Result], otherwise: Result) -> Result:
-        # The circuit: after a failure Redis is left alone for a while, so that its absence is not paid for in every call.
+        # The circuit: after a failure Redis is left alone for a while, so that its absence is not paid for in
+        # every call.
         if self._monotonic() < self._open_until:
             return otherwise
         try:

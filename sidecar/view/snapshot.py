@@ -34,7 +34,9 @@ class SnapshotUnusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredView:
-    """What a view looks like outside the process. `as_of`: last confirmed then, by the control plane's clock; None: never."""
+    """What a view looks like outside the process. `as_of`: last confirmed then, by the control plane's
+    clock; None: never.
+    """
 
     generation: int
     revision: int

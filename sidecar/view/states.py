@@ -1,4 +1,6 @@
-"""States as the feed carries them, typed for the engine. What can not be typed is a `BadState`: the message is refused."""
+"""States as the feed carries them, typed for the engine. What can not be typed is a `BadState`: the message
+is refused.
+"""
 
 import json
 from datetime import UTC, datetime

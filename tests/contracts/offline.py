@@ -1,4 +1,6 @@
-"""A whole sidecar on a real port that starts from a snapshot, with no control plane anywhere: for contracts of the edge."""
+"""A whole sidecar on a real port that starts from a snapshot, with no control plane anywhere: for contracts
+of the edge.
+"""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +32,9 @@ rate_cards:
     unit: usd
     unknown: deny
     parts: {cached_input_tokens: input_tokens}
-    prices: [{dimension: input_tokens, per: 1000, price: "0.003"}, {dimension: cached_input_tokens, per: 1000, price: "0.0003"}]
+    prices:
+      - {dimension: input_tokens, per: 1000, price: "0.003"}
+      - {dimension: cached_input_tokens, per: 1000, price: "0.0003"}
 features:
   chat: {type: metered, event: llm_inference, rate_card: llm}
   calls: {type: metered, meter: calls}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -62,7 +62,7 @@ def consume(**fields: Any) -> api.ConsumeUsageRequest:
 
 def details(error: grpc.RpcError, kind: type[Any]) -> Any:
     """The detail of that kind in an error's status."""
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(cast("grpc.Call", error))
     assert status is not None, "every error has a status with details"
     for packed in status.details:
         if packed.Is(kind.DESCRIPTOR):
@@ -89,14 +89,49 @@ MALFORMED = [
     ("long id", api.CheckAccessRequest(customer_id=LONG, feature="sso"), "customer_id"),
     ("long id in bytes", api.CheckAccessRequest(customer_id="ü" * 128, feature="sso"), "customer_id"),
     ("NUL", api.CheckAccessRequest(customer_id="a\0b", feature="sso"), "customer_id"),
-    ("quantity of letters", api.CheckAccessRequest(customer_id="acme", feature="quota", quantity="ten"), "quantity"),
-    ("quantity of a card", api.CheckAccessRequest(customer_id="acme", feature="chat", quantity="1"), "quantity"),
-    ("negative quantity", api.CheckAccessRequest(customer_id="acme", feature="quota", quantity="-1"), "quantity"),
-    ("negative age", api.CheckAccessRequest(customer_id="acme", feature="sso", max_staleness=Duration(seconds=-1)), "max_staleness"),
-    ("negative revision", api.CheckAccessRequest(customer_id="acme", feature="sso", min_revision=-1), "min_revision"),
+    (
+        "quantity of letters",
+        api.CheckAccessRequest(customer_id="acme", feature="quota", quantity="ten"),
+        "quantity",
+    ),
+    (
+        "quantity of a card",
+        api.CheckAccessRequest(customer_id="acme", feature="chat", quantity="1"),
+        "quantity",
+    ),
+    (
+        "negative quantity",
+        api.CheckAccessRequest(customer_id="acme", feature="quota", quantity="-1"),
+        "quantity",
+    ),
+    (
+        "negative age",
+        api.CheckAccessRequest(customer_id="acme", feature="sso", max_staleness=Duration(seconds=-1)),
+        "max_staleness",
+    ),
+    (
+        "negative revision",
+        api.CheckAccessRequest(customer_id="acme", feature="sso", min_revision=-1),
+        "min_revision",
+    ),
     ("empty batch", api.BatchCheckAccessRequest(), "requests"),
-    ("large batch", api.BatchCheckAccessRequest(requests=[api.CheckAccessRequest(customer_id="acme", feature="sso")] * 1001), "requests"),
-    ("one of a batch", api.BatchCheckAccessRequest(requests=[api.CheckAccessRequest(customer_id="acme", feature="sso"), api.CheckAccessRequest(feature="sso")]), "requests[1].customer_id"),
+    (
+        "large batch",
+        api.BatchCheckAccessRequest(
+            requests=[api.CheckAccessRequest(customer_id="acme", feature="sso")] * 1001
+        ),
+        "requests",
+    ),
+    (
+        "one of a batch",
+        api.BatchCheckAccessRequest(
+            requests=[
+                api.CheckAccessRequest(customer_id="acme", feature="sso"),
+                api.CheckAccessRequest(feature="sso"),
+            ]
+        ),
+        "requests[1].customer_id",
+    ),
     ("no event", api.ConsumeUsageRequest(), "event"),
     ("no key", consume(key=""), "event.idempotency_key"),
     ("long key", consume(key=LONG), "event.idempotency_key"),
@@ -110,28 +145,63 @@ MALFORMED = [
     ("digits of another script", consume(measures={"input_tokens": "٣"}), 'event.measures["input_tokens"]'),
     ("61 digits", consume(measures={"input_tokens": "9" * 61}), 'event.measures["input_tokens"]'),
     ("beyond 63 bits", consume(measures={"input_tokens": "9" * 40}), "event.measures"),
-    ("part above its whole", consume(measures={"input_tokens": "1", "cached_input_tokens": "2"}), 'event.measures["cached_input_tokens"]'),
+    (
+        "part above its whole",
+        consume(measures={"input_tokens": "1", "cached_input_tokens": "2"}),
+        'event.measures["cached_input_tokens"]',
+    ),
     ("33 measures", consume(measures={f"m{n}": "1" for n in range(33)}), "event.measures"),
     ("65 attributes", consume(attributes={f"a{n}": "x" for n in range(65)}), "event.attributes"),
     ("long attribute", consume(attributes={"a": "x" * 1025}), 'event.attributes["a"]'),
-    ("holder missing", api.ConsumeUsageRequest(feature="seats", event=event(gauge_change=usage.GAUGE_CHANGE_ADD)), "event.holder_id"),
-    ("two gauges", api.ConsumeUsageRequest(feature="seats", event=event(gauge_change=usage.GAUGE_CHANGE_ADD, holder_id="h", gauge_feature="desks")), "event.gauge_feature"),
+    (
+        "holder missing",
+        api.ConsumeUsageRequest(feature="seats", event=event(gauge_change=usage.GAUGE_CHANGE_ADD)),
+        "event.holder_id",
+    ),
+    (
+        "two gauges",
+        api.ConsumeUsageRequest(
+            feature="seats",
+            event=event(gauge_change=usage.GAUGE_CHANGE_ADD, holder_id="h", gauge_feature="desks"),
+        ),
+        "event.gauge_feature",
+    ),
     ("consume too late", consume(at=datetime.now(UTC) - timedelta(minutes=6)), "event.occurred_at"),
     ("consume too early", consume(at=datetime.now(UTC) + timedelta(minutes=6)), "event.occurred_at"),
-    ("reserve too late", api.ReserveUsageRequest(reservation_id="r", event=event(at=datetime.now(UTC) - timedelta(minutes=6))), "event.occurred_at"),
+    (
+        "reserve too late",
+        api.ReserveUsageRequest(reservation_id="r", event=event(at=datetime.now(UTC) - timedelta(minutes=6))),
+        "event.occurred_at",
+    ),
     ("empty report", api.ReportUsageRequest(), "events"),
     ("large report", api.ReportUsageRequest(events=[event(str(n)) for n in range(1001)]), "events"),
-    ("one of a report", api.ReportUsageRequest(events=[event("a"), event("b", measures={"input_tokens": "x"})]), 'events[1].measures["input_tokens"]'),
-    ("part in a report", api.ReportUsageRequest(events=[event("a"), event("b", measures={"cached_input_tokens": "2"})]), 'events[1].measures["cached_input_tokens"]'),
+    (
+        "one of a report",
+        api.ReportUsageRequest(events=[event("a"), event("b", measures={"input_tokens": "x"})]),
+        'events[1].measures["input_tokens"]',
+    ),
+    (
+        "part in a report",
+        api.ReportUsageRequest(events=[event("a"), event("b", measures={"cached_input_tokens": "2"})]),
+        'events[1].measures["cached_input_tokens"]',
+    ),
     ("no reservation id", api.ReserveUsageRequest(event=event()), "reservation_id"),
     ("ttl of nothing", api.ReserveUsageRequest(reservation_id="r", event=event(), ttl=Duration()), "ttl"),
-    ("ttl of a week", api.ReserveUsageRequest(reservation_id="r", event=event(), ttl=Duration(seconds=604_800)), "ttl"),
+    (
+        "ttl of a week",
+        api.ReserveUsageRequest(reservation_id="r", event=event(), ttl=Duration(seconds=604_800)),
+        "ttl",
+    ),
     ("settle without id", api.SettleReservationRequest(event=event()), "reservation_id"),
-    ("settle of nobody", api.SettleReservationRequest(reservation_id="unknown", final=True), "event.customer_id"),
+    (
+        "settle of nobody",
+        api.SettleReservationRequest(reservation_id="unknown", final=True),
+        "event.customer_id",
+    ),
     ("extend by nothing", api.ExtendReservationRequest(reservation_id="r"), "ttl"),
     ("release without id", api.ReleaseReservationRequest(), "reservation_id"),
     ("list of nobody", api.ListEntitlementsRequest(), "customer_id"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +236,7 @@ def test_a_message_above_4_mib_is_malformed(offline: Offline) -> None:
 
 def test_bytes_that_are_no_message_are_malformed(offline: Offline) -> None:
     """What can not be decoded is INVALID_ARGUMENT too."""
-    send = offline.channel.unary_unary("/purser.v1.EntitlementService/ConsumeUsage")
+    send: Any = offline.channel.unary_unary("/purser.v1.EntitlementService/ConsumeUsage")
     with pytest.raises(grpc.RpcError) as caught:
         send(b"\xff\xff\xff", timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -210,14 +280,25 @@ def test_one_faulty_event_of_several_is_rejected_alone(offline: Offline) -> None
         (api.CheckAccessRequest(customer_id="ghost", feature="sso"), answers.REASON_CUSTOMER_NOT_FOUND),
         (api.CheckAccessRequest(customer_id="acme", feature="nope"), answers.REASON_FEATURE_NOT_FOUND),
         (api.CheckAccessRequest(customer_id="acme", feature="calls"), answers.REASON_NOT_ENTITLED),
-        (api.CheckAccessRequest(customer_id="acme", subject_id="stranger", feature="sso"), answers.REASON_SUBJECT_NOT_FOUND),
-        (api.CheckAccessRequest(customer_id="never", feature="sso"), answers.REASON_CONTROL_PLANE_UNREACHABLE),
+        (
+            api.CheckAccessRequest(customer_id="acme", subject_id="stranger", feature="sso"),
+            answers.REASON_SUBJECT_NOT_FOUND,
+        ),
+        (
+            api.CheckAccessRequest(customer_id="never", feature="sso"),
+            answers.REASON_CONTROL_PLANE_UNREACHABLE,
+        ),
         (api.CheckAccessRequest(subject_id="never", feature="sso"), answers.REASON_CONTROL_PLANE_UNREACHABLE),
-        (api.ConsumeUsageRequest(event=event("q", event_name="job", measures={"points": "1"})), answers.REASON_CONTROL_PLANE_UNREACHABLE),
+        (
+            api.ConsumeUsageRequest(event=event("q", event_name="job", measures={"points": "1"})),
+            answers.REASON_CONTROL_PLANE_UNREACHABLE,
+        ),
         (api.ConsumeUsageRequest(event=event("g", customer_id="ghost")), answers.REASON_CUSTOMER_NOT_FOUND),
     ],
-)  # fmt: skip
-def test_an_unknown_or_refused_one_is_a_decision(offline: Offline, request_: Any, reason: int) -> None:
+)
+def test_an_unknown_or_refused_one_is_a_decision(
+    offline: Offline, request_: Any, reason: answers.Reason.ValueType
+) -> None:
     """Unknown customers, subjects and features, what is not entitled or has no balance: an answer, not an error."""
     before = offline.written()
     decision = call(offline, request_).decision
@@ -236,7 +317,9 @@ def test_a_fact_of_an_unknown_customer_is_kept(offline: Offline) -> None:
 
 
 def test_a_key_again(offline: Offline) -> None:
-    """The same content is the first answer again; other content is ALREADY_EXISTS, in a report REJECTED with KEY_CONFLICT."""
+    """The same content is the first answer again; other content is ALREADY_EXISTS, in a report REJECTED with
+    KEY_CONFLICT.
+    """
     first = call(offline, consume(key="again"))
     assert first.status == api.USAGE_STATUS_ACCEPTED
     before = offline.written()

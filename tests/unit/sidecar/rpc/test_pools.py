@@ -13,7 +13,12 @@ def test_a_pool_is_full_at_its_bound_and_not_before() -> None:
     """What runs and what is queued counts; what has ended does not."""
     pool = Pool("test", threads=1, bound=2)
     go, running = threading.Event(), threading.Event()
-    first = pool.submit(lambda: (running.set(), go.wait(10)))
+
+    def hold() -> None:
+        running.set()
+        go.wait(10)
+
+    first = pool.submit(hold)
     running.wait(10)
     assert not pool.is_full()
     done = threading.Event()

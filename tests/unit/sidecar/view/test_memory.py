@@ -1,6 +1,8 @@
 """The bounded room, and waiting for what is not there yet."""
 
+import contextlib
 import threading
+import time
 
 from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.cold import Cold
@@ -51,9 +53,6 @@ class Asked:
 
 def cold(held: View, asked: Asked) -> Cold:
     """Looks up in real time: it waits for threads."""
-    import contextlib
-    import time
-
     return Cold(
         view=held,
         subscriber=asked,
@@ -65,8 +64,6 @@ def cold(held: View, asked: Asked) -> Cold:
 
 def test_one_subscription_for_all_who_ask() -> None:
     """Twenty callers of a cold customer make one subscription, and all get its answer."""
-    import time
-
     held = view()
     held.pulse.connected(True)
     asked = Asked(held)
@@ -90,8 +87,6 @@ def test_one_subscription_for_all_who_ask() -> None:
 
 def test_nobody_waits_while_the_feed_is_away() -> None:
     """Without a feed the answer is at once that it is not known."""
-    import time
-
     held = view()
     started = time.monotonic()
     assert cold(held, Asked(held)).customer("acme", started + 60) is None
