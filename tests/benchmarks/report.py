@@ -62,9 +62,9 @@ def _goal(result: Result, report: Report) -> tuple[str, str]:
         return "", ""
     if result.scenario.checks_per_call > 1:
         times = _times_unary(result, report.results)
-        is_goal = not result.scenario.name.endswith("always new")
-        goal = f"≥ {BATCH_GOAL:g} × unary {_verdict(times >= BATCH_GOAL)}" if is_goal else ""
-        return goal, f"{times:.1f} × unary"
+        has_goal = not result.scenario.name.endswith("always new")
+        wanted = f"≥ {BATCH_GOAL:g} × unary {_verdict(times >= BATCH_GOAL)}" if has_goal else ""
+        return wanted, f"{times:.1f} × unary"
     low, high = min(result.ratios), max(result.ratios)
     reached = f"{result.ratio:.2f} ({low:.2f}–{high:.2f})"
     goal = GOALS.get(result.scenario.name)
