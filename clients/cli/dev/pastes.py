@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from clients.cli import rest, sidecar_calls
 from clients.cli.dev.cluster import Cluster
@@ -21,18 +23,24 @@ def paste_lines(cluster: Cluster, calls: Sequence[PlannedCall], heard: Heard) ->
     sidecar = "" if address == sidecar_calls.SIDECAR else f" --sidecar {address}"
     control_plane = "" if cluster.rest_url == rest.CONTROL_PLANE else f" --control-plane {cluster.rest_url}"
     customer, key = _longest_stream(calls, heard)
+    programs = _shown(Path(sys.executable).parent)
     return [
         "# it serves until Ctrl-C; in another terminal, from this folder:",
-        f".venv/bin/purser check --customer {customer} --feature chat {EXAMPLE_EVENT} --explain{sidecar}",
-        f".venv/bin/purser trace {key}{control_plane}",
+        f"{programs}/purser check --customer {customer} --feature chat {EXAMPLE_EVENT} --explain{sidecar}",
+        f"{programs}/purser trace {key}{control_plane}",
         f"curl -s {cluster.rest_url}/v1/customers/{customer}/balances",
-        "# five lines of Python, for .venv/bin/python:",
+        f"# five lines of Python, for {programs}/python:",
         "import purser",
         f'client = purser.Client("{address}")',
         f'with client.reserve(customer_id="{customer}", feature="chat", event_name="llm_inference",',
         '        measures={"input_tokens": 412, "output_tokens": 2048}, attributes={"model": "text-gen-v3"}) as r:',
         '    print(r.decision.reason, r and r.settle({"input_tokens": 412, "output_tokens": 1083}, final=True))',
     ]
+
+
+def _shown(folder: Path) -> Path:
+    """As it can be typed from here."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _longest_stream(calls: Sequence[PlannedCall], heard: Heard) -> tuple[str, str]:

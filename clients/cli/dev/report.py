@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from clients.cli.dev.outcome import Check, Outcome, Row
@@ -24,15 +22,19 @@ def full(outcome: Outcome) -> RenderableType:
 
 
 def checks(judged: Sequence[Check]) -> list[RenderableType]:
-    """A line each, green or red."""
-    table = Table.grid(padding=(0, 2))
-    for check in judged:
-        mark = Text("✓", "bold green") if check.held else Text("✗", "bold red")
-        table.add_row(mark, Text(check.name, "green" if check.held else "red"), Text(check.figures))
+    """A line each, green or red, and how many held."""
+    width = max(len(check.name) for check in judged)
+    lines = [
+        Text.assemble(
+            (" ✓  ", "bold green") if check.held else (" ✗  ", "bold red"),
+            (f"{check.name:<{width}}  ", "green" if check.held else "red"),
+            check.figures,
+        )
+        for check in judged
+    ]
     held = sum(check.held for check in judged)
-    whole = held == len(judged)
-    verdict = f"{held} of {len(judged)} checks held"
-    return [Padding(table, (0, 0, 0, 1)), Text(""), Text(verdict, "bold green" if whole else "bold red")]
+    colour = "bold green" if held == len(judged) else "bold red"
+    return [*lines, Text(""), Text(f"{held} of {len(judged)} checks held", colour)]
 
 
 def people(rows: Sequence[Row]) -> RenderableType:
@@ -42,7 +44,7 @@ def people(rows: Sequence[Row]) -> RenderableType:
         before, unit = row.before.partition(" ")[::2]
         balance = f"{before} → {row.after}" if row.after.endswith(unit) and unit else ""
         figures = (f"{row.requests:,}", f"{row.allowed:,}", f"{row.tokens:,}", row.cost, balance)
-        lines.append(Text(_LINE.format(row.customer, row.plan, *figures), no_wrap=True))
+        lines.append(Text(_LINE.format(row.customer, row.plan, *figures).rstrip(), no_wrap=True))
         if row.refused:
             reasons = (f"{count:,} {reason}" for reason, count in Counter(row.refused).most_common())
             lines.append(Text(f"{'':17}refused: {', '.join(reasons)}", "yellow"))

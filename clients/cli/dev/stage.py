@@ -189,7 +189,7 @@ def _one_line(*parts: tuple[str, str]) -> Text:
 _INDENT: Final = (0, 0, 0, 5)
 _LINES_AFTER: Final = 2
 """Of a scene that is over."""
-_MARKS: Final = {"waiting": "·", "playing": "▸", "played": "✓"}
+_MARKS: Final = {"waiting": "·", "playing": "▸", "played": "●"}
 _STYLES: Final = {"waiting": "dim", "playing": "bold cyan", "played": ""}
 
 

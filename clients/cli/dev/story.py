@@ -113,9 +113,7 @@ def set_up(world: World, calls: Sequence[PlannedCall], prices: oracle.Oracle) ->
     for person in hybrids:
         _report_earlier(world, person, calls)
     _everything_drained(world)
-    world.stage.say(
-        "the hybrid ones reported what they used earlier this month; the rest lasts for half of the replay"
-    )
+    world.stage.say("hybrid ones reported earlier usage: their allowance lasts for half of it too")
     return {person.customer_id: world.books.balances(person.customer_id) for person in PEOPLE}
 
 

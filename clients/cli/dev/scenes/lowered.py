@@ -60,11 +60,9 @@ def lowered(world: World) -> Lowered:
         raise TookTooLong(f"after {SHOWN_SECONDS:.0f} s not every sidecar shows revision {revision}")
     milliseconds = tuple(max(0, round(1000 * (at - published_at))) for at, _ in shown.values())
     after = shown[0][1]
+    world.stage.say(f"free: 100,000 → {NEW_LIMIT:,} tokens, published with --move all: revision {revision}")
     world.stage.say(
-        f"tokens per month on free: 100,000 → {NEW_LIMIT:,}, published with --move all: revision {revision}"
-    )
-    world.stage.say(
-        f"{customer}, {used.reason} before, is refused {after} by all sidecars {max(milliseconds)} ms after the publish"
+        f"{customer}: {used.reason} before, {after} at all sidecars {max(milliseconds)} ms after the publish"
     )
     world.stage.say(f"asked with --min-revision {revision}: {answer.reason} after {min_revision} ms")
     return Lowered(revision, str(used.reason), after, milliseconds, min_revision, str(answer.reason))

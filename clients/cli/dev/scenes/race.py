@@ -53,8 +53,8 @@ def race(world: World) -> Race:
     refusals = Counter(str(each.decision.reason) for each in held if not each)
     result = Race(sum(map(bool, held)), int(RACE_BALANCE // RACE_ESTIMATE), refusals, milliseconds)
     world.stage.say(
-        f"{RACERS} callers × {RACE_ESTIMATE} usd on a balance of {RACE_BALANCE} usd, at once, through "
-        f"{len(world.callers)} sidecars: {result.granted} granted"
+        f"{RACERS} callers × {RACE_ESTIMATE} usd on {RACE_BALANCE} usd, through {len(world.callers)} sidecars at once: "
+        f"{result.granted} granted"
     )
     world.stage.say(f"refused: {counted(refusals)}; all answered within {milliseconds} ms")
     return result

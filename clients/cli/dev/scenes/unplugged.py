@@ -39,19 +39,17 @@ def unplugged(world: World) -> Unplugged:
     customer, callers = world.actor("outage"), world.callers
     leased = _leased(world, customer)
     world.cluster.control_plane.kill()
-    world.stage.say(f"kill -9 of the control plane; the sidecars hold leases of {leased} usd for {customer}")
-    oldest, sources = _watch_age(world, customer)
-    world.stage.say(f"answers went on: {', '.join(sorted(sources))}, up to {oldest:.1f} s old, and said so")
+    world.stage.say(f"kill -9 of the control plane; {customer}'s leases hold {leased} usd")
     allowed, refusals = _spend(world, customer)
     spent = allowed * OUTAGE_EACH
     world.stage.say(f"{allowed} × {OUTAGE_EACH} usd = {spent} usd of it spent, then: {counted(refusals)}")
+    oldest, sources = _watch_age(world, customer)
+    world.stage.say(f"answers went on: {', '.join(sorted(sources))}, up to {oldest:.1f} s old, and said so")
     fact = callers.report(0, customer, f"outage-{world.seed}-fact", OUTAGE_MEASURES)
     began = time.monotonic()
     stranger = callers.check(0, "stranger", feature="sso")
     milliseconds = round(1000 * (time.monotonic() - began))
-    world.stage.say(
-        f"a reported fact: {fact.status}; an unknown customer: {stranger.reason} after {milliseconds} ms"
-    )
+    world.stage.say(f"a fact: {fact.status}; an unknown customer: {stranger.reason} in {milliseconds} ms")
     world.cluster.control_plane.start()
     world.cluster.control_plane.wait_ready()
     drained_seconds = eventually(lambda: drained(world, customer), f"{customer}'s usage is in the books")
