@@ -71,10 +71,12 @@ class BooksMachine(RuleBasedStateMachine):
         """Runs it to its end, on the machine's loop."""
         return self.runner.run(_await(work))
 
-    @initialize(lasting=st.integers(0, 900), passing=st.integers(1, 600))
+    @initialize(lasting=st.integers(0, 250), passing=st.integers(1, 150))
     def begin(self, lasting: int, passing: int) -> None:
         """A wallet with a grant that stays and one that expires in an hour, or only that."""
         self.run(self._begin(lasting, passing))
+        self.acquire(which=0, need=60, more=60)
+        self.acquire(which=1, need=60, more=60)
 
     async def _begin(self, lasting: int, passing: int) -> None:
         engine = create_engine(f"sqlite+aiosqlite:///{Path(self.folder.name)}/books.sqlite3")
@@ -106,9 +108,13 @@ class BooksMachine(RuleBasedStateMachine):
         async with self.database.begin() as uow:
             await create_grant(uow, new)
 
-    @rule(which=st.integers(0, 1), need=st.integers(0, 400), more=st.integers(0, 400))
-    def acquire(self, which: int, need: int, more: int) -> None:
+    @rule(which=st.integers(0, 1), need=st.integers(0, 150), more=st.integers(0, 150))
+    def lease(self, which: int, need: int, more: int) -> None:
         """A sidecar takes a lease."""
+        self.acquire(which, need, more)
+
+    def acquire(self, which: int, need: int, more: int) -> None:
+        """Takes a lease, and enters it in the sidecar's book."""
         sidecar = self.sidecars[which]
         answer = self.run(sidecar.holder.acquire(WALLET, need, need + more, settings=SETTINGS))
         for lease in answer.leases:
@@ -119,8 +125,14 @@ class BooksMachine(RuleBasedStateMachine):
                 until = min(until, lease.never_after.ToDatetime(UTC))
             sidecar.leases.append(Local(lease.lease_id, amount, until))
 
-    @rule(which=st.integers(0, 1), pick=st.integers(0, 9), amount=st.integers(1, 300), again=st.booleans())
-    def consume(self, which: int, pick: int, amount: int, again: bool) -> None:
+    @rule(
+        which=st.integers(0, 1),
+        pick=st.integers(0, 9),
+        amount=st.integers(1, 300),
+        again=st.booleans(),
+        sent=st.booleans(),
+    )
+    def consume(self, which: int, pick: int, amount: int, again: bool, sent: bool) -> None:
         """A sidecar spends from one of its leases; sometimes under a key that was spent before."""
         sidecar = self.sidecars[which]
         open_leases = [one for one in sidecar.leases if one.left and self.clock() < one.until]
@@ -140,9 +152,10 @@ class BooksMachine(RuleBasedStateMachine):
         record.usage.decided_at.FromDatetime(self.clock())
         lease.left -= amount
         self.decided.setdefault(key, set()).add(amount)
+        self._sent(sidecar, sent)
 
-    @rule(which=st.integers(0, 1), pick=st.integers(0, 9), amount=st.integers(1, 300))
-    def give_back(self, which: int, pick: int, amount: int) -> None:
+    @rule(which=st.integers(0, 1), pick=st.integers(0, 9), amount=st.integers(1, 300), sent=st.booleans())
+    def give_back(self, which: int, pick: int, amount: int, sent: bool) -> None:
         """A sidecar returns a part of a lease."""
         sidecar = self.sidecars[which]
         open_leases = [one for one in sidecar.leases if one.left]
@@ -151,18 +164,23 @@ class BooksMachine(RuleBasedStateMachine):
             amount = min(amount, lease.left)
             lease.left -= amount
             sidecar.holder.give_back(lease.lease_id, amount)
+            self._sent(sidecar, sent)
 
-    @rule(which=st.integers(0, 1), minutes=st.integers(0, 90), size=st.integers(1, 300))
-    def fact(self, which: int, minutes: int, size: int) -> None:
+    @rule(which=st.integers(0, 1), minutes=st.integers(0, 90), size=st.integers(1, 150), sent=st.booleans())
+    def fact(self, which: int, minutes: int, size: int, sent: bool) -> None:
         """Something has happened already, perhaps before the wallet had anything."""
         self.keys += 1
         key = f"fact-{self.keys}"
-        at = self.clock() - timedelta(minutes=minutes)
-        if at < datetime(2030, 1, 1, 12, tzinfo=UTC):
-            return
+        at = max(self.clock() - timedelta(minutes=minutes), datetime(2030, 1, 1, 12, tzinfo=UTC))
         measure = f"{size * 2 / 1000:.3f}"
         self.sidecars[which].holder.report_fact("acme", at=at, key=key, measures={"size": measure})
         self.facts[key] = size
+        self._sent(self.sidecars[which], sent)
+
+    def _sent(self, sidecar: Sidecar, sent: bool) -> None:
+        """Uploads all that the holder has written, if it is to be sent at once."""
+        if sent:
+            self.run(sidecar.holder.upload())
 
     @rule(which=st.integers(0, 1), first=st.integers(0, 3), last=st.integers(1, 6))
     def upload(self, which: int, first: int, last: int) -> None:
@@ -202,16 +220,10 @@ class BooksMachine(RuleBasedStateMachine):
             assert self.run(sidecar.holder.close(old.incarnation_id, old.last_seq)).ended
         sidecar.earlier = []
 
-    @rule(seconds=st.sampled_from([1, 40, 70, 600, 3600]))
+    @rule(seconds=st.sampled_from([1, 1, 10, 40, 70, 600, 3600, 25 * 3600]))
     def time_passes(self, seconds: int) -> None:
-        """Time goes on, and the sweep does what is due."""
+        """Time goes on, up to where silence is presumed, and the sweep does what is due."""
         self.clock.advance(seconds=seconds)
-        self.run(sweep(self.database, SETTINGS))
-
-    @rule()
-    def a_day_passes(self) -> None:
-        """Long enough for silence to be presumed."""
-        self.clock.advance(hours=25)
         self.run(sweep(self.database, SETTINGS))
 
     @rule(amount=st.integers(1, 300))
