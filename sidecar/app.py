@@ -69,7 +69,6 @@ EXPIRY_SECONDS: Final = 0.1
 REFUSALS_SECONDS: Final = 2.0
 HEALTH_SECONDS: Final = 0.2
 DRAIN_LOOK_SECONDS: Final = 0.02
-ALL: Final = 2**62
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -152,7 +151,7 @@ class Sidecar:
             make_id=lambda: secrets.token_hex(16),
             metrics=metrics,
         )
-        keeping = Loop("purser-keeper", self._keeper.step)
+        self._keeping = keeping = Loop("purser-keeper", self._keeper.step)
         sending = Loop("purser-sender", self._sender.step)
         meeting = Loop("purser-sessions", self._sessions.step)
         self._keeper.on_work(keeping.kick)
@@ -406,15 +405,9 @@ class Sidecar:
 
     def _return_leases(self) -> None:
         """Everything that is neither spent nor held goes back at once instead of waiting for its lease's end."""
-        with self._book.lock:
-            refs = {ref for ref, _, _ in self._book.demands()}
-            withdrawn = [part for ref in refs for part in self._book.withdraw(ref, ALL)]
-        if not withdrawn:
-            return
+        self._keeping.stop(1.0)
         try:
-            self._outbox.record_returns(
-                [session.LeaseAmount(lease_id=part.lease_id, amount=part.amount) for part in withdrawn]
-            )
+            self._keeper.return_everything()
         except (NotWritten, OutcomeUnknown) as error:
             _log.warning("leases could not be returned; they end by themselves", cause=str(error))
 
