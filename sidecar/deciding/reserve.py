@@ -1,8 +1,9 @@
 """ReserveUsage, SettleReservation, ExtendReservation, ReleaseReservation, and what happens when time runs out."""
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -51,7 +52,6 @@ from sidecar.outbox.port import (
 from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
 
 TTL: Final = timedelta(minutes=5)
-STRIPES: Final = 64
 SETTLE_LEASE_SECONDS: Final = 1.0
 """How long a settle above its hold waits for a lease: its caller has the answer already."""
 
@@ -120,7 +120,7 @@ class Reserve:
         self._refusals = refusals
         self._unreported = unreported
         self._settling = Settling(judge, till)
-        self._stripes = [threading.Lock() for _ in range(STRIPES)]
+        self._busy: dict[str, tuple[threading.Lock, int]] = {}
         self._lock = threading.Lock()
         self._open: dict[str, tuple[Reserved, Entitlements | None]] = {}
         self._per_customer: dict[str, int] = {}
@@ -148,7 +148,7 @@ class Reserve:
         ended = 0
         for reservation_id in due:
             try:
-                with self._stripe(reservation_id):
+                with self._alone(reservation_id):
                     found = self._find(reservation_id)
                     if found is not None and found.is_open and found.expires_at <= now:
                         self._end(found, ReservationState.EXPIRED)
@@ -173,7 +173,7 @@ class Reserve:
         deadline: float,
     ) -> ReserveAnswer:
         """Raises Malformed, ReservationConflict, NotWritten and OutcomeUnknown."""
-        with self._stripe(reservation_id):
+        with self._alone(reservation_id):
             known = self._find(reservation_id)
             if known is not None:
                 return self._repeated(known, asked)
@@ -224,7 +224,7 @@ class Reserve:
         self, reservation_id: str, event: usage.UsageEvent | None, *, final: bool, deadline: float
     ) -> SettleAnswer:
         """Raises Malformed, ReservationEnded, NotWritten and OutcomeUnknown."""
-        with self._stripe(reservation_id):
+        with self._alone(reservation_id):
             reserved = self._find(reservation_id)
             if reserved is None:
                 return self._settle_unknown(reservation_id, event)
@@ -253,7 +253,7 @@ class Reserve:
         deadline: float,
     ) -> ExtendAnswer:
         """Raises Malformed, ReservationUnknown, ReservationEnded, NotWritten and OutcomeUnknown."""
-        with self._stripe(reservation_id):
+        with self._alone(reservation_id):
             reserved = self._find(reservation_id)
             if reserved is None or reserved.is_unknown:
                 raise ReservationUnknown(reservation_id)
@@ -266,7 +266,7 @@ class Reserve:
 
     def release(self, reservation_id: str) -> Standing:
         """Raises NotWritten and OutcomeUnknown. Of an unknown reservation: a standing that says so."""
-        with self._stripe(reservation_id):
+        with self._alone(reservation_id):
             reserved = self._find(reservation_id)
             if reserved is None:
                 return Standing(reservation_id, ReservationState.UNSPECIFIED, None, ())
@@ -548,8 +548,23 @@ class Reserve:
 
     # Inside: small things
 
-    def _stripe(self, reservation_id: str) -> threading.Lock:
-        return self._stripes[hash(reservation_id) % STRIPES]
+    @contextlib.contextmanager
+    def _alone(self, reservation_id: str) -> Iterator[None]:
+        """Calls of one reservation go one after the other; those of others do not wait for them."""
+        with self._lock:
+            lock, users = self._busy.get(reservation_id, (None, 0))
+            lock = lock or threading.Lock()
+            self._busy[reservation_id] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                _, users = self._busy[reservation_id]
+                if users == 1:
+                    del self._busy[reservation_id]
+                else:
+                    self._busy[reservation_id] = (lock, users - 1)
 
     def _find(self, reservation_id: str) -> Reserved | None:
         found = self._open.get(reservation_id)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -86,13 +87,14 @@ def test_health_probes_and_reflection(tmp_path: Path) -> None:
     """Ready with a view; NOT_SERVING and 503 while draining, alive all the same; new calls are turned away."""
     write_snapshot(tmp_path, as_of=datetime.now(UTC))
     with offline_sidecar(tmp_path) as offline:
-        health = health_pb2_grpc.HealthStub(offline.channel)
+        health: Any = health_pb2_grpc.HealthStub(offline.channel)
         http = f"http://{offline.sidecar.http_address}"
         asks = health_pb2.HealthCheckRequest(service=SERVICE)
         assert health.Check(asks, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
         assert httpx.get(f"{http}/readyz").status_code == 200
         assert "purser_view_revision 7.0" in httpx.get(f"{http}/metrics").text
-        listed = reflection_pb2_grpc.ServerReflectionStub(offline.channel).ServerReflectionInfo(
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(offline.channel)
+        listed = reflection.ServerReflectionInfo(
             iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5
         )
         assert SERVICE in {service.name for service in next(listed).list_services_response.service}
