@@ -1,0 +1,63 @@
+"""The fleet's second tier in a real Redis."""
+
+import time
+
+from purser.sync.v1 import feed_pb2 as feed
+from sidecar.view.redis import CIRCUIT_SECONDS, RedisTier, connect
+from sidecar.view.snapshot import StoredView
+from tests.unit.sidecar.view.states import catalog, customer
+
+
+def stored(revision: int, *, suspended: bool = False, generation: int = 1) -> StoredView:
+    """A view with one customer and one subject."""
+    return StoredView(
+        generation=generation,
+        revision=revision,
+        as_of=None,
+        catalogs=(catalog(),),
+        customers=(customer(suspended=suspended),),
+        subjects=(feed.SubjectState(subject_id="ann", customer_id="acme"),),
+    )
+
+
+def test_what_one_sidecar_stores_another_finds(redis_url: str) -> None:
+    """Customers, subjects and catalogs, each with generation and revision."""
+    RedisTier(connect(redis_url), prefix="fleet", monotonic=time.monotonic).store(stored(7))
+    tier = RedisTier(connect(redis_url), prefix="fleet", monotonic=time.monotonic)
+    found = tier.customer("acme")
+    assert found is not None
+    assert (found.generation, found.revision) == (1, 7)
+    assert found.state == customer()
+    subject = tier.subject("ann")
+    assert subject is not None
+    assert subject.state.customer_id == "acme"
+    catalogs = tier.catalogs()
+    assert catalogs is not None
+    assert catalogs.catalogs == (catalog(),)
+    assert RedisTier(connect(redis_url), prefix="other", monotonic=time.monotonic).customer("acme") is None
+
+
+def test_an_older_state_never_replaces_a_newer_one(redis_url: str) -> None:
+    """Within a generation the higher revision stays; another generation starts anew."""
+    tier = RedisTier(connect(redis_url), prefix="fleet", monotonic=time.monotonic)
+    tier.store(stored(7))
+    tier.store(stored(6, suspended=True))
+    found = tier.customer("acme")
+    assert found is not None
+    assert found.revision == 7
+    tier.store(stored(2, generation=2))
+    found = tier.customer("acme")
+    assert found is not None
+    assert (found.generation, found.revision) == (2, 2)
+
+
+def test_without_redis_nothing_is_there_and_nobody_waits() -> None:
+    """A Redis that is away looks empty, and is left alone for a while."""
+    now = [100.0]
+    tier = RedisTier(connect("redis://127.0.0.1:9/0"), prefix="fleet", monotonic=lambda: now[0])
+    assert tier.customer("acme") is None
+    assert tier._open_until == 100.0 + CIRCUIT_SECONDS
+    tier.store(stored(1))
+    now[0] += CIRCUIT_SECONDS
+    assert tier.catalogs() is None
+    assert tier._open_until == now[0] + CIRCUIT_SECONDS
