@@ -10,6 +10,7 @@ from tests.benchmarks.__main__ import main
 TINY = ["--rounds=1", "--seconds=0.2", "--in-flight=4", "--customers=20", "--starts=1"]
 
 
+@pytest.mark.timeout(400)  # it is a dozen of processes, and the machine may be busy
 def test_the_bench_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One run on real processes gives the table, JSON and Markdown, with every call, memory and start-up in them."""
     raw, page = tmp_path / "bench.json", tmp_path / "bench.md"
