@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -15,7 +15,6 @@ from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.answers import Answers, Takes
 from sidecar.deciding.asked import Asked
 from sidecar.deciding.consume import near, shown
-from sidecar.deciding.entitlements import Held
 from sidecar.deciding.errors import (
     Malformed,
     ReservationConflict,
@@ -23,28 +22,41 @@ from sidecar.deciding.errors import (
     ReservationUnknown,
     Violation,
 )
+from sidecar.deciding.holding import (
+    ExtendAnswer,
+    ReserveAnswer,
+    SettleAnswer,
+    Standing,
+    as_taken,
+    holds_of,
+    lease_changes_at_end,
+    merged_units,
+    require_complete,
+    set_measures,
+    shown_lines,
+    standing_of,
+    stored,
+    units_of,
+    with_replaced,
+)
 from sidecar.deciding.judging import Judge
 from sidecar.deciding.party import Parties
 from sidecar.deciding.records import decided, fact, filled, lease_changes
 from sidecar.deciding.refusals import Refusals
 from sidecar.deciding.report import key_scope
-from sidecar.deciding.reserved import Hold, Line, Reserved, decode, encode
+from sidecar.deciding.reserved import Reserved, decode
 from sidecar.deciding.settling import Settlement, Settling, held_lines, lines
 from sidecar.deciding.spending import Spent, Till
 from sidecar.deciding.unreported import Unreported
 from sidecar.engine import reservation as machine
-from sidecar.engine.decision import Amount
 from sidecar.engine.entitlement import Entitlements
 from sidecar.engine.reservation import ReservationState
-from sidecar.engine.values import format_decimal
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.terms import Taken
 from sidecar.outbox.port import (
     KeyEntry,
     KeyTaken,
-    LeaseChange,
     Outbox,
-    Reservation,
     ReservationMoved,
     Write,
     Written,
@@ -56,43 +68,6 @@ SETTLE_LEASE_SECONDS: Final = 1.0
 """How long a settle above its hold waits for a lease: its caller has the answer already."""
 
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A reservation as callers see it."""
-
-    reservation_id: str
-    state: ReservationState
-    expires_at: datetime | None
-    held: tuple[Held, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReserveAnswer:
-    """`decision`: encoded. `standing`: set when it was allowed."""
-
-    decision: bytes
-    standing: Standing | None
-
-
-@dataclass(frozen=True, slots=True)
-class SettleAnswer:
-    """Fields as in `purser.v1.SettleReservationResponse`."""
-
-    standing: Standing
-    charged: tuple[Held, ...]
-    returned: tuple[Held, ...]
-    overage: tuple[Held, ...]
-    recorded_as: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExtendAnswer:
-    """`decision` None: no estimate was given."""
-
-    decision: bytes | None
-    standing: Standing
 
 
 class Reserve:
@@ -129,8 +104,8 @@ class Reserve:
 
     def restore(self) -> int:
         """At the start: holds of earlier incarnations go on. Returns how many."""
-        for stored in self._outbox.open_reservations():
-            reserved = decode(stored.state, stored.version)
+        for row in self._outbox.open_reservations():
+            reserved = decode(row.state, row.version)
             with self._book.lock:
                 for hold in reserved.holds:
                     self._book.restore_hold(hold.ref, hold.lease_id, hold.amount)
@@ -213,12 +188,12 @@ class Reserve:
                 view_revision=judged.freshness.revision,
                 reserved_at=occurred_at,
                 expires_at=now + (ttl or TTL),
-                holds=_holds(spent.taken),
+                holds=holds_of(spent.taken),
                 units=tuple(lines((draw.spec, 1) for draw in spent.outcome.draws)),
                 is_fact=judged.is_fact,
             )
             self._commit_new(reserved, spent, judged.entitlements)
-            return ReserveAnswer(answer, _standing(reserved))
+            return ReserveAnswer(answer, standing_of(reserved))
 
     def settle(
         self, reservation_id: str, event: usage.UsageEvent | None, *, final: bool, deadline: float
@@ -238,7 +213,9 @@ class Reserve:
                 raise ReservationEnded(reservation_id, error.state.name) from error
             if not reserved.is_open:
                 return self._late(reserved, step)
-            reserved = replace(reserved, event=_replaced(reserved, event), totals=step.reservation.settled)
+            reserved = replace(
+                reserved, event=with_replaced(reserved, event), totals=step.reservation.settled
+            )
             if final:
                 wait_until = min(deadline, self._till.clock.monotonic() + SETTLE_LEASE_SECONDS)
                 return self._answer(self._end(reserved, ReservationState.SETTLED, deadline=wait_until))
@@ -261,7 +238,7 @@ class Reserve:
                 raise ReservationEnded(reservation_id, reserved.state.name)
             expires_at = reserved.expires_at if ttl is None else self._parties.now() + ttl
             if event is None:
-                return ExtendAnswer(None, _standing(self._prolonged(reserved, expires_at)))
+                return ExtendAnswer(None, standing_of(self._prolonged(reserved, expires_at)))
             return self._enlarge(reserved, event, expires_at, deadline)
 
     def release(self, reservation_id: str) -> Standing:
@@ -272,17 +249,17 @@ class Reserve:
                 return Standing(reservation_id, ReservationState.UNSPECIFIED, None, ())
             if reserved.is_open:
                 reserved = self._end(reserved, ReservationState.RELEASED)
-            return _standing(reserved)
+            return standing_of(reserved)
 
     # Inside: the beginning
 
     def _repeated(self, known: Reserved, asked: Asked) -> ReserveAnswer:
         if known.is_unknown or known.content_hash != asked.content_hash:
             raise ReservationConflict(known.reservation_id)
-        return ReserveAnswer(known.decision, _standing(known))
+        return ReserveAnswer(known.decision, standing_of(known))
 
     def _commit_new(self, reserved: Reserved, spent: Spent, entitlements: Entitlements | None) -> None:
-        write = Write(reservation=_stored(reserved), leases=lease_changes(spent.taken, held=True))
+        write = Write(reservation=stored(reserved), leases=lease_changes(spent.taken, held=True))
 
         def applied() -> None:
             with self._book.lock:
@@ -323,10 +300,10 @@ class Reserve:
             settlement = self._settling.settle(reserved, found, deadline=wait_until)
             after = replace(
                 after,
-                holds=(*reserved.holds, *_holds(settlement.taken)),
+                holds=(*reserved.holds, *holds_of(settlement.taken)),
                 charged=settlement.charged(),
                 overage=settlement.overage(),
-                units=_units(reserved, settlement),
+                units=units_of(reserved, settlement),
             )
         taken = () if settlement is None else settlement.taken
         self._commit_held(after, taken)
@@ -347,17 +324,17 @@ class Reserve:
         spent = self._till.spend_beyond(judged.bill, reserved.holds, deadline)
         answer = self._answers.encoded(judged, spent, decision_id=self._answers.new_id(), at=now)
         if not spent.outcome.allowed:
-            return ExtendAnswer(answer, _standing(reserved))
+            return ExtendAnswer(answer, standing_of(reserved))
         after = replace(
             reserved,
             version=reserved.version + 1,
             event=message.SerializeToString(),
             expires_at=expires_at,
-            holds=(*reserved.holds, *_holds(spent.taken)),
-            units=_merged_units(reserved.units, lines((draw.spec, 1) for draw in spent.outcome.draws)),
+            holds=(*reserved.holds, *holds_of(spent.taken)),
+            units=merged_units(reserved.units, lines((draw.spec, 1) for draw in spent.outcome.draws)),
         )
         self._commit_held(after, spent.taken)
-        return ExtendAnswer(answer, _standing(after))
+        return ExtendAnswer(answer, standing_of(after))
 
     def _prolonged(self, reserved: Reserved, expires_at: datetime) -> Reserved:
         after = replace(reserved, version=reserved.version + 1, expires_at=expires_at)
@@ -377,7 +354,7 @@ class Reserve:
             with self._book.lock:
                 self._book.give_back(taken, self._till.clock.monotonic())
 
-        write = Write(reservation=_stored(after), leases=lease_changes(taken, held=True))
+        write = Write(reservation=stored(after), leases=lease_changes(taken, held=True))
         if isinstance(self._commit(write, applied, undone), ReservationMoved):
             undone()
             raise ReservationEnded(after.reservation_id, "changed meanwhile")
@@ -400,7 +377,7 @@ class Reserve:
             occurred_at=reserved.reserved_at,
             key=reserved.reservation_id,
         )
-        _set_measures(event, reserved.totals)
+        set_measures(event, reserved.totals)
         scope = key_scope(reserved.customer_id, reserved.subject_id)
         entry = KeyEntry(scope, reserved.reservation_id, reserved.content_hash, reserved.decision)
         if entitlements is None:
@@ -410,7 +387,7 @@ class Reserve:
             return ended
         found = self._settling.bill(reserved, entitlements, reserved.totals)
         settlement = self._settling.settle(reserved, found, deadline=deadline)
-        covered = (*_as_taken(settlement.allotted.paid), *settlement.taken)
+        covered = (*as_taken(settlement.allotted.paid), *settlement.taken)
         usage_bytes = decided(
             event,
             content_hash=reserved.content_hash,
@@ -421,7 +398,7 @@ class Reserve:
             costs=settlement.outcome.costs,
             covered=covered,
         )
-        units = _units(reserved, settlement)
+        units = units_of(reserved, settlement)
         ended = replace(
             ended,
             charged=settlement.charged(),
@@ -443,7 +420,7 @@ class Reserve:
         paid = () if settlement is None else settlement.allotted.paid
         left = before.holds if settlement is None else settlement.allotted.left
         taken = () if settlement is None else settlement.taken
-        changes = _changes(before.holds, paid, taken)
+        changes = lease_changes_at_end(before.holds, paid, taken)
 
         def applied() -> None:
             with self._book.lock:
@@ -457,7 +434,7 @@ class Reserve:
             with self._book.lock:
                 self._book.give_back(taken, self._till.clock.monotonic())
 
-        write = Write(usage=usage_bytes, key=entry, reservation=_stored(ended), leases=changes)
+        write = Write(usage=usage_bytes, key=entry, reservation=stored(ended), leases=changes)
         result = self._commit(write, applied, undone)
         if isinstance(result, Written) and settlement is not None:
             spent = Spent(settlement.outcome, taken)
@@ -486,7 +463,7 @@ class Reserve:
             occurred_at=reserved.reserved_at,
             key=key,
         )
-        _set_measures(event, step.event.measures)
+        set_measures(event, step.event.measures)
         after = replace(
             reserved,
             version=reserved.version + 1,
@@ -500,7 +477,7 @@ class Reserve:
         """All of it is a fact, under the reservation's id; it is remembered as ended, so that later totals
         count only beyond.
         """
-        _require_complete(event)
+        require_complete(event)
         assert event is not None, "it was found complete"
         now = self._parties.now()
         party = self._parties.find(
@@ -541,7 +518,7 @@ class Reserve:
             key_scope(after.customer_id, after.subject_id), event.idempotency_key, content_hash, b""
         )
         usage_bytes = fact(event, content_hash=content_hash, accepted_at=self._parties.now())
-        result = self._outbox.commit(Write(usage=usage_bytes, key=entry, reservation=_stored(after)))
+        result = self._outbox.commit(Write(usage=usage_bytes, key=entry, reservation=stored(after)))
         if isinstance(result, KeyTaken) and result.entry.content_hash != content_hash:
             raise ReservationConflict(after.reservation_id)
         return self._answer(after)
@@ -607,91 +584,9 @@ class Reserve:
 
     def _answer(self, reserved: Reserved) -> SettleAnswer:
         return SettleAnswer(
-            standing=_standing(reserved),
-            charged=_shown(reserved.charged),
-            returned=_shown(reserved.returned),
-            overage=_shown(reserved.overage),
+            standing=standing_of(reserved),
+            charged=shown_lines(reserved.charged),
+            returned=shown_lines(reserved.returned),
+            overage=shown_lines(reserved.overage),
             recorded_as=reserved.recorded_as,
         )
-
-
-def _stored(reserved: Reserved) -> Reservation:
-    return Reservation(reserved.reservation_id, reserved.version, reserved.is_open, encode(reserved))
-
-
-def _holds(taken: tuple[Taken, ...]) -> tuple[Hold, ...]:
-    return tuple(Hold(t.ref, t.feature, t.lease_id, t.amount, t.beyond) for t in taken if not t.is_rate)
-
-
-def _as_taken(paid: tuple[Hold, ...]) -> tuple[Taken, ...]:
-    return tuple(Taken(h.ref, h.feature, h.lease_id, h.amount, h.beyond, is_rate=False) for h in paid)
-
-
-def _changes(
-    before: tuple[Hold, ...], paid: tuple[Hold, ...], taken: tuple[Taken, ...]
-) -> tuple[LeaseChange, ...]:
-    """Everything that was held is not any more; what was paid, and taken beyond, is charged."""
-    held: dict[str, int] = {}
-    charged: dict[str, int] = {}
-    for hold in before:
-        held[hold.lease_id] = held.get(hold.lease_id, 0) - hold.amount
-    for lease_id, amount in [
-        *((hold.lease_id, hold.amount) for hold in paid),
-        *((part.lease_id, part.amount) for part in taken if not part.is_rate),
-    ]:
-        charged[lease_id] = charged.get(lease_id, 0) + amount
-    return tuple(
-        LeaseChange(lease_id, charged=charged.get(lease_id, 0), held=held.get(lease_id, 0))
-        for lease_id in dict.fromkeys([*held, *charged])
-    )
-
-
-def _units(reserved: Reserved, settlement: Settlement) -> tuple[Line, ...]:
-    return _merged_units(reserved.units, lines((draw.spec, 1) for draw in settlement.outcome.draws))
-
-
-def _merged_units(known: tuple[Line, ...], more: tuple[Line, ...]) -> tuple[Line, ...]:
-    return tuple({line.balance: line for line in (*known, *more)}.values())
-
-
-def _replaced(reserved: Reserved, event: usage.UsageEvent | None) -> bytes:
-    """The estimate with the attributes and ids that a settle gives. Its customer can not change."""
-    if event is None:
-        return reserved.event
-    if event.customer_id and event.customer_id != reserved.customer_id:
-        text = f"the reservation is of {reserved.customer_id!r}"
-        raise Malformed([Violation("event.customer_id", text)])
-    message = reserved.message
-    for name, value in event.attributes.items():
-        message.attributes[name] = value
-    for name in ("app_id", "correlation_id"):
-        if getattr(event, name):
-            setattr(message, name, getattr(event, name))
-    return message.SerializeToString()
-
-
-def _set_measures(event: usage.UsageEvent, measures: Mapping[str, Decimal]) -> None:
-    event.ClearField("measures")
-    for name, value in measures.items():
-        event.measures[name] = format_decimal(value)
-
-
-def _require_complete(event: usage.UsageEvent | None) -> None:
-    wrong: list[Violation] = []
-    if event is None or not (event.customer_id or event.subject_id):
-        wrong.append(Violation("event.customer_id", "is required: the reservation is unknown here"))
-    if event is None or not event.event_name:
-        wrong.append(Violation("event.event_name", "is required: the reservation is unknown here"))
-    if wrong:
-        raise Malformed(wrong)
-
-
-def _standing(reserved: Reserved) -> Standing:
-    held = _shown(held_lines(reserved.holds, reserved.units))
-    if reserved.is_unknown:
-        return Standing(reserved.reservation_id, ReservationState.UNSPECIFIED, None, held)
-    return Standing(reserved.reservation_id, reserved.state, reserved.expires_at, held)
-
-
-def _shown(of: tuple[Line, ...]) -> tuple[Held, ...]:
-    return tuple(Held(line.balance, Amount(line.unit, line.amount, line.scale)) for line in of)

@@ -16,8 +16,9 @@ from sidecar.deciding.asked import Asked
 from sidecar.deciding.check import Check, Question
 from sidecar.deciding.consume import Consume
 from sidecar.deciding.entitlements import Entitled, Held, Listing
+from sidecar.deciding.holding import Standing
 from sidecar.deciding.report import Report
-from sidecar.deciding.reserve import Reserve, Standing
+from sidecar.deciding.reserve import Reserve
 from sidecar.rpc import validate, wire
 from sidecar.runtime.clock import Clock
 

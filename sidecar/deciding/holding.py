@@ -1,0 +1,136 @@
+"""Small things of reservations: what callers are told, and how holds, leases and messages become one another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from purser.v1 import usage_pb2 as usage
+from sidecar.deciding.entitlements import Held
+from sidecar.deciding.errors import Malformed, Violation
+from sidecar.deciding.reserved import Hold, Line, Reserved, encode
+from sidecar.deciding.settling import Settlement, held_lines, lines
+from sidecar.engine.decision import Amount
+from sidecar.engine.reservation import ReservationState
+from sidecar.engine.values import format_decimal
+from sidecar.leases.terms import Taken
+from sidecar.outbox.port import LeaseChange, Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A reservation as callers see it."""
+
+    reservation_id: str
+    state: ReservationState
+    expires_at: datetime | None
+    held: tuple[Held, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveAnswer:
+    """`decision`: encoded. `standing`: set when it was allowed."""
+
+    decision: bytes
+    standing: Standing | None
+
+
+@dataclass(frozen=True, slots=True)
+class SettleAnswer:
+    """Fields as in `purser.v1.SettleReservationResponse`."""
+
+    standing: Standing
+    charged: tuple[Held, ...]
+    returned: tuple[Held, ...]
+    overage: tuple[Held, ...]
+    recorded_as: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendAnswer:
+    """`decision` None: no estimate was given."""
+
+    decision: bytes | None
+    standing: Standing
+
+
+def stored(reserved: Reserved) -> Reservation:
+    return Reservation(reserved.reservation_id, reserved.version, reserved.is_open, encode(reserved))
+
+
+def holds_of(taken: tuple[Taken, ...]) -> tuple[Hold, ...]:
+    return tuple(Hold(t.ref, t.feature, t.lease_id, t.amount, t.beyond) for t in taken if not t.is_rate)
+
+
+def as_taken(paid: tuple[Hold, ...]) -> tuple[Taken, ...]:
+    return tuple(Taken(h.ref, h.feature, h.lease_id, h.amount, h.beyond, is_rate=False) for h in paid)
+
+
+def lease_changes_at_end(
+    before: tuple[Hold, ...], paid: tuple[Hold, ...], taken: tuple[Taken, ...]
+) -> tuple[LeaseChange, ...]:
+    """Everything that was held is not any more; what was paid, and taken beyond, is charged."""
+    held: dict[str, int] = {}
+    charged: dict[str, int] = {}
+    for hold in before:
+        held[hold.lease_id] = held.get(hold.lease_id, 0) - hold.amount
+    for lease_id, amount in [
+        *((hold.lease_id, hold.amount) for hold in paid),
+        *((part.lease_id, part.amount) for part in taken if not part.is_rate),
+    ]:
+        charged[lease_id] = charged.get(lease_id, 0) + amount
+    return tuple(
+        LeaseChange(lease_id, charged=charged.get(lease_id, 0), held=held.get(lease_id, 0))
+        for lease_id in dict.fromkeys([*held, *charged])
+    )
+
+
+def units_of(reserved: Reserved, settlement: Settlement) -> tuple[Line, ...]:
+    return merged_units(reserved.units, lines((draw.spec, 1) for draw in settlement.outcome.draws))
+
+
+def merged_units(known: tuple[Line, ...], more: tuple[Line, ...]) -> tuple[Line, ...]:
+    return tuple({line.balance: line for line in (*known, *more)}.values())
+
+
+def with_replaced(reserved: Reserved, event: usage.UsageEvent | None) -> bytes:
+    """The estimate with the attributes and ids that a settle gives. Its customer can not change."""
+    if event is None:
+        return reserved.event
+    if event.customer_id and event.customer_id != reserved.customer_id:
+        text = f"the reservation is of {reserved.customer_id!r}"
+        raise Malformed([Violation("event.customer_id", text)])
+    message = reserved.message
+    for name, value in event.attributes.items():
+        message.attributes[name] = value
+    for name in ("app_id", "correlation_id"):
+        if getattr(event, name):
+            setattr(message, name, getattr(event, name))
+    return message.SerializeToString()
+
+
+def set_measures(event: usage.UsageEvent, measures: Mapping[str, Decimal]) -> None:
+    event.ClearField("measures")
+    for name, value in measures.items():
+        event.measures[name] = format_decimal(value)
+
+
+def require_complete(event: usage.UsageEvent | None) -> None:
+    wrong: list[Violation] = []
+    if event is None or not (event.customer_id or event.subject_id):
+        wrong.append(Violation("event.customer_id", "is required: the reservation is unknown here"))
+    if event is None or not event.event_name:
+        wrong.append(Violation("event.event_name", "is required: the reservation is unknown here"))
+    if wrong:
+        raise Malformed(wrong)
+
+
+def standing_of(reserved: Reserved) -> Standing:
+    held = shown_lines(held_lines(reserved.holds, reserved.units))
+    if reserved.is_unknown:
+        return Standing(reserved.reservation_id, ReservationState.UNSPECIFIED, None, held)
+    return Standing(reserved.reservation_id, reserved.state, reserved.expires_at, held)
+
+
+def shown_lines(of: tuple[Line, ...]) -> tuple[Held, ...]:
+    return tuple(Held(line.balance, Amount(line.unit, line.amount, line.scale)) for line in of)
