@@ -152,7 +152,11 @@ class Database:
                 yield UnitOfWork(connection, await self._now(connection), self)
 
     async def transact(self, work: Callable[[UnitOfWork], Awaitable[Result]]) -> Result:
-        """Runs `work` in a transaction; again from its start where a deadlock undid it."""
+        """Runs `work` in a transaction; again from its start where a deadlock undid it.
+
+        It runs to its end even when the caller is cancelled (its client went away, its time is over): a connection that
+        is torn away in mid-transaction can keep a SQLite file locked for long. Who asks again hears what became of it.
+        """
 
         async def once() -> Result:
             async with self.begin() as uow:
@@ -164,7 +168,7 @@ class Database:
             wait=wait_random_exponential(multiplier=0.01, max=0.2),
             reraise=True,
         )
-        return await attempts(once)
+        return await asyncio.shield(asyncio.ensure_future(attempts(once)))
 
     async def close(self) -> None:
         await self.engine.dispose()

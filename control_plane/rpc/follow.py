@@ -118,14 +118,15 @@ async def _answer(
             )
         case "recalled":
             answered = request.recalled
-            async with database.begin() as uow:
-                await answer_recall(
+            await database.transact(
+                lambda uow: answer_recall(
                     uow,
                     recall_id=answered.recall_id,
                     outbox_id=start.holder.outbox_id,
                     incarnation_id=start.holder.incarnation_id,
                     last_seq=answered.last_seq,
                 )
+            )
         case _:
             raise Invalid(FieldProblem("message", "a Start stands first, and every message says something"))
     return ()

@@ -49,6 +49,25 @@ async def test_a_failed_block_leaves_nothing(database: Database) -> None:
     assert called == []
 
 
+async def test_a_cancelled_caller_does_not_tear_its_transaction(database: Database) -> None:
+    """The transaction of a call whose client went away commits; the next one does not wait for a broken connection."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def work(uow: UnitOfWork) -> None:
+        uow.change(ChangeKind.CUSTOMER, "a")
+        begun.set()
+        await may_end.wait()
+
+    calling = asyncio.create_task(database.transact(work))
+    await begun.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    may_end.set()
+    async with database.begin() as uow:
+        assert await uow.read_revision() == 1
+
+
 async def test_revisions_are_committed_in_order(database: Database) -> None:
     """With many committers at once, whoever reads revision n finds the feed of every revision up to n."""
     seen: list[tuple[int, int]] = []
