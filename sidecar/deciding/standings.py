@@ -62,7 +62,8 @@ def after(standing: Standing, verdict: RemoteVerdict) -> Standing:
 def _standing(
     spec: BalanceSpec, hint: Hint, unreported: int, reserved: int, window_end: datetime | None
 ) -> Standing:
-    limit = hint.granted if spec.kind is BalanceKind.WALLET or hint.granted is not None else spec.limit
+    # A limit is the entitlement's own: a hint may be older than the catalog or the plan that changed it.
+    limit = hint.granted if spec.kind is BalanceKind.WALLET else spec.limit
     used = hint.used + unreported
     return Standing(
         limit=limit,
