@@ -107,6 +107,11 @@ class Books:
             for item in self._items("/events", customer_id=customer_id, limit=PAGE)
         ]
 
+    def event_count(self, customer_id: str, rate_card: str) -> int:
+        """How many events of a customer a rate card has priced: a cheap question, to be asked often."""
+        lines = self._call("GET", f"/customers/{customer_id}/usage")["costs"]
+        return sum(int(line["events"]) for line in lines if line["rate_card"] == rate_card)
+
     def dead_letters(self) -> int:
         """How many records could not be booked."""
         return sum(1 for _ in self._items("/dead-letters"))

@@ -18,7 +18,7 @@ from clients.cli.dev.heard import Heard
 from clients.cli.dev.outcome import Outcome
 from clients.cli.dev.pastes import paste_lines
 from clients.cli.dev.people import PlannedCall, plan_calls
-from clients.cli.dev.scenes.world import World
+from clients.cli.dev.scenes.world import TookAnotherTurn, World
 from clients.cli.dev.stage import LiveStage, PlainStage
 
 SIDECARS: Final = 2
@@ -32,7 +32,15 @@ class FolderInUse(Exception):
     """The demo begins with empty books, and this folder holds some."""
 
 
-FAILURES: Final = (Unheld, FolderInUse, BooksRefused, NobodyAnswers, TimeoutError, purser.PurserError)
+FAILURES: Final = (
+    Unheld,
+    FolderInUse,
+    BooksRefused,
+    NobodyAnswers,
+    TookAnotherTurn,
+    TimeoutError,
+    purser.PurserError,
+)
 """What can go wrong besides servers that do not start; each says what in its message."""
 
 

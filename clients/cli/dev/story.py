@@ -23,13 +23,13 @@ from clients.cli.dev.scenes.world import (
     ACTORS,
     OUTAGE_BALANCE,
     RACE_BALANCE,
+    RATE_CARD,
     WINDOW,
     World,
     drained,
     eventually,
 )
 
-RATE_CARD: Final = "llm"
 INCLUDED: Final = 1_000_000
 """Tokens that a hybrid customer has per month in the example catalog."""
 EARLIER_AT_MOST: Final = 100_000

@@ -9,7 +9,7 @@ from typing import Final
 
 from clients.cli.dev.people import PlannedCall, chunks
 from clients.cli.dev.replay import Replay
-from clients.cli.dev.scenes.world import WINDOW, World, drained, eventually
+from clients.cli.dev.scenes.world import WINDOW, TookAnotherTurn, World, drained, eventually
 
 STREAM_OUTPUT: Final = 480
 STREAM_INPUT: Final = 2000
@@ -42,7 +42,9 @@ def killed(world: World, calls: Sequence[PlannedCall]) -> Killed:
         world.stage.progress(done, len(calls))
 
     with Replay(world.callers, calls) as replay:
-        world.callers.reserve(sidecar, customer, reservation, totals[-1])
+        held = world.callers.reserve(sidecar, customer, reservation, totals[-1])
+        if not held:
+            raise TookAnotherTurn(f"{customer} was refused: {held.decision.reason} {held.decision.message}")
         for measures in totals[:half]:
             world.callers.settle(sidecar, customer, reservation, measures, final=False)
         replay.wait(lambda: replay.done >= len(calls) // 3, progress)

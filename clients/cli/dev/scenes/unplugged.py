@@ -53,6 +53,7 @@ def unplugged(world: World) -> Unplugged:
     world.cluster.control_plane.start()
     world.cluster.control_plane.wait_ready()
     drained_seconds = eventually(lambda: drained(world, customer), f"{customer}'s usage is in the books")
+    eventually(lambda: _all_live(world, customer), "every sidecar is connected again")
     world.stage.say(f"it is back: everything was in the books {drained_seconds:.1f} s later")
     return Unplugged(
         leased,
@@ -67,6 +68,14 @@ def unplugged(world: World) -> Unplugged:
         milliseconds,
         drained_seconds,
     )
+
+
+def _all_live(world: World, customer: str) -> bool:
+    sources = {
+        world.callers.check(sidecar, customer, feature="models").freshness.source
+        for sidecar in range(len(world.callers))
+    }
+    return sources == {"LIVE"}
 
 
 def _leased(world: World, customer: str) -> Decimal:
