@@ -51,7 +51,7 @@ class ServerProcess:
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, wait_seconds: float = 20.0) -> None:
+    def start(self, *, wait_seconds: float = 60.0) -> None:
         """Starts it and waits until it says that it is ready."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
@@ -115,12 +115,12 @@ class Sidecar(ServerProcess):
 class Fleet:
     """A control plane and its sidecars."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, *options: str) -> None:
         self._folder = folder
         grpc_port, http_port = free_port(), free_port()
         self.sync_address, self.rest_url = f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}"
         arguments = ["control-plane", "serve", "--database", database_url]
-        arguments += ["--grpc", self.sync_address, "--http", f"127.0.0.1:{http_port}"]
+        arguments += ["--grpc", self.sync_address, "--http", f"127.0.0.1:{http_port}", *options]
         self.control_plane = ServerProcess(
             "control-plane", arguments, ready_url=f"{self.rest_url}/readyz", folder=folder
         )

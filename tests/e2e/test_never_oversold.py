@@ -83,7 +83,7 @@ def test_what_was_granted_is_spent_exactly(fleet: Fleet) -> None:
 
 def test_nothing_stays_stranded(small_fleet: Fleet) -> None:
     """What a sidecar leased and does not need comes back within one lease time, while it is connected."""
-    sidecar = small_fleet.sidecar("--lease-seconds", "3")
+    sidecar = small_fleet.sidecar()
     small_fleet.customer("acme", "prepaid", amount="1000")
     assert sidecar.client.consume(
         customer_id="acme", feature="jobs", event_name="job", measures={"points": 1}
