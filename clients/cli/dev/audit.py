@@ -86,7 +86,7 @@ def expected(plan: str, told: Acknowledged, oracle: Oracle) -> tuple[Decimal, De
     if plan == "payg":
         billed = cost
     elif plan == "hybrid":
-        billed = cost * Fraction(told.uncovered) / tokens(told.measures) if told.uncovered else Fraction(0)
+        billed = cost * Fraction(told.beyond) / Fraction(told.included) if told.beyond else Fraction(0)
     else:
         billed = Fraction(0)
     return oracle.rounded(cost), oracle.rounded(billed)

@@ -103,9 +103,18 @@ class Callers:
         self.heard.settled(customer_id, overage, final=final)
         if final:
             key = settled.recorded_as or reservation_id
-            decided, beyond = not settled.recorded_as, overage.get(INCLUDED, Decimal(0))
-            event = Acknowledged(customer_id, key, measures, MODEL, decided=decided, uncovered=beyond)
-            self.heard.acknowledged(event)
+            included = settled.charged.get(INCLUDED)
+            self.heard.acknowledged(
+                Acknowledged(
+                    customer_id,
+                    key,
+                    measures,
+                    MODEL,
+                    decided=not settled.recorded_as,
+                    included=included.value if included else Decimal(0),
+                    beyond=overage.get(INCLUDED, Decimal(0)),
+                )
+            )
         return settled
 
     def consume(

@@ -21,8 +21,10 @@ class Acknowledged:
     measures: Mapping[str, str]
     model: str
     decided: bool
-    uncovered: Decimal = Decimal(0)
-    """Tokens beyond what a plan includes, as the answer said."""
+    included: Decimal = Decimal(0)
+    """Tokens charged to what the plan includes, as the answer said; 0: it said nothing of that."""
+    beyond: Decimal = Decimal(0)
+    """The part of them that lies beyond it."""
 
     @property
     def event_id(self) -> EventId:

@@ -11,7 +11,7 @@ from clients.cli.dev import catalog_text
 from clients.cli.dev.scenes.world import WINDOW, TookTooLong, World
 
 LIMIT_PATH: Final = "plans.free.entitlements.chat.limit"
-NEW_LIMIT: Final = 1500
+NEW_LIMIT: Final = 1000
 LIMIT_MEASURES: Final = {"input_tokens": "412", "output_tokens": "1083", "context_window": WINDOW}
 SHOWN_SECONDS: Final = 10.0
 ASK_SECONDS: Final = 0.003

@@ -109,7 +109,9 @@ def test_a_balance_that_does_not_add_up() -> None:
 )
 def test_what_is_billed(plan: str, uncovered: str, billed: str) -> None:
     """The contract's hybrid by hand: 495 of 1,495 tokens uncovered. Another digit is a mismatch."""
-    event = Acknowledged("iris", "k", MEASURES, "text-gen-v3", decided=True, uncovered=Decimal(uncovered))
+    event = Acknowledged(
+        "iris", "k", MEASURES, "text-gen-v3", decided=True, included=Decimal(1495), beyond=Decimal(uncovered)
+    )
     good = Booked("iris", "k", COST, decided=True, billed=Decimal(billed))
     bad = Booked("iris", "k", COST, decided=True, billed=Decimal(billed) + Decimal("0.000000001"))
     assert audit([Account("iris", plan, [event], [good], {})], PRICES, Heard()).mismatches == []
