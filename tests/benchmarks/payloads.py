@@ -89,13 +89,15 @@ def check_request(customer_id: str, input_tokens: str = MEASURES["input_tokens"]
     return s.CheckAccessRequest(customer_id=customer_id, feature=FEATURE, event=event)
 
 
-def consume_request(customer_id: str, key: str) -> s.ConsumeUsageRequest:
+def consume_request(
+    customer_id: str, key: str, input_tokens: str = MEASURES["input_tokens"]
+) -> s.ConsumeUsageRequest:
     """The same event, consumed."""
     event = u.UsageEvent(
         idempotency_key=key,
         customer_id=customer_id,
         event_name=EVENT_NAME,
-        measures=MEASURES,
+        measures={**MEASURES, "input_tokens": input_tokens},
         attributes={"model": MODEL},
     )
     return s.ConsumeUsageRequest(event=event, feature=FEATURE)
@@ -172,6 +174,22 @@ def consume(customer_id: str, label: str) -> Scenario:
     return Scenario(f"ConsumeUsage, {label}", SERVICE + "ConsumeUsage", bodies, _verify_consume, spends=True)
 
 
+def new_consumes(customer_id: str, label: str) -> Scenario:
+    """Each call measures something else, as calls of a language model do."""
+
+    def bodies() -> BodyMaker:
+        # Fractions of a token: the wallet must last for the whole run.
+        request = consume_request(customer_id, _KEY_PLACE, f"412.{_TOKENS_PLACE}")
+        before, rest = _split(request, _KEY_PLACE)
+        between, after = rest.split(_TOKENS_PLACE.encode(), 1)
+        started = time.time_ns()
+        parts = b"%b%016x-%07x%b%07d%b"
+        return lambda n: parts % (before, started, n, between, 1_000_000 + (started + n) % 9_000_000, after)
+
+    method = SERVICE + "ConsumeUsage"
+    return Scenario(f"ConsumeUsage, always new, {label}", method, bodies, _verify_new_consume, spends=True)
+
+
 def _split(request: Message, place: str) -> tuple[bytes, bytes]:
     before, after = request.SerializeToString().split(place.encode(), 1)
     return before, after
@@ -197,9 +215,13 @@ def _verify_batch(answer: bytes, cost: str | None = COST) -> None:
         _allowed(decision, cost)
 
 
-def _verify_consume(answer: bytes) -> None:
+def _verify_new_consume(answer: bytes) -> None:
+    _verify_consume(answer, cost=None)
+
+
+def _verify_consume(answer: bytes, cost: str | None = COST) -> None:
     response = s.ConsumeUsageResponse.FromString(answer)
-    _allowed(response.decision)
+    _allowed(response.decision, cost)
     if response.status != s.USAGE_STATUS_ACCEPTED:
         raise WrongAnswer(f"not recorded as new: {response.status}")
 

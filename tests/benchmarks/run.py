@@ -68,7 +68,7 @@ class Bench:
         scenarios = [payloads.consume(CUSTOMER, durability)]
         if checks:
             kinds = (payloads.check, payloads.new_checks, payloads.batch, payloads.new_batches)
-            scenarios += [kind(CUSTOMERS) for kind in kinds]
+            scenarios += [payloads.new_consumes(CUSTOMER, durability), *(kind(CUSTOMERS) for kind in kinds)]
         with self.sidecar(durability, durability) as sidecar:
             sidecar.verify()
             targets = [Target(sidecar.server, sidecar.port, scenario) for scenario in scenarios]

@@ -19,7 +19,9 @@ def test_the_bench_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     measured = {(each["name"], each["uploading"]) for each in found["results"] if each["ratio"]}
     verbs = ("CheckAccess", "BatchCheckAccess × 50")
     calls = {f"{verb}{kind}" for verb in verbs for kind in ("", ", always new")}
-    calls |= {"ConsumeUsage, process_crash", "ConsumeUsage, power_loss"}
+    calls |= {
+        f"ConsumeUsage, {kind}" for kind in ("process_crash", "always new, process_crash", "power_loss")
+    }
     bare = {("the same, ThreadPoolExecutor", None)}
     assert measured == {(call, uploading) for call in calls for uploading in (False, True)} | bare
     assert found["start_seconds"].keys() == {"with a snapshot", "without"}

@@ -120,6 +120,14 @@ def test_keys_never_repeat() -> None:
     for request in requests:
         request.event.idempotency_key = "k"
         assert request == payloads.consume_request("cus", "k")
+    new = payloads.new_consumes("cus", "any").bodies()
+    requests = [s.ConsumeUsageRequest.FromString(new(n)) for n in range(100)]
+    assert (
+        len({(each.event.idempotency_key, each.event.measures["input_tokens"]) for each in requests}) == 100
+    )
+    for request in requests:
+        request.event.idempotency_key, request.event.measures["input_tokens"] = "k", "1"
+        assert request == payloads.consume_request("cus", "k", "1")
 
 
 def test_new_questions_are_new() -> None:
