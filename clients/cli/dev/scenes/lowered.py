@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+import purser
 from clients.cli.dev import catalog_text
+from clients.cli.dev.callers import Callers
+from clients.cli.dev.people import EVENT, FEATURE, MODEL
 from clients.cli.dev.scenes.world import WINDOW, TookTooLong, World
 
 LIMIT_PATH: Final = "plans.free.entitlements.chat.limit"
@@ -33,16 +36,14 @@ class Lowered:
 def lowered(world: World) -> Lowered:
     """Publishes the catalog with a lower limit for all, while every sidecar is asked again and again."""
     customer, callers = world.actor("limit"), world.callers
-    used = callers.consume(0, customer, f"limit-{world.seed}", LIMIT_MEASURES)
-    for sidecar in range(len(callers)):
-        callers.check(sidecar, customer, feature="chat", event_name="llm_inference", **_asked())
+    before, *_ = [_ask(callers, sidecar, customer) for sidecar in range(len(callers))]
     text = catalog_text.replaced(world.catalog, LIMIT_PATH, str(NEW_LIMIT))
     shown: dict[int, tuple[float, str]] = {}
 
     def ask(sidecar: int) -> None:
         deadline = time.monotonic() + SHOWN_SECONDS
         while sidecar not in shown and time.monotonic() < deadline:
-            answer = callers.check(sidecar, customer, feature="chat", event_name="llm_inference", **_asked())
+            answer = _ask(callers, sidecar, customer)
             if not answer:
                 shown[sidecar] = (time.monotonic(), str(answer.reason))
             time.sleep(ASK_SECONDS)  # the servers need the processors too
@@ -52,9 +53,7 @@ def lowered(world: World) -> Lowered:
         revision = world.books.publish(text, move="all")
         published_at = time.monotonic()
         began = time.monotonic()
-        answer = callers.check(
-            0, customer, feature="chat", event_name="llm_inference", min_revision=revision, **_asked()
-        )
+        answer = _ask(callers, 0, customer, min_revision=revision)
         min_revision = round(1000 * (time.monotonic() - began))
         for future in asking:
             future.result()
@@ -64,11 +63,20 @@ def lowered(world: World) -> Lowered:
     after = shown[0][1]
     world.stage.say(f"free: 100,000 → {NEW_LIMIT:,} tokens, published with --move all: revision {revision}")
     world.stage.say(
-        f"{customer}: {used.reason} before, {after} at all sidecars {max(milliseconds)} ms after the publish"
+        f"{customer}: {before.reason} before, {after} at all sidecars {max(milliseconds)} ms after the publish"
     )
     world.stage.say(f"asked with --min-revision {revision}: {answer.reason} after {min_revision} ms")
-    return Lowered(revision, str(used.reason), after, milliseconds, min_revision, str(answer.reason))
+    return Lowered(revision, str(before.reason), after, milliseconds, min_revision, str(answer.reason))
 
 
-def _asked() -> dict[str, object]:
-    return {"measures": LIMIT_MEASURES, "attributes": {"model": "text-gen-v3"}}
+def _ask(callers: Callers, sidecar: int, customer: str, **more: object) -> purser.Decision:
+    """May the customer use as many tokens as the new limit does not allow?"""
+    return callers.check(
+        sidecar,
+        customer,
+        feature=FEATURE,
+        event_name=EVENT,
+        measures=LIMIT_MEASURES,
+        attributes={"model": MODEL},
+        **more,
+    )

@@ -14,6 +14,8 @@ from clients.cli.dev.stage import LiveStage, PlainStage
 from tests.unit.cli.dev.outcomes import outcome
 
 TITLES = ("one", "two")
+REPOSITORY = Path(__file__).resolve().parents[4]
+RECORDED = Path(__file__).with_name("demo.json")
 
 
 def shown(console: Console) -> str:
@@ -117,3 +119,14 @@ def test_percentiles(percent: int, value: int) -> None:
     """The smallest value that so many percent do not exceed."""
     assert percentile(list(range(1, 101)), percent) == value
     assert percentile([7], percent) == 7
+
+
+def test_the_picture_in_the_readme_is_what_the_program_shows() -> None:
+    """`docs/demo.svg` is the recorded demo as it would be shown today, and the README shows it.
+
+    When the look has changed: `python -m clients.cli.dev.picture tests/unit/cli/dev/demo.json docs/demo.svg`.
+    """
+    recorded = outcomes.from_json(RECORDED.read_text(encoding="utf-8"))
+    assert recorded.held
+    assert (REPOSITORY / "docs" / "demo.svg").read_text(encoding="utf-8") == picture.draw(recorded)
+    assert "docs/demo.svg" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
