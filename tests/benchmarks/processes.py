@@ -108,9 +108,9 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
     def resident_bytes(self) -> int:
-        """Memory in RAM that is its own: proportional set size, which counts shared pages by share."""
+        """Memory in RAM that is its own: heap and stacks, without pages of files that it shares."""
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith("Anonymous:"):
                 return int(line.split()[1]) * 1024
         raise ProcessFailed(f"{self.name}: the kernel does not say how much memory it uses")
 

@@ -20,6 +20,7 @@ GOALS = {
     "ConsumeUsage, power_loss": 0.5,
 }
 _UPLOAD = {None: "", False: "stopped", True: "running"}
+_HOW = """Written by `make bench` with `--markdown docs/benchmarks.md`. `tests/benchmarks/README.md` says what is measured, and how."""
 _HEADS = ("call", "upload", "calls/s", "of the bare server", "goal", "p50", "p99", "alone p50", "server CPU")
 
 
@@ -120,8 +121,9 @@ def print_table(report: Report, console: Console) -> None:
 
 
 def markdown(report: Report) -> str:
-    """For the README."""
-    lines = ["| " + " | ".join(_HEADS) + " |", "|" + "---|" * len(_HEADS)]
+    """A page with one whole run."""
+    head = ["# One run of the bench", "", _HOW, ""]
+    lines = [*head, "| " + " | ".join(_HEADS) + " |", "|" + "---|" * len(_HEADS)]
     lines += ["| " + " | ".join(row) + " |" for row in rows(report)]
     return "\n".join([*lines, "", *(f"* {fact}" for fact in facts(report)), ""])
 

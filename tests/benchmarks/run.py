@@ -93,6 +93,8 @@ class Bench:
         with self.sidecar("memory", "process_crash") as sidecar:
             sidecar.verify()
             load = Load(sidecar.port, in_flight=2)
+            warm = payloads.new_batches(CUSTOMERS)
+            load.run(warm.method, warm.bodies(), seconds=300, limit=100)
             time.sleep(_SETTLE_SECONDS)
             before = sidecar.server.resident_bytes()
             sample = load.run(batches[0].method, lambda n: bodies[n], seconds=300, limit=len(bodies))
