@@ -20,7 +20,7 @@ GOALS = {
     "ConsumeUsage, power_loss": 0.5,
 }
 _UPLOAD = {None: "", False: "stopped", True: "running"}
-_HOW = """Written by `make bench` with `--markdown docs/benchmarks.md`. `tests/benchmarks/README.md` says what is measured, and how."""
+_HOW = "`tests/benchmarks/README.md` says what is measured, and how; this page is what `--markdown` wrote."
 _HEADS = ("call", "upload", "calls/s", "of the bare server", "goal", "p50", "p99", "alone p50", "server CPU")
 
 
