@@ -63,18 +63,20 @@ def _feature_value(value: types.Value) -> str:
 
 def balances(states: tuple[types.BalanceState, ...]) -> Table:
     """A table of balances."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("balance", "limit", "used", "reserved", "remaining", "unit", "resets"):
-        table.add_column(title, justify="left" if title in ("balance", "unit", "resets") else "right")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    held = any(state.reserved for state in states)
+    for title in ("balance", "limit", "used", *(["reserved"] if held else []), "remaining", "unit", "resets"):
+        is_text = title in ("balance", "unit", "resets")
+        table.add_column(title, justify="left" if is_text else "right", no_wrap=True, overflow="fold")
     for state in states:
         table.add_row(
             state.balance,
             _number(state.limit),
             _number(state.used),
-            _number(state.reserved),
+            *([_number(state.reserved)] if held else []),
             _number(state.remaining),
             state.unit,
-            f"{state.resets_at:%Y-%m-%d %H:%M}" if state.resets_at else "",
+            f"{state.resets_at:%Y-%m-%d}" if state.resets_at else "",
         )
     return table
 

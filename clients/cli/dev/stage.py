@@ -179,7 +179,10 @@ def draw_scene(
         mark = spinner
     heading = Table.grid(padding=(0, 1))
     heading.add_row(mark, Text.assemble((str(number), "bold"), f"  {title}", style=_STYLES[state]))
-    return [heading, *(Padding(Text(line) if wrap else _one_line((line, "")), _INDENT) for line in lines)]
+    return [
+        heading,
+        *(Padding(Text(line) if wrap else _one_line((line, "")), _INDENT, expand=False) for line in lines),
+    ]
 
 
 def _one_line(*parts: tuple[str, str]) -> Text:

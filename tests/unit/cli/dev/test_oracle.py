@@ -1,5 +1,7 @@
 """The oracle: costs from the catalog's text, by its own arithmetic."""
 
+import subprocess
+import sys
 from decimal import Decimal
 from fractions import Fraction
 
@@ -83,3 +85,10 @@ def test_replacing_what_is_not_there(path: str) -> None:
     """A path that leads to no single value is an error, not a change somewhere else."""
     with pytest.raises(catalog_text.NoSuchValue):
         catalog_text.replaced(catalog_text.EXAMPLE.read_text(encoding="utf-8"), path, "1")
+
+
+def test_the_oracle_stands_alone() -> None:
+    """What judges the engine's arithmetic shares no line with it: neither the engine nor a server is imported."""
+    code = "import sys, clients.cli.dev.audit; print([m for m in sys.modules if m.startswith(('sidecar', 'control'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
