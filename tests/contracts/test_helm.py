@@ -147,7 +147,7 @@ def test_every_variable_is_a_setting(charts: Charts, chart: str, values: Path | 
     [
         ("replica=2", "replica"),
         ("database.existingSecret=", "existingSecret"),
-        ("tls.existingSecret=", "tls.existingSecret"),
+        ("tls.existingSecret=", "existingSecret"),
         ("sidecarToken.existingSecret=", "sidecarToken.existingSecret"),
         ("tls.verifyClients=yes", "verifyClients"),
         ("serviceAccount.create=false", "name"),

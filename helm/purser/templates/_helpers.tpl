@@ -54,15 +54,8 @@ capabilities: {drop: [ALL]}
 {{- if .Values.adminToken.existingSecret }}true{{ end -}}
 {{- end }}
 
-{{- define "purser.scheme" -}}
-{{- if .Values.tls.existingSecret }}https{{ else }}http{{ end -}}
-{{- end }}
-
 {{/* What the control plane would refuse to start with is refused here. */}}
 {{- define "purser.check" -}}
-{{- if not (or .Values.tls.existingSecret .Values.tls.byMesh) -}}
-{{- fail "tls.existingSecret is empty: name a Secret with tls.crt and tls.key, or say tls.byMesh: true" -}}
-{{- end -}}
 {{- if not (or .Values.sidecarToken.existingSecret .Values.tls.verifyClients) -}}
 {{- fail "sidecarToken.existingSecret is empty: name a Secret with the token, or say tls.verifyClients: true" -}}
 {{- end -}}
@@ -73,14 +66,10 @@ capabilities: {drop: [ALL]}
 - {name: PURSER_CONFIG, value: /etc/purser/purser.yaml}
 - {name: PURSER_GRPC, value: "0.0.0.0:7080"}
 - {name: PURSER_HTTP, value: "{{ if include "purser.restIsExposed" . }}0.0.0.0{{ else }}127.0.0.1{{ end }}:7081"}
-{{- if .Values.tls.existingSecret }}
 - {name: PURSER_TLS_CERTIFICATE, value: /etc/purser-tls/tls.crt}
 - {name: PURSER_TLS_KEY, value: /etc/purser-tls/tls.key}
 {{- if .Values.tls.verifyClients }}
 - {name: PURSER_TLS_CLIENT_AUTHORITY, value: /etc/purser-tls/ca.crt}
-{{- end }}
-{{- else }}
-- {name: PURSER_PLAINTEXT, value: "true"}
 {{- end }}
 {{- if .Values.sidecarToken.existingSecret }}
 - {name: PURSER_SYNC_TOKEN_FILE, value: "/etc/purser-sidecars/{{ .Values.sidecarToken.key }}"}
@@ -93,9 +82,9 @@ capabilities: {drop: [ALL]}
 {{/* The kubelet can not reach the loopback; there a probe asks from inside the container. */}}
 {{- define "purser.probe" -}}
 {{- if include "purser.restIsExposed" .root -}}
-httpGet: {path: {{ .path }}, port: http, scheme: {{ include "purser.scheme" .root | upper }}}
+httpGet: {path: {{ .path }}, port: http, scheme: HTTPS}
 {{- else -}}
 exec:
-  command: [python, -c, "import ssl, urllib.request as r; r.urlopen('{{ include "purser.scheme" .root }}://127.0.0.1:7081{{ .path }}', timeout=4{{ if .root.Values.tls.existingSecret }}, context=ssl._create_unverified_context(){{ end }})"]
+  command: [python, -c, "import ssl, urllib.request as r; r.urlopen('https://127.0.0.1:7081{{ .path }}', timeout=4, context=ssl._create_unverified_context())"]
 {{- end -}}
 {{- end }}
