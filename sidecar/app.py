@@ -201,6 +201,7 @@ class Sidecar:
         self._view.on_customers_changed(self._keeper.forget)
         self._view.on_balances_changed(self._balances_changed)
         self._view.on_generation(self._sessions.reconnected)
+        self._keeper.on_hints(self._view.apply_hints)
 
     def _wire_verbs(self) -> None:
         """Deciding."""
@@ -387,9 +388,9 @@ class Sidecar:
         if incarnation_id == self._outbox.identity.incarnation_id:
             self._unreported.acknowledged(cursor)
 
-    def _balances_changed(self, hints: tuple[Hint, ...]) -> None:
+    def _balances_changed(self, hints: tuple[Hint, ...], as_of: float) -> None:
         self._keeper.hints([hint.as_message() for hint in hints])
-        self._unreported.hinted(hint.ref for hint in hints)
+        self._unreported.hinted((hint.ref for hint in hints), as_of=as_of)
 
     def _expire(self) -> float:
         self._reserve.expire_due()

@@ -131,7 +131,7 @@ class Listing:
         for watch in watches:
             watch.wake()
 
-    def _balances_changed(self, hints: tuple[Hint, ...]) -> None:
+    def _balances_changed(self, hints: tuple[Hint, ...], _as_of: float) -> None:
         self._customers_changed(frozenset(hint.ref.customer_id for hint in hints))
 
     def _entitled(self, party: Party) -> Entitled:

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Final, NamedTuple
 
 from sidecar.engine.values import BalanceRef
@@ -55,15 +56,15 @@ class Unreported:
                 self._acknowledged.append((now + HINT_SECONDS, line.ref, line.amount))
             self._drop_before(now)
 
-    def hinted(self, refs: Iterable[BalanceRef]) -> None:
-        """Hints came of these balances: what was acknowledged of them is counted there."""
+    def hinted(self, refs: Iterable[BalanceRef], *, as_of: float = inf) -> None:
+        """Hints came of these balances: what was acknowledged of them before `as_of` is counted there."""
         wanted = set(refs)
         with self._lock:
             if not wanted & self._sums.keys():
                 return
             kept: deque[tuple[float, BalanceRef, int]] = deque()
             for until, ref, amount in self._acknowledged:
-                if ref in wanted:
+                if ref in wanted and until - HINT_SECONDS <= as_of:
                     self._less(ref, amount)
                 else:
                     kept.append((until, ref, amount))

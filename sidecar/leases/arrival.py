@@ -47,6 +47,11 @@ def install(
     return book.withdraw(want.ref, excess)
 
 
+def hints(reply: session.AcquireLeasesResponse) -> list[session.BalanceHint]:
+    """How the balances stand after the transaction."""
+    return [acquired.hint for acquired in reply.acquired if acquired.HasField("hint")]
+
+
 def outcome(acquired: session.Acquired) -> Acquired:
     """What the callers of this want are told."""
     if not acquired.HasField("refusal"):

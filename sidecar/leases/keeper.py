@@ -17,7 +17,7 @@ from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef
 from sidecar.leases import arrival, sizing
 from sidecar.leases.book import LeaseBook, Withdrawn
-from sidecar.leases.ports import AcquirePort, Journal, SessionPort, Uploads
+from sidecar.leases.ports import AcquirePort, Journal, OnHints, SessionPort, Uploads
 from sidecar.leases.requests import (
     GIVEN_UP_SECONDS,
     Remembered,
@@ -93,12 +93,17 @@ class Keeper:
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._holder: session.Holder | None = None
         self._wake: Callable[[], None] = lambda: None
+        self._hint_listeners: list[OnHints] = []
         self._sized_at = 0.0
         self._round: sizing.Demands = ()
 
     def on_work(self, wake: Callable[[], None]) -> None:
         """What to call when `step` has something to do at once."""
         self._wake = wake
+
+    def on_hints(self, tell: OnHints) -> None:
+        """Whom to tell how balances stand after a reply. Called from any thread, with no lock held."""
+        self._hint_listeners.append(tell)
 
     def acquire(self, shortfalls: Sequence[Shortfall], deadline: float) -> AcquireOutcome:
         """Blocks until every shortfall was answered, or the deadline; at once for what is known: unreachable, refused.
@@ -162,6 +167,7 @@ class Keeper:
             queue.SimpleQueue()
         )
         seconds = max(MIN_CALL_SECONDS, deadline - self._clock.monotonic())
+        sent_at = self._clock.monotonic()
         self._port.acquire(request, seconds, answers.put)
         try:
             answer = answers.get(timeout=seconds)
@@ -169,6 +175,8 @@ class Keeper:
             return RemoteFailure(Grade.UNREACHABLE, "the control plane did not answer in time")
         if isinstance(answer, Refused) and answer.code == "FAILED_PRECONDITION":
             self._sessions.superseded()
+        if isinstance(answer, session.AcquireLeasesResponse):
+            self._tell_hints(answer, sent_at)
         return arrival.verdict(answer)
 
     def recall(self, recall: feed.Recall) -> int:
@@ -352,6 +360,11 @@ class Keeper:
                 self._settle_want(want, acquired, now)
             self._done(request)
         self._return(withdrawn, why="recalled on arrival")
+        self._tell_hints(reply, request.sent_at)
+
+    def _tell_hints(self, reply: session.AcquireLeasesResponse, asked_at: float) -> None:
+        for tell in self._hint_listeners:
+            tell(arrival.hints(reply), asked_at=asked_at)
 
     def _settle_want(self, want: Wanted, acquired: session.Acquired, now: float) -> None:
         outcome = arrival.outcome(acquired)

@@ -1,6 +1,6 @@
 """What the keeper needs of the outside. The outbox, the sessions and `upstream/` satisfy it without knowing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from purser.sync.v1 import session_pb2 as session
@@ -56,3 +56,10 @@ class Uploads(Protocol):
 
     def kick(self) -> None:
         """Uploads what is there without waiting for the interval. Does not block."""
+
+
+class OnHints(Protocol):
+    """Takes how balances stand after a reply."""
+
+    def __call__(self, hints: Iterable[session.BalanceHint], *, asked_at: float) -> None:
+        """`asked_at`: when it was asked for, in monotonic seconds: what the books had then is counted."""

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 
 from google.protobuf.message import Message
 
@@ -22,7 +23,8 @@ from sidecar.view.snapshot import StoredView
 from sidecar.view.states import BadState, catalog_of, customer_of
 
 CustomersChanged = Callable[[frozenset[str]], None]
-BalancesChanged = Callable[[tuple[Hint, ...]], None]
+BalancesChanged = Callable[[tuple[Hint, ...], float], None]
+"""Hints, and until when what the books had acknowledged is surely counted in them, in monotonic seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +179,18 @@ class View:
         self._tell(changed, news)
         return Applied(tuple(gone_customers), tuple(gone_subjects))
 
-    def apply_hints(self, hints: Iterable[session.BalanceHint]) -> None:
-        """Takes over what is newer than what is held. Raises BadState, and then nothing has changed."""
+    def apply_hints(self, hints: Iterable[session.BalanceHint], *, asked_at: float | None = None) -> None:
+        """Takes over what is newer than what is held. Raises BadState, and then nothing has changed.
+
+        `asked_at` None: they came on the feed, in order: the later one of a version counts more of what leases
+        have spent. Else they came beside it, in an answer to what was asked then (monotonic seconds): only a
+        later version is surely newer.
+        """
         typed = [hint_of(hint) for hint in hints]
         with self._changed:
-            news = self._note(typed)
+            news = self._note(typed, even_if_same_version=asked_at is None)
             self._changed.notify_all()
-        self._tell(frozenset(), news)
+        self._tell(frozenset(), news, inf if asked_at is None else asked_at)
 
     def start_over(self, generation: int) -> None:
         """The control plane was restored, or history is gone: states stay for answers until newer ones come,
@@ -293,12 +300,12 @@ class View:
             raise BadState(f"customer {customer.customer_id!r} can not be resolved: {error}") from error
         return Compiled(entitlements, current, next(self._stamps))
 
-    def _note(self, hints: Iterable[Hint], *, even_if_same_version: bool = False) -> tuple[Hint, ...]:
+    def _note(self, hints: Iterable[Hint], *, even_if_same_version: bool) -> tuple[Hint, ...]:
         news: list[Hint] = []
         for hint in hints:
             of_customer = self._hints.setdefault(hint.ref.customer_id, {})
             held = of_customer.get(hint.ref)
-            if held is None or held.version < hint.version + even_if_same_version:
+            if held is None or (held.version < hint.version + even_if_same_version and held != hint):
                 of_customer[hint.ref] = hint
                 news.append(hint)
         # Parents are hinted at without being held; twice the bound leaves room for them.
@@ -306,10 +313,10 @@ class View:
             del self._hints[next(iter(self._hints))]
         return tuple(news)
 
-    def _tell(self, changed: frozenset[str], news: tuple[Hint, ...]) -> None:
+    def _tell(self, changed: frozenset[str], news: tuple[Hint, ...], as_of: float = inf) -> None:
         if news:
             for on_balances in self._on_balances:
-                on_balances(news)
+                on_balances(news, as_of)
         if changed:
             for on_customers in self._on_customers:
                 on_customers(changed)

@@ -138,3 +138,24 @@ def test_resuming_names_what_is_held() -> None:
     assert (first.start.revision, list(first.start.customer_ids)) == (5, ["acme"])
     assert list(first.start.catalog_revisions) == [1]
     assert list(second.subscribe.customer_ids) == ["loose"]
+
+
+def test_a_hint_of_the_same_version_counts_by_its_way() -> None:
+    """Usage of leases raises no version: on the feed, which is in order, the later hint stands; one in an answer
+    may have been overtaken by the feed, and stands only with a later version.
+    """
+    held = view()
+    following = Follower(held)
+    following.receive(snapshot(5, customer(hint=4)), received_at=1.0)
+    later = customer(hint=4).hints
+    later[0].used = 6
+    following.receive(feed.FollowResponse(hints=feed.BalanceHints(hints=later)), received_at=2.0)
+    hint = held.hint(REF)
+    assert hint is not None
+    assert hint.used == 6
+    held.apply_hints(customer(hint=4).hints, asked_at=1.5)
+    assert held.hint(REF) == hint
+    held.apply_hints(customer(hint=5).hints, asked_at=1.5)
+    newest = held.hint(REF)
+    assert newest is not None
+    assert newest.used == 5
