@@ -405,7 +405,11 @@ class Sidecar:
         return HEALTH_SECONDS
 
     def _return_leases(self) -> None:
-        """Everything that is neither spent nor held goes back at once instead of waiting for its lease's end."""
+        """Everything that is neither spent nor held goes back at once instead of waiting for its lease's end;
+        what is on its way here first arrives.
+        """
+        self._keeper.finish()
+        self._wait(lambda: not self._keeper.is_waiting or self._link.is_down)
         self._keeping.stop(1.0)
         try:
             self._keeper.return_everything()

@@ -94,6 +94,7 @@ class Keeper:
         self._holder: session.Holder | None = None
         self._wake: Callable[[], None] = lambda: None
         self._hint_listeners: list[OnHints] = []
+        self._finishing = False
         self._sized_at = 0.0
         self._round: sizing.Demands = ()
 
@@ -198,9 +199,19 @@ class Keeper:
         self._uploads.kick()
         return returns[-1].uid.seq if returns else 0
 
+    def finish(self) -> None:
+        """At a stop: asks for nothing more. Steps go on until what was asked for is answered."""
+        self._finishing = True
+        self._wake()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Is something asked for and not answered? Then leases may still arrive."""
+        return bool(self._requests)
+
     def return_everything(self) -> int:
-        """At a stop: writes all that is neither spent nor held as returns, and answers how many. Raises as
-        `recall` does.
+        """At a stop, when no step runs any more: writes all that is neither spent nor held as returns, and
+        answers how many. Raises as `recall` does.
         """
         with self._book.lock:
             withdrawn = self._book.withdraw_everything()
@@ -445,7 +456,7 @@ class Keeper:
 
     def _send_new(self, demands: sizing.Demands, now: float) -> None:
         opened = self._sessions.opened
-        if self._port.is_down:
+        if self._port.is_down or self._finishing:
             with self._lock:
                 for ref in list(self._tickets):
                     self._answer(ref, UNREACHABLE)

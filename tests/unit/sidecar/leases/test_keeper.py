@@ -445,6 +445,22 @@ def test_a_process_that_stops_gives_back_everything_that_is_free(rig: Rig) -> No
     assert rig.keeper.return_everything() == 0
 
 
+def test_a_process_that_stops_waits_for_what_it_asked_for(rig: Rig) -> None:
+    """It asks for nothing more; what is on its way arrives, and goes back with the rest."""
+    rig.ask()
+    rig.keeper.step()
+    rig.keeper.finish()
+    late = rig.ask(OTHER, 5)
+    rig.keeper.step()
+    assert len(rig.port.sent) == 1
+    assert rig.grade(late, OTHER) is Grade.UNREACHABLE
+    assert rig.keeper.is_waiting
+    rig.reply(0, granted(100))
+    assert not rig.keeper.is_waiting
+    assert rig.keeper.return_everything() == 1
+    assert rig.journal.returned == [("l0", 100)]
+
+
 def test_a_verdict_is_the_control_planes(rig: Rig) -> None:
     """A gauge is decided there; without an answer in time it is unreachable, which may have been booked."""
     failure = _decide(rig, reply=None)
