@@ -409,7 +409,7 @@ class Sidecar:
         what is on its way here first arrives.
         """
         self._keeper.finish()
-        self._wait(lambda: not self._keeper.is_waiting or self._link.is_down)
+        self._wait(lambda: not self._keeper.is_waiting() or self._link.is_down)
         self._keeping.stop(1.0)
         try:
             self._keeper.return_everything()

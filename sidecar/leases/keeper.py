@@ -204,7 +204,6 @@ class Keeper:
         self._finishing = True
         self._wake()
 
-    @property
     def is_waiting(self) -> bool:
         """Is something asked for and not answered? Then leases may still arrive."""
         return bool(self._requests)

@@ -454,9 +454,9 @@ def test_a_process_that_stops_waits_for_what_it_asked_for(rig: Rig) -> None:
     rig.keeper.step()
     assert len(rig.port.sent) == 1
     assert rig.grade(late, OTHER) is Grade.UNREACHABLE
-    assert rig.keeper.is_waiting
+    assert rig.keeper.is_waiting()
     rig.reply(0, granted(100))
-    assert not rig.keeper.is_waiting
+    assert not rig.keeper.is_waiting()
     assert rig.keeper.return_everything() == 1
     assert rig.journal.returned == [("l0", 100)]
 
