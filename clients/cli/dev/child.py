@@ -33,6 +33,5 @@ def _watch(parent: int) -> None:
 
 if __name__ == "__main__":
     tie_to(int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us in order
     sys.argv = ["purser", *sys.argv[2:]]
     main()

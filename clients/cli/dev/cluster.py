@@ -44,7 +44,11 @@ class Server:
         command = [sys.executable, "-m", "clients.cli.dev.child", str(os.getpid()), *self._arguments]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 -- our own command line
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us, who then end them in order
             )
 
     def wait_ready(self) -> float:

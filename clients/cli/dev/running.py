@@ -47,7 +47,9 @@ def run(options: Options) -> int:
         with _folder(options.data, console) as folder:
             return _demo(options, plan, folder, console) if plan else _serve(folder, console)
     except KeyboardInterrupt:
-        return output.ALLOWED
+        return (
+            output.FAILED if options.exit_after else output.ALLOWED
+        )  # cut short, or served for as long as wanted
     except (ServerFailed, sample.BadTrace, OSError, *demo.FAILURES) as error:
         return output.fail(error).exit_code
 
@@ -62,7 +64,11 @@ def _folder(given: Path | None, console: Console) -> Iterator[Path]:
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         _say(console, f"data and logs: {given}")
-        yield given.resolve()
+        try:
+            yield given.resolve()
+        except Exception:
+            output.note(f"the servers' logs: {given}")
+            raise
         return
     folder = Path(tempfile.mkdtemp(prefix="purser-dev-"))
     _say(console, f"data and logs: {folder}, removed at the end (--data DIR keeps them)")
@@ -80,6 +86,7 @@ def _folder(given: Path | None, console: Console) -> Iterator[Path]:
 def _serve(folder: Path, console: Console) -> int:
     """One sidecar, nothing published, until Ctrl-C."""
     control_plane, sidecars = ports.choose(1)
+    _say(console, "starting a control plane and a sidecar")
     with Cluster(folder, control_plane, sidecars) as cluster:
         _announce(cluster, console)
         _say(console, "Ctrl-C ends it")
@@ -93,6 +100,7 @@ def _demo(options: Options, plan: demo.Plan, folder: Path, console: Console) -> 
             f"{folder} holds books already, and the demo begins with empty ones: give another --data"
         )
     control_plane, sidecars = ports.choose(demo.SIDECARS)
+    _say(console, f"starting a control plane and {demo.SIDECARS} sidecars")
     with Cluster(folder, control_plane, sidecars) as cluster:
         _announce(cluster, console)
         outcome = demo.play(plan, cluster, console)
