@@ -42,7 +42,7 @@ from sidecar.leases.keeper import Keeper
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sessions import Sessions
 from sidecar.outbox.sqlite import SqliteOutbox
-from sidecar.rpc import wire
+from sidecar.rpc import encoding
 from sidecar.rpc.fast import FastChecks
 from sidecar.rpc.pools import blocking, make_pools
 from sidecar.rpc.server import ApiServer, Handlers, Tls
@@ -221,7 +221,7 @@ class Sidecar:
             blocking=blocking,
         )
         judge = Judge(self._view, till, Strangers(self._view), uniques, clock)
-        answers = Answers(self._view, self._standings, clock, self._new_id, wire.decision_bytes)
+        answers = Answers(self._view, self._standings, clock, self._new_id, encoding.decision_bytes)
         self._refusals = Refusals(self._control_now)
         self._reserve = Reserve(
             parties=parties,

@@ -44,6 +44,7 @@ def make_event(
     """The engine's event. Measures were validated: Decimal reads them without a second look."""
     if measures is None:
         measures = {name: Decimal(value) for name, value in message.measures.items()}
+    change = message.gauge_change
     return Event(
         event_name=message.event_name,
         occurred_at=occurred_at,
@@ -55,7 +56,7 @@ def make_event(
         attributes=dict(message.attributes),
         correlation_id=message.correlation_id,
         holder_id=message.holder_id,
-        gauge_change=GaugeChange(message.gauge_change),
+        gauge_change=GaugeChange(change) if change else GaugeChange.NONE,
         gauge_feature=gauge_feature or message.gauge_feature,
     )
 

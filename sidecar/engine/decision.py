@@ -1,7 +1,6 @@
 """The answer: everything that a caller needs to act on a decision."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
@@ -75,8 +74,7 @@ class Amount(NamedTuple):
     scale: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """The answer to one question; fields as in `purser.v1.Decision`."""
 
     decision_id: str

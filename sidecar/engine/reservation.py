@@ -61,8 +61,7 @@ class Reservation:
     @property
     def charged(self) -> Event:
         """The one event that it makes, keyed by its id, with the totals so far."""
-        return replace(
-            self.estimate,
+        return self.estimate._replace(
             idempotency_key=self.reservation_id,
             measures=self.settled,
             attributes={**self.estimate.attributes, **self.attributes},
@@ -137,7 +136,7 @@ def expire(reservation: Reservation, at: datetime) -> Step:
 
 def settle_unknown(reservation_id: str, event: Event) -> Event:
     """The fact that a settle of an unknown reservation makes: all of it, under the reservation's id."""
-    return replace(event, idempotency_key=reservation_id)
+    return event._replace(idempotency_key=reservation_id)
 
 
 def _end(reservation: Reservation, state: ReservationState) -> Step:
@@ -159,7 +158,7 @@ def _late(reservation: Reservation, measures: Mapping[str, Decimal], attributes:
         reservation, settled=raised, attributes={**reservation.attributes, **attributes}, late=late
     )
     key = f"{reservation.reservation_id}#late{late if late > 1 else ''}"
-    return Step(after, replace(after.charged, idempotency_key=key, measures=beyond), is_fact=True)
+    return Step(after, after.charged._replace(idempotency_key=key, measures=beyond), is_fact=True)
 
 
 def _raised(before: Mapping[str, Decimal], now: Mapping[str, Decimal]) -> dict[str, Decimal]:

@@ -1,10 +1,10 @@
 """Words and numbers that everything else is said in: reasons, kinds, references, events, exact amounts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 # The thread's own context is never used. An operation without a sensible result raises: no NaN travels on.
@@ -77,9 +77,11 @@ class BalanceRef(NamedTuple):
     balance: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One thing that happened, or would. Measures are parsed and not negative; `occurred_at` is aware, in UTC."""
+class Event(NamedTuple):
+    """One thing that happened, or would. Measures are parsed and not negative; `occurred_at` is aware, in UTC.
+
+    A tuple, because every call makes one.
+    """
 
     event_name: str
     occurred_at: datetime
@@ -87,8 +89,8 @@ class Event:
     subject_id: str = ""
     idempotency_key: str = ""
     app_id: str = ""
-    measures: Mapping[str, Decimal] = field(default_factory=dict)
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    measures: Mapping[str, Decimal] = MappingProxyType({})
+    attributes: Mapping[str, str] = MappingProxyType({})
     correlation_id: str = ""
     holder_id: str = ""
     gauge_change: GaugeChange = GaugeChange.NONE
@@ -165,7 +167,7 @@ def from_scaled(amount: int, scale: int) -> Decimal:
 
 def format_scaled(amount: int, scale: int) -> str:
     """The decimal string of an integer at `scale`, made without a Decimal: it is on the path of every answer."""
-    if scale == 0:
+    if scale == 0 or amount == 0:
         return str(amount)
     sign = "-" if amount < 0 else ""
     digits = str(abs(amount)).rjust(scale + 1, "0")

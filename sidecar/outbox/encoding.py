@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.port import Identity
+from sidecar.runtime.fields import block, varint
 
 # Field number << 3 | wire type 2; held against the generated stubs by a test.
 _RECORD_USAGE = b"\x1a"
@@ -30,19 +31,9 @@ class EncodedBatch:
         return self.last_seq - self.first_seq + 1
 
 
-def varint(value: int) -> bytes:
-    """Protobuf's variable-length form of a number of 0 or more."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def usage_body(encoded_usage: bytes) -> bytes:
     """The body of a record that holds this encoded Usage."""
-    return _RECORD_USAGE + varint(len(encoded_usage)) + encoded_usage
+    return block(_RECORD_USAGE, encoded_usage)
 
 
 def returned_body(amount: session.LeaseAmount) -> bytes:

@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 from purser.v1 import entitlement_service_pb2 as api
 from sidecar.deciding.errors import Malformed
 from sidecar.deciding.kept import Basis, Kept
-from sidecar.engine.decision import Decision, ViewSource
-from sidecar.rpc import validate, wire
+from sidecar.engine.decision import ViewSource
+from sidecar.rpc import encoding, validate
 from sidecar.rpc.service import deadline_of, framed, question
 from sidecar.runtime.clock import Clock
 
@@ -31,7 +31,6 @@ FRESHNESS_SECONDS: Final = 0.001
 _ITEM: Final = 0x0A
 _ID_HEAD: Final = b"\x0a\x15d"
 """Field 1, 21 bytes: `d` and 20 hexadecimal digits."""
-_FRESHNESS: Final = b"\x62"
 _SUFFIXES: Final = tuple(b"%05x" % number for number in range(validate.BATCH_MAX_ITEMS))
 
 
@@ -67,7 +66,7 @@ class FastChecks:
             if not is_live or len(raw) > REQUEST_MAX_BYTES:
                 return slow(raw, context)
             decision = self._decide(raw, context)
-            return slow(raw, context) if decision is None else framed(wire.decision_bytes(decision))
+            return slow(raw, context) if decision is None else framed(decision)
 
         return behavior
 
@@ -92,35 +91,32 @@ class FastChecks:
                 if decision is None:
                     # Malformed, or too large to keep: the slow way names the item.
                     return slow(raw, context)
-                parts.append(framed(wire.decision_bytes(decision)))
+                parts.append(framed(decision))
             return b"".join(parts)
 
         return behavior
 
-    def _decide(self, raw: bytes, context: grpc.ServicerContext) -> Decision | None:
-        """Decides, and keeps what may be kept. None: malformed."""
+    def _decide(self, raw: bytes, context: grpc.ServicerContext) -> bytes | None:
+        """Decides, and keeps what may be kept. The encoded decision; None: the request is malformed."""
         try:
             request = api.CheckAccessRequest.FromString(raw)
             validate.check_access(request)
             decision, basis = self._kept.decide(question(request), deadline=deadline_of(context, self._clock))
         except (DecodeError, Malformed):
             return None
+        body = encoding.lasting_bytes(decision)
         if basis is not None:
-            message = wire.decision_message(decision)
-            message.ClearField("decision_id")
-            message.ClearField("freshness")
             if len(self._answers) >= ANSWERS_MAX:
                 # Starting anew costs one slow answer each, and keeps no order of use.
                 self._answers = {}
-            self._answers[raw] = Answer(message.SerializeToString(), basis)
-        return decision
+            self._answers[raw] = Answer(body, basis)
+        return encoding.id_bytes(decision.decision_id) + body + encoding.freshness_bytes(decision.freshness)
 
     def _freshness(self, now: float) -> tuple[bytes, bool]:
         at, encoded, is_live = self._fresh
         if now - at >= FRESHNESS_SECONDS or not self._pulse.is_connected:
             freshness = self._pulse.freshness(now)
-            body = wire.freshness_message(freshness).SerializeToString()
-            encoded = _FRESHNESS + bytes((len(body),)) + body
+            encoded = encoding.freshness_bytes(freshness)
             is_live = freshness.source is ViewSource.LIVE
             self._fresh = (now, encoded, is_live)
         return encoded, is_live

@@ -9,7 +9,6 @@ from typing import Final, cast
 import grpc
 from google.protobuf.message import Message
 
-from purser.v1 import decision_pb2 as answers
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.asked import Asked
@@ -21,6 +20,7 @@ from sidecar.deciding.report import Report
 from sidecar.deciding.reserve import Reserve
 from sidecar.rpc import validate, wire
 from sidecar.runtime.clock import Clock
+from sidecar.runtime.fields import block
 
 DEADLINE_MAX_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 0.02
@@ -223,12 +223,7 @@ def question(request: api.CheckAccessRequest) -> Question:
 
 def framed(decision: bytes) -> bytes:
     """An encoded decision as field 1 of a response."""
-    length = len(decision)
-    if length < 0x80:
-        return b"\x0a%c" % length + decision
-    if length < 0x4000:
-        return b"\x0a%c%c" % (length & 0x7F | 0x80, length >> 7) + decision
-    return api.CheckAccessResponse(decision=answers.Decision.FromString(decision)).SerializeToString()
+    return block(b"\x0a", decision)
 
 
 def _reservation(standing: Standing) -> api.Reservation:

@@ -12,8 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from purser.v1 import decision_pb2 as answers
 from purser.v1 import usage_pb2 as usage
 from sidecar.engine.catalog import ConfigValue
-from sidecar.engine.decision import Amount, BalanceState, Decision, Freshness
-from sidecar.engine.values import Event, Finding, GaugeChange, format_decimal, format_scaled
+from sidecar.engine.decision import Amount, BalanceState, Freshness
+from sidecar.engine.values import format_decimal, format_scaled
 
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -42,64 +42,9 @@ def duration(of: timedelta) -> Duration:
     return Duration(seconds=seconds, nanos=micros * 1000)
 
 
-def event_of(
-    message: usage.UsageEvent,
-    *,
-    customer_id: str,
-    subject_id: str,
-    occurred_at: datetime,
-    gauge_feature: str = "",
-) -> Event:
-    """The event with the ids that were found for it."""
-    # Measures are validated: Decimal reads them without a second look.
-    return Event(
-        event_name=message.event_name,
-        occurred_at=occurred_at,
-        customer_id=customer_id,
-        subject_id=subject_id,
-        idempotency_key=message.idempotency_key,
-        app_id=message.app_id,
-        measures={name: Decimal(value) for name, value in message.measures.items()},
-        attributes=dict(message.attributes),
-        correlation_id=message.correlation_id,
-        holder_id=message.holder_id,
-        gauge_change=GaugeChange(message.gauge_change),
-        gauge_feature=gauge_feature or message.gauge_feature,
-    )
-
-
 def content_hash(message: usage.UsageEvent) -> bytes:
     """SHA-256 over what the caller sent: a repeat is known by it. 32 bytes."""
     return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
-
-
-def decision_message(decision: Decision) -> answers.Decision:
-    """The whole answer."""
-    message = answers.Decision(
-        decision_id=decision.decision_id,
-        allowed=decision.allowed,
-        reason=int(decision.reason),  # type: ignore[arg-type]  # the numbers are the proto's
-        message=decision.message,
-        balances=[balance_message(state) for state in decision.balances],
-        upgrade_options=decision.upgrade_options,
-        warnings=decision.warnings,
-        freshness=freshness_message(decision.freshness),
-        explanation=[_step(finding) for finding in decision.explanation],
-    )
-    if decision.value is not None:
-        message.value.CopyFrom(value_message(decision.value))
-    if decision.cost is not None:
-        message.cost.CopyFrom(amount_message(decision.cost))
-    if decision.shortfall is not None:
-        message.shortfall.CopyFrom(amount_message(decision.shortfall))
-    if decision.retry_after is not None:
-        message.retry_after.CopyFrom(duration(decision.retry_after))
-    return message
-
-
-def decision_bytes(decision: Decision) -> bytes:
-    """The whole answer, encoded."""
-    return decision_message(decision).SerializeToString()
 
 
 def balance_message(state: BalanceState) -> answers.BalanceState:
@@ -156,13 +101,3 @@ def json_text(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(json_text(item) for item in value) + "]"
     return json.dumps(value)
-
-
-def _step(finding: Finding) -> answers.ExplanationStep:
-    return answers.ExplanationStep(
-        step=finding.step,
-        about=finding.about,
-        finding=finding.finding,
-        reason=int(finding.reason),  # type: ignore[arg-type]  # the numbers are the proto's
-        source=finding.source,
-    )

@@ -1,6 +1,5 @@
 """Billing and deciding, by example."""
 
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -45,7 +44,7 @@ def test_all_shortfalls_come_at_once() -> None:
 
 def test_a_refused_bill_looks_at_no_balance() -> None:
     """Where the event itself is refused there is nothing to lease, but the cost is told."""
-    event = replace(inference(), measures={**inference().measures, "context_window": Decimal(131073)})
+    event = inference()._replace(measures={**inference().measures, "context_window": Decimal(131073)})
     outcome = decide(bill(entitled(subscription("pro")), event=event), {})
     assert (outcome.reason, outcome.shortfalls, outcome.draws) == (Reason.VALUE_NOT_ALLOWED, (), ())
     assert outcome.unrated[0].rate_card == "llm"
