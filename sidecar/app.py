@@ -28,7 +28,15 @@ from sidecar.deciding.kept import Kept
 from sidecar.deciding.party import Parties
 from sidecar.deciding.refusals import Refusals
 from sidecar.deciding.report import Report
-from sidecar.deciding.reserve import Reserve
+from sidecar.deciding.reserving.commits import Commits
+from sidecar.deciding.reserving.desk import Desk
+from sidecar.deciding.reserving.ending import Ending
+from sidecar.deciding.reserving.expiry import Expiry
+from sidecar.deciding.reserving.extend import Extend, Release
+from sidecar.deciding.reserving.facts import Facts
+from sidecar.deciding.reserving.reserve import Reserve
+from sidecar.deciding.reserving.settle import Settle
+from sidecar.deciding.settling import Settling
 from sidecar.deciding.spending import Till
 from sidecar.deciding.standings import Standings
 from sidecar.deciding.trouble import Strangers
@@ -223,16 +231,11 @@ class Sidecar:
         judge = Judge(self._view, till, Strangers(self._view), uniques, clock)
         answers = Answers(self._view, self._standings, clock, self._new_id, encoding.decision_bytes)
         self._refusals = Refusals(self._control_now)
-        self._reserve = Reserve(
-            parties=parties,
-            judge=judge,
-            till=till,
-            answers=answers,
-            outbox=self._outbox,
-            book=self._book,
-            refusals=self._refusals,
-            unreported=self._unreported,
-        )
+        settling = Settling(judge, till)
+        desk = self._desk = Desk(outbox=self._outbox, book=self._book, view=self._view, now=self._control_now)
+        commits = Commits(self._outbox, self._book, till, desk, self._unreported)
+        ending = Ending(desk, settling, commits, self._control_now)
+        self._expiry = Expiry(desk, ending, self._control_now)
         self._listing = Listing(parties=parties, standings=self._standings, view=self._view, clock=clock)
         self._verbs = Verbs(
             check=Check(parties, judge, answers),
@@ -253,7 +256,10 @@ class Sidecar:
                 unreported=self._unreported,
                 late_window=self._settings.late_window,
             ),
-            reserve=self._reserve,
+            reserve=Reserve(parties, judge, answers, desk, commits, self._refusals),
+            settle=Settle(desk, settling, commits, ending, Facts(parties, self._outbox, clock), clock),
+            extend=Extend(parties, judge, till, answers, desk, commits),
+            release=Release(desk, ending),
             listing=self._listing,
             clock=clock,
         )
@@ -303,7 +309,7 @@ class Sidecar:
     def start(self) -> None:
         """Starts from what is on disk, and serves."""
         self._persisting.load()
-        holds = self._reserve.restore()
+        holds = self._desk.restore()
         self._persisting.start()
         for loop in self._loops:
             loop.start()
@@ -382,7 +388,7 @@ class Sidecar:
             yield backoff.failed()
 
     def _is_pinned(self, customer_id: str) -> bool:
-        return self._reserve.is_pinned(customer_id) or self._listing.is_watched(customer_id)
+        return self._desk.is_pinned(customer_id) or self._listing.is_watched(customer_id)
 
     def _acknowledged(self, incarnation_id: str, cursor: int) -> None:
         if incarnation_id == self._outbox.identity.incarnation_id:
@@ -393,7 +399,7 @@ class Sidecar:
         self._unreported.hinted((hint.ref for hint in hints), as_of=as_of)
 
     def _expire(self) -> float:
-        self._reserve.expire_due()
+        self._expiry()
         return EXPIRY_SECONDS
 
     def _report_refusals(self) -> float:

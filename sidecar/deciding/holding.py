@@ -134,3 +134,13 @@ def standing_of(reserved: Reserved) -> Standing:
 
 def shown_lines(of: tuple[Line, ...]) -> tuple[Held, ...]:
     return tuple(Held(line.balance, Amount(line.unit, line.amount, line.scale)) for line in of)
+
+
+def settle_answer(reserved: Reserved) -> SettleAnswer:
+    return SettleAnswer(
+        standing=standing_of(reserved),
+        charged=shown_lines(reserved.charged),
+        returned=shown_lines(reserved.returned),
+        overage=shown_lines(reserved.overage),
+        recorded_as=reserved.recorded_as,
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.deciding.asked import make_event
 from sidecar.deciding.funds import held_funds, sum_funds, without_rates
@@ -15,6 +15,9 @@ from sidecar.engine.decide import decide
 from sidecar.engine.entitlement import BalanceSpec, Entitlements
 from sidecar.engine.evaluate import Bill, Outcome
 from sidecar.leases.terms import NotCovered, Taken
+
+SETTLE_LEASE_SECONDS: Final = 1.0
+"""How long a settle above its hold waits for a lease: its caller has the answer already."""
 
 
 class Settlement(NamedTuple):

@@ -17,7 +17,9 @@ from sidecar.deciding.consume import Consume
 from sidecar.deciding.entitlements import Entitled, Held, Listing
 from sidecar.deciding.holding import Standing
 from sidecar.deciding.report import Report
-from sidecar.deciding.reserve import Reserve
+from sidecar.deciding.reserving.extend import Extend, Release
+from sidecar.deciding.reserving.reserve import Reserve
+from sidecar.deciding.reserving.settle import Settle
 from sidecar.rpc import validate, wire
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.fields import block
@@ -35,6 +37,9 @@ class Verbs:
     consume: Consume
     report: Report
     reserve: Reserve
+    settle: Settle
+    extend: Extend
+    release: Release
     listing: Listing
     clock: Clock
 
@@ -100,7 +105,7 @@ class EntitlementService:
         event = usage.UsageEvent()
         event.CopyFrom(request.event)
         event.ClearField("idempotency_key")
-        reserved = self._verbs.reserve.reserve(
+        reserved = self._verbs.reserve(
             request.reservation_id,
             asked(event),
             feature=request.feature,
@@ -119,7 +124,7 @@ class EntitlementService:
     ) -> bytes:
         """SettleReservation."""
         validate.settle(request)
-        settled = self._verbs.reserve.settle(
+        settled = self._verbs.settle(
             request.reservation_id,
             request.event if request.HasField("event") else None,
             final=request.final,
@@ -138,7 +143,7 @@ class EntitlementService:
     ) -> bytes:
         """ExtendReservation."""
         validate.extend(request)
-        extended = self._verbs.reserve.extend(
+        extended = self._verbs.extend(
             request.reservation_id,
             request.event if request.HasField("event") else None,
             ttl=wire.span(request.ttl) if request.HasField("ttl") else None,
@@ -152,7 +157,7 @@ class EntitlementService:
     ) -> bytes:
         """ReleaseReservation."""
         validate.release(request)
-        standing = self._verbs.reserve.release(request.reservation_id)
+        standing = self._verbs.release(request.reservation_id)
         return api.ReleaseReservationResponse(reservation=_reservation(standing)).SerializeToString()
 
     def list_entitlements(self, request: api.ListEntitlementsRequest, context: grpc.ServicerContext) -> bytes:

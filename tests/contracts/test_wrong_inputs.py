@@ -167,7 +167,7 @@ MALFORMED = [
         "event.gauge_feature",
     ),
     ("consume too late", consume(at=datetime.now(UTC) - timedelta(minutes=6)), "event.occurred_at"),
-    ("consume too early", consume(at=datetime.now(UTC) + timedelta(minutes=6)), "event.occurred_at"),
+    ("consume too early", consume(at=datetime.now(UTC) + timedelta(hours=6)), "event.occurred_at"),
     (
         "reserve too late",
         api.ReserveUsageRequest(reservation_id="r", event=event(at=datetime.now(UTC) - timedelta(minutes=6))),
@@ -378,7 +378,7 @@ def test_a_settle_of_an_expired_reservation(offline: Offline) -> None:
     ttl = Duration(nanos=1_000_000)
     call(offline, api.ReserveUsageRequest(reservation_id="late", event=event(""), ttl=ttl))
     before = offline.written()
-    offline.sidecar._reserve.expire_due()
+    offline.sidecar._expiry()
     settle = api.SettleReservationRequest(reservation_id="late", event=event(""), final=True)
     answer = call(offline, settle)
     assert answer.reservation.state == api.RESERVATION_STATE_EXPIRED

@@ -1,0 +1,1 @@
+"""Reservations: a module per verb, over what they share (`desk`, `commits`, `ending`)."""

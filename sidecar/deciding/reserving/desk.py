@@ -1,0 +1,106 @@
+"""The reservations that are open, and the rule that calls of one go one after the other."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from sidecar.deciding.reserved import Reserved, decode
+from sidecar.engine.entitlement import Entitlements
+from sidecar.leases.book import LeaseBook
+from sidecar.outbox.port import Outbox
+from sidecar.view.memory import View
+
+
+class Desk:
+    """Thread-safe. What it remembers is in the outbox already; who changes a reservation is `alone` with it."""
+
+    def __init__(self, *, outbox: Outbox, book: LeaseBook, view: View, now: Callable[[], datetime]) -> None:
+        """Knows no reservation until `restore`. `now`: the control plane's clock as known."""
+        self._outbox = outbox
+        self._book = book
+        self._view = view
+        self._now = now
+        self._lock = threading.Lock()
+        self._busy: dict[str, tuple[threading.Lock, int]] = {}
+        self._open: dict[str, tuple[Reserved, Entitlements | None]] = {}
+        self._per_customer: dict[str, int] = {}
+
+    def restore(self) -> int:
+        """At the start: holds of earlier incarnations go on. Returns how many."""
+        for row in self._outbox.open_reservations():
+            reserved = decode(row.state, row.version)
+            with self._book.lock:
+                for hold in reserved.holds:
+                    self._book.restore_hold(hold.ref, hold.lease_id, hold.amount)
+            self.remember(reserved, None)
+        return len(self._open)
+
+    def is_pinned(self, customer_id: str) -> bool:
+        """Has this customer an open reservation?"""
+        return customer_id in self._per_customer
+
+    def due(self, now: datetime) -> list[str]:
+        """The ids of those whose time has run out."""
+        return [key for key, (reserved, _) in list(self._open.items()) if reserved.expires_at <= now]
+
+    @contextmanager
+    def alone(self, reservation_id: str) -> Iterator[None]:
+        """Calls of one reservation go one after the other; those of others do not wait for them."""
+        with self._lock:
+            lock, users = self._busy.get(reservation_id, (None, 0))
+            lock = lock or threading.Lock()
+            self._busy[reservation_id] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                _, users = self._busy[reservation_id]
+                if users == 1:
+                    del self._busy[reservation_id]
+                else:
+                    self._busy[reservation_id] = (lock, users - 1)
+
+    def find(self, reservation_id: str) -> Reserved | None:
+        """An open one from memory, an ended one from the outbox. None: it was never heard of."""
+        found = self._open.get(reservation_id)
+        if found is not None:
+            return found[0]
+        row = self._outbox.reservation(reservation_id)
+        return None if row is None else decode(row.state, row.version)
+
+    def decided_by(self, reservation_id: str) -> Entitlements | None:
+        """The entitlements that it was decided by. None: it is not open, or was before a restart."""
+        found = self._open.get(reservation_id)
+        return None if found is None else found[1]
+
+    def entitlements(self, reserved: Reserved) -> Entitlements | None:
+        """Those that it was decided by; after a restart the present ones. None: not known, so that its event
+        is a fact.
+        """
+        known = self.decided_by(reserved.reservation_id)
+        if known is not None:
+            return known
+        entry = self._view.customer(reserved.customer_id)
+        if entry is None or not entry.customer.exists:
+            return None
+        return self._view.compiled(entry, self._now()).entitlements
+
+    def remember(self, reserved: Reserved, entitlements: Entitlements | None) -> None:
+        """It is open, and stands like this."""
+        with self._lock:
+            if reserved.reservation_id not in self._open:
+                count = self._per_customer.get(reserved.customer_id, 0)
+                self._per_customer[reserved.customer_id] = count + 1
+            self._open[reserved.reservation_id] = (reserved, entitlements)
+
+    def forget(self, reserved: Reserved) -> None:
+        """It has ended."""
+        with self._lock:
+            if self._open.pop(reserved.reservation_id, None) is not None:
+                left = self._per_customer[reserved.customer_id] - 1
+                if left:
+                    self._per_customer[reserved.customer_id] = left
+                else:
+                    del self._per_customer[reserved.customer_id]
