@@ -12,7 +12,7 @@ from sidecar.engine.catalog import Catalog
 from sidecar.engine.decision import Decision, Freshness, Standing, build
 from sidecar.engine.entitlement import Entitlements
 from sidecar.engine.evaluate import Draw
-from sidecar.engine.values import BalanceKind, BalanceRef, Reason
+from sidecar.engine.values import BalanceKind, Reason
 from sidecar.runtime.clock import Clock
 from sidecar.view.memory import View
 
@@ -47,12 +47,12 @@ class Answers:
     ) -> Decision:
         """The whole decision; `takes`: what becomes of the draws, which the balances shown do not count yet."""
         entitlements = judged.entitlements or self._nobody(judged)
-        standings: dict[BalanceRef, Standing] = {}
-        for charge in judged.bill.charges:
-            if charge.ref not in standings:
-                standings[charge.ref] = self.standings.one(charge.ref, charge.spec, at)
-        for ref, verdict in (spent.verdicts or {}).items():
-            standings[ref] = after(standings[ref], verdict)
+        standings = spent.standings
+        if standings is None:
+            standings = self.standings.of(judged.bill.charges, at)
+        if spent.verdicts:
+            for ref, verdict in spent.verdicts.items():
+                standings[ref] = after(standings[ref], verdict)
         if takes is not Takes.NOTHING:
             for draw in spent.outcome.draws:
                 if not draw.spec.decided_remotely and draw.spec.kind is not BalanceKind.RATE:
@@ -96,8 +96,9 @@ class Answers:
 
 
 def _drawn(standing: Standing, draw: Draw, takes: Takes) -> Standing:
-    amount = draw.within + draw.beyond + draw.uncovered
-    if takes is Takes.RESERVES:
-        return standing._replace(reserved=standing.reserved + amount)
     over = draw.beyond + draw.uncovered
-    return standing._replace(used=standing.used + amount, overage=standing.overage + over)
+    amount = draw.within + over
+    limit, used, overage, reserved, remaining, resets_at, next_expiry_at = standing
+    if takes is Takes.RESERVES:
+        return Standing(limit, used, overage, reserved + amount, remaining, resets_at, next_expiry_at)
+    return Standing(limit, used + amount, overage + over, reserved, remaining, resets_at, next_expiry_at)

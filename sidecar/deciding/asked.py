@@ -1,17 +1,16 @@
 """What a caller sent, as the verbs take it: the message as data, and what is derived from it once."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.party import Party
 from sidecar.engine.values import Event, GaugeChange
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """One validated event. `occurred_at` None: the caller gave none."""
 
     message: usage.UsageEvent

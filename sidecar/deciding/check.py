@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.answers import Answers
@@ -12,8 +13,7 @@ from sidecar.deciding.party import Parties
 from sidecar.engine.decision import Decision
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A validated check; fields as in `purser.v1.CheckAccessRequest`."""
 
     customer_id: str
@@ -71,6 +71,6 @@ class Check:
                 explain=question.explain,
                 max_staleness=question.max_staleness,
             )
-        spent = self.judge.look(judged)
+        spent = self.judge.look(judged, now)
         decision = self.answers.decision(judged, spent, decision_id=self.answers.new_id(), at=now)
         return decision, judged

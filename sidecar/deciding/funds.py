@@ -3,12 +3,11 @@ plane is away.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Protocol
 
 from sidecar.deciding.reserved import Hold
-from sidecar.deciding.standings import Standings
 from sidecar.engine.catalog import OveragePolicy
+from sidecar.engine.decision import Standing
 from sidecar.engine.entitlement import BalanceSpec
 from sidecar.engine.evaluate import Bill, Charge, Fund
 from sidecar.engine.values import BalanceKind, BalanceRef
@@ -25,9 +24,9 @@ class Hints(Protocol):
 
 def book_funds(book: Spending, bill: Bill, now: float, finish_until: float | None) -> dict[BalanceRef, Fund]:
     """What the book lets this bill spend. The book's lock is held by the caller."""
-    features = {line.entitlement.name for line in bill.features}
+    features = {line.entitlement.feature.name for line in bill.features}
     if len(features) <= 1:
-        feature = next(iter(features), "")
+        feature = features.pop() if features else ""
         return dict(book.funds(bill.refs, feature, now, finish_until))
     # Several features may draw on one wallet: what any of them may spend, and what each may in its own scope.
     general = book.funds(bill.refs, "", now, finish_until)
@@ -75,31 +74,35 @@ def without_rates(bill: Bill) -> Bill:
 
 
 def leasable(
-    standings: Standings, hints: Hints, bill: Bill, funds: Mapping[BalanceRef, Fund], at: datetime
+    charges: Iterable[Charge],
+    standings: Mapping[BalanceRef, Standing],
+    hints: Hints,
+    funds: Mapping[BalanceRef, Fund],
 ) -> dict[BalanceRef, Fund]:
     """What could be spent as the balances are shown: for a check while the control plane is near.
 
     Slices that others hold and do not spend can be recalled, so what counts is what remains of the whole fleet.
     """
     wider: dict[BalanceRef, Fund] = {}
-    for charge in bill.charges:
-        hint = hints.hint(charge.ref)
-        if charge.spec.decided_remotely:
-            wider[charge.ref] = Fund(_remote_room(charge, hint))
+    for charge in charges:
+        spec, ref = charge.spec, charge.ref
+        hint = hints.hint(ref)
+        if spec.decided_remotely:
+            wider[ref] = Fund(_remote_room(charge, hint))
             continue
-        held = funds.get(charge.ref)
-        if charge.spec.kind is BalanceKind.RATE:
-            wider[charge.ref] = Fund(_tokens(charge.spec, hint, held))
+        held = funds.get(ref)
+        if spec.kind is BalanceKind.RATE:
+            wider[ref] = Fund(_tokens(spec, hint, held))
             continue
-        standing = standings.one(charge.ref, charge.spec, at)
+        standing = standings[ref]
         remaining = max(0, (standing.limit or 0) - standing.used - standing.reserved)
         beyond = 0
-        if charge.spec.overage is OveragePolicy.ALLOW_UP_TO:
-            beyond = max(0, charge.spec.cap - standing.overage)
+        if spec.overage is OveragePolicy.ALLOW_UP_TO:
+            beyond = max(0, spec.cap - standing.overage)
         if hint is not None and hint.scoped:
             mine = hint.available_to(charge.feature) + (0 if held is None else held.within)
             remaining = min(remaining, mine)
-        wider[charge.ref] = Fund(remaining, beyond)
+        wider[ref] = Fund(remaining, beyond)
     return wider
 
 

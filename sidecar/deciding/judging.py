@@ -1,9 +1,10 @@
 """From who asks and what for to a bill, with the trouble policies' word in it; and from there to what is spent."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 from sidecar.deciding.errors import Malformed, Violation
 from sidecar.deciding.party import Party
@@ -24,8 +25,7 @@ from sidecar.view.memory import View
 _STRANGERS = frozenset({Reason.CUSTOMER_NOT_FOUND, Reason.CONTROL_PLANE_UNREACHABLE})
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """A bill, and what it rests on."""
 
     bill: Bill
@@ -100,14 +100,11 @@ class Judge:
             at="quantity",
         )
 
-    def look(self, judged: Judged) -> Spent:
-        """What would be decided now: takes nothing, waits for nothing."""
-        outcome = (
-            self.till.guest(judged.bill, look=True).outcome
-            if judged.is_guest
-            else self.till.look(judged.bill)
-        )
-        return self._named(judged, Spent(outcome))
+    def look(self, judged: Judged, at: datetime) -> Spent:
+        """What would be decided at `at`, which is now: takes nothing, waits for nothing."""
+        if judged.is_guest:
+            return self._named(judged, Spent(self.till.guest(judged.bill, look=True).outcome))
+        return self._named(judged, self.till.look(judged.bill, at))
 
     def spend(self, judged: Judged, deadline: float) -> Spent:
         """Decides and takes. `deadline`: monotonic seconds for leasing."""
@@ -119,9 +116,10 @@ class Judge:
 
     def fresh_charges(self, found: Bill) -> Bill:
         """Values that were counted in their period already cost nothing."""
-        if not any(charge.value and charge.spec.kind is not BalanceKind.GAUGE for charge in found.charges):
-            return found
-        return found._replace(features=tuple(self._without_counted(line) for line in found.features))
+        for charge in found.charges:
+            if charge.value and charge.spec.kind is not BalanceKind.GAUGE:
+                return found._replace(features=tuple(self._without_counted(line) for line in found.features))
+        return found
 
     def _judge(
         self,
@@ -201,7 +199,7 @@ class Judge:
     def _named(self, judged: Judged, spent: Spent) -> Spent:
         outcome = spent.outcome
         if judged.is_fallback and outcome.allowed:
-            return replace(spent, outcome=outcome._replace(reason=Reason.OK_FALLBACK), is_fallback=True)
+            return spent._replace(outcome=outcome._replace(reason=Reason.OK_FALLBACK), is_fallback=True)
         return spent
 
     def _without_counted(self, line: FeatureBill) -> FeatureBill:

@@ -1,7 +1,7 @@
 """Checks whose answer may be kept: the decision, and what must be unchanged for it to be given again."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.deciding.check import Check, Question
 from sidecar.deciding.judging import Judged
@@ -20,8 +20,7 @@ KEPT_WITH_RATE_SECONDS: Final = 0.05
 """A rate's tokens come back by themselves: nothing says so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Basis:
+class Basis(NamedTuple):
     """What one answer rests on. The answer holds while the view is LIVE and all of this is as it was."""
 
     customer_id: str

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.engine.entitlement import Entitlements
 from sidecar.engine.values import Reason
@@ -17,8 +17,7 @@ COLD_WAIT_SECONDS: Final = 5.0
 """How long a cold customer is waited for while the feed is connected, if the caller's deadline allows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Party:
+class Party(NamedTuple):
     """Who asks. With `refusal` OK there are entitlements; CONTROL_PLANE_UNREACHABLE: not known here, and
     nobody to ask.
     """

@@ -4,9 +4,9 @@ it is final.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.deciding.funds import (
     book_funds,
@@ -22,6 +22,7 @@ from sidecar.deciding.uniques import Uniques
 from sidecar.deciding.waivers import Waivers
 from sidecar.engine.catalog import OnUnreachable, Trouble
 from sidecar.engine.decide import decide
+from sidecar.engine.decision import Standing
 from sidecar.engine.entitlement import BalanceSpec
 from sidecar.engine.evaluate import Bill, Charge, Draw, Fund, Outcome, Shortfall
 from sidecar.engine.values import (
@@ -50,8 +51,7 @@ _REASONS: Final[Mapping[Grade, Reason]] = {
 """What a grade makes of the reason that the engine found; the others leave it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """What was decided, and what was taken for it. A refused one has taken nothing."""
 
     outcome: Outcome
@@ -61,6 +61,8 @@ class Spent:
     is_fallback: bool = False
     retry_after: timedelta | None = None
     verdicts: Mapping[BalanceRef, RemoteVerdict] | None = None
+    standings: dict[BalanceRef, Standing] | None = None
+    """How the balances stood that were looked at. None: nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +81,26 @@ class Till:
     blocking: Callable[[], AbstractContextManager[None]]
     """Around waits for the network."""
 
-    def look(self, bill: Bill) -> Outcome:
-        """What `spend` would say now, without taking, leasing or waiting: for a check."""
+    def look(self, bill: Bill, at: datetime) -> Spent:
+        """What `spend` would say at `at`, which is now, without taking, leasing or waiting: for a check."""
+        now, finish_until = self.clock.monotonic(), self.finish_until(bill)
         with self.book.lock:
-            funds = book_funds(self.book, bill, self.clock.monotonic(), self.finish_until(bill))
+            funds = book_funds(self.book, bill, now, finish_until)
         if self.view.pulse.is_connected:
-            return decide(bill, leasable(self.standings, self.view, bill, funds, self.now()))
+            charges = bill.charges
+            standings = self.standings.of(charges, at)
+            return Spent(decide(bill, leasable(charges, standings, self.view, funds)), standings=standings)
         outcome = decide(bill, funds)
         if outcome.allowed or not outcome.shortfalls:
-            return outcome
+            return Spent(outcome)
         away = {(short.ref, short.feature): Acquired(Grade.UNREACHABLE) for short in outcome.shortfalls}
-        return self._coloured(outcome, away)
+        return Spent(self._coloured(outcome, away))
 
     def spend(self, bill: Bill, event: Event, deadline: float) -> Spent:
         """Takes all that the bill asks for, or nothing. `deadline`: monotonic seconds for leasing."""
         if bill.refused is not Reason.OK:
             return Spent(decide(bill, {}))
-        remote = tuple(charge for charge in bill.charges if charge.spec.decided_remotely)
+        remote = [charge for charge in bill.charges if charge.spec.decided_remotely]
         spent = self._local(bill, remote, deadline)
         if not spent.outcome.allowed or not remote:
             return spent
@@ -286,7 +291,7 @@ class Till:
                 outcome = spent.outcome._replace(
                     reason=Reason.OK_FALLBACK, findings=(*spent.outcome.findings, finding)
                 )
-                spent = replace(spent, outcome=outcome, is_fallback=True)
+                spent = spent._replace(outcome=outcome, is_fallback=True)
                 continue
             self.give_back(spent)
             funds = remote_funds(remote) | {charge.ref: Fund(0)}
@@ -297,7 +302,7 @@ class Till:
             else:
                 verdicts[charge.ref] = answer
             return Spent(outcome, verdicts=verdicts)
-        return replace(spent, verdicts=verdicts)
+        return spent._replace(verdicts=verdicts)
 
     def _verdict(self, charge: Charge, event: Event, deadline: float) -> RemoteVerdict | RemoteFailure:
         return self.keeper.decide_remote(

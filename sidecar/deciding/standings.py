@@ -7,10 +7,10 @@ from datetime import datetime
 from sidecar.deciding.unreported import Unreported
 from sidecar.engine.decision import BalanceState, Standing, balance_state
 from sidecar.engine.entitlement import BalanceSpec
+from sidecar.engine.evaluate import Charge
 from sidecar.engine.values import BalanceKind, BalanceRef
 from sidecar.leases.book import Spending as Book
 from sidecar.leases.terms import RemoteVerdict
-from sidecar.view.hints import Hint
 from sidecar.view.memory import View
 
 
@@ -22,11 +22,14 @@ class Standings:
     book: Book
     unreported: Unreported
 
-    def of(
-        self, balances: Iterable[tuple[BalanceRef, BalanceSpec]], at: datetime
-    ) -> dict[BalanceRef, Standing]:
-        """Of each balance, as of `at`."""
-        return {ref: self.one(ref, spec, at) for ref, spec in balances}
+    def of(self, charges: Iterable[Charge], at: datetime) -> dict[BalanceRef, Standing]:
+        """Of each balance that is charged, as of `at`."""
+        found: dict[BalanceRef, Standing] = {}
+        for charge in charges:
+            ref = charge.ref
+            if ref not in found:
+                found[ref] = self.one(ref, charge.spec, at)
+        return found
 
     def state(self, ref: BalanceRef, spec: BalanceSpec, at: datetime) -> BalanceState:
         """One balance as an answer shows it."""
@@ -38,20 +41,18 @@ class Standings:
         if hint is not None and hint.period_end is not None and hint.period_end <= at:
             # It speaks of a period that is over.
             hint = None
-        window = spec.period.window(at) if spec.period is not None else None
+        used = self.unreported.of(ref)
         reserved = self.book.held(ref)
-        unreported = self.unreported.of(ref)
         if hint is None:
             limit = spec.limit if spec.limit is not None or spec.kind is not BalanceKind.WALLET else 0
-            over = 0 if limit is None else max(0, unreported - limit)
-            return Standing(
-                limit=limit,
-                used=unreported,
-                overage=over,
-                reserved=reserved,
-                resets_at=window.end if window is not None else None,
-            )
-        return _standing(spec, hint, unreported, reserved, window.end if window is not None else None)
+            over = 0 if limit is None else max(0, used - limit)
+            return Standing(limit, used, over, reserved, None, _end(spec, at))
+        # A limit is the entitlement's own: a hint may be older than the catalog or the plan that changed it.
+        limit = hint.granted if spec.kind is BalanceKind.WALLET else spec.limit
+        used += hint.used
+        over = hint.overage if limit is None else max(hint.overage, used - limit)
+        resets_at = hint.period_end or _end(spec, at)
+        return Standing(limit, used, over, reserved, None, resets_at, hint.next_expiry_at)
 
 
 def after(standing: Standing, verdict: RemoteVerdict) -> Standing:
@@ -59,17 +60,5 @@ def after(standing: Standing, verdict: RemoteVerdict) -> Standing:
     return standing._replace(limit=verdict.limit, used=verdict.used)
 
 
-def _standing(
-    spec: BalanceSpec, hint: Hint, unreported: int, reserved: int, window_end: datetime | None
-) -> Standing:
-    # A limit is the entitlement's own: a hint may be older than the catalog or the plan that changed it.
-    limit = hint.granted if spec.kind is BalanceKind.WALLET else spec.limit
-    used = hint.used + unreported
-    return Standing(
-        limit=limit,
-        used=used,
-        overage=hint.overage if limit is None else max(hint.overage, used - limit),
-        reserved=reserved,
-        resets_at=hint.period_end or window_end,
-        next_expiry_at=hint.next_expiry_at,
-    )
+def _end(spec: BalanceSpec, at: datetime) -> datetime | None:
+    return None if spec.period is None else spec.period.window(at).end

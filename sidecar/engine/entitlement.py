@@ -54,6 +54,22 @@ class BalanceSpec:
     """The feature it belongs to; empty for wallets and budgets."""
     sources: tuple[str, ...] = ()
     """`plan pro@12`, `add_on pack_50@12`."""
+    unlimited: bool = field(init=False, repr=False, compare=False)
+    """True: nothing to lease and nothing to run out. A wallet never is, and a gauge's holders are always booked."""
+    decided_remotely: bool = field(init=False, repr=False, compare=False)
+    """True: only the control plane can decide it (gauges, `max`, `latest`); its fund is that verdict."""
+
+    def __post_init__(self) -> None:
+        """Finds out once what every call asks."""
+        kind, meter = self.kind, self.meter
+        unlimited = self.limit is None and kind not in {BalanceKind.WALLET, BalanceKind.GAUGE}
+        remotely = kind is BalanceKind.GAUGE or (
+            meter is not None
+            and kind is BalanceKind.ALLOWANCE
+            and meter.aggregate in {Aggregate.MAX, Aggregate.LATEST}
+        )
+        object.__setattr__(self, "unlimited", unlimited)
+        object.__setattr__(self, "decided_remotely", remotely)
 
     def ref(self, customer_id: str, subject_id: str, parent_id: str) -> BalanceRef | None:
         """Whose balance an event touches. None: a subject's without subject, or a parent's where there is none."""
@@ -62,20 +78,6 @@ class BalanceSpec:
         if self.scope is BalanceScope.SUBJECT:
             return BalanceRef(customer_id, subject_id, self.name) if subject_id else None
         return BalanceRef(parent_id, "", self.name) if parent_id else None
-
-    @property
-    def unlimited(self) -> bool:
-        """True: nothing to lease and nothing to run out. A wallet never is, and a gauge's holders are always booked."""
-        return self.limit is None and self.kind not in {BalanceKind.WALLET, BalanceKind.GAUGE}
-
-    @property
-    def decided_remotely(self) -> bool:
-        """True: only the control plane can decide it (gauges, `max`, `latest`); its fund is that verdict."""
-        return self.kind is BalanceKind.GAUGE or (
-            self.meter is not None
-            and self.kind is BalanceKind.ALLOWANCE
-            and self.meter.aggregate in {Aggregate.MAX, Aggregate.LATEST}
-        )
 
     @property
     def micro_per_second(self) -> int:

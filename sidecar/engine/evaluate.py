@@ -85,9 +85,13 @@ class Bill(NamedTuple):
         found: list[Charge] = []
         for line in self.features:
             found += line.allowances
-            found += (charge for charge in (line.wallet, line.gauge) if charge is not None)
+            if line.wallet is not None:
+                found.append(line.wallet)
+            if line.gauge is not None:
+                found.append(line.gauge)
             found += line.rates
-        return (*found, *self.budgets)
+        found += self.budgets
+        return tuple(found)
 
 
 class Fund(NamedTuple):

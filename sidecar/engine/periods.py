@@ -101,18 +101,24 @@ class Period:
 
     def window(self, at: datetime) -> Window:
         """The period that holds the instant."""
-        number = self.number(at)
-        return Window(self.begins(number), self.begins(number + 1))
+        return _window(self, self.number(at))
 
     def number(self, at: datetime) -> int:
         """The number of the period that holds the instant; 0 begins at the anchor, those before it are negative."""
-        mean = self.every.months * _MEAN_MONTH + self.every.time
+        every = self.every
+        mean = every.months * _MEAN_MONTH + every.time if every.months else every.time
         number = (at - self.anchor_at) // mean
-        while self.begins(number) > at:
+        while _window(self, number).start > at:
             number -= 1
-        while self.begins(number + 1) <= at:
+        while _window(self, number).end <= at:
             number += 1
         return number
+
+
+@lru_cache(maxsize=8192)
+def _window(period: Period, number: int) -> Window:
+    # Kept, because calendar arithmetic costs more than a whole decision, and asks for the same few windows.
+    return Window(period.begins(number), period.begins(number + 1))
 
 
 def calendar(every: Span) -> Period:
