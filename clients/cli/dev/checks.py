@@ -39,7 +39,7 @@ def check(played: Played) -> list[Check]:
 
 def _race(played: Played) -> Check:
     race = played.race
-    # A machine that is short of breath may refuse for lack of time; what matters is that no slot is sold twice or left empty.
+    # A slow machine may refuse for lack of time; what matters is that no slot is sold twice or left empty.
     held = race.granted == race.room and race.refusals.total() > 0
     return Check("as many slots as fit", held, f"{race.granted} granted, room for {race.room}")
 
