@@ -43,6 +43,8 @@ class Batch:
     customers: Mapping[str, CustomerState]
     subjects: Mapping[str, SubjectState]
     catalogs: Mapping[int, CatalogRevision]
+    now: datetime
+    """When it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ class Poller:
         subjects = await subject_states(uow, changed.subjects & self._subjects.keys())
         wanted = catalogs_of(customers.values()) | changed.catalogs
         catalogs = {revision: await catalog_state(uow, revision) for revision in sorted(wanted)}
-        return Batch(changed, customers, subjects, catalogs)
+        return Batch(changed, customers, subjects, catalogs, uow.now)
 
     def _keep(self, batch: Batch) -> None:
         self._batches.append(batch)

@@ -1,6 +1,7 @@
 """One follower's side of the feed: a state machine that says what to send next. It knows nothing of gRPC."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 
 from control_plane.catalog.revisions import current_revision
@@ -142,7 +143,7 @@ class Stream:
         new = (changed.catalogs | catalogs_of(customers)) - self._catalogs
         self._catalogs |= new
         catalogs = [batch.catalogs[revision] for revision in sorted(new)]
-        return self._lead_to(changed.to_revision, catalogs, customers, subjects)
+        return self._lead_to(changed.to_revision, batch.now, catalogs, customers, subjects)
 
     async def _catch_up(self, uow: UnitOfWork, *, even_if_empty: bool = False) -> Sequence[FollowResponse]:
         changed: Changed = await read_changed(uow, after=self._revision)
@@ -151,11 +152,12 @@ class Stream:
         customers = list((await customer_states(uow, self._listener.customers & changed.customers)).values())
         subjects = list((await subject_states(uow, self._listener.subjects & changed.subjects)).values())
         catalogs = await self._new_catalogs(uow, customers)
-        return self._lead_to(changed.to_revision, catalogs, customers, subjects)
+        return self._lead_to(changed.to_revision, uow.now, catalogs, customers, subjects)
 
     def _lead_to(
         self,
         revision: int,
+        now: datetime,
         catalogs: Sequence[CatalogRevision],
         customers: Sequence[CustomerState],
         subjects: Sequence[SubjectState],
@@ -171,6 +173,7 @@ class Stream:
                 catalogs=catalogs if number == 1 else (),
                 customers=some_customers,
                 subjects=some_subjects,
+                now=timestamp(now),
             )
             messages.append(FollowResponse(change=change))
         self._revision = revision
@@ -196,6 +199,7 @@ class Stream:
                     catalogs=catalogs if number == 0 else (),
                     customers=some_customers,
                     subjects=some_subjects,
+                    now=timestamp(uow.now),
                 )
             )
             for number, (some_customers, some_subjects) in enumerate(_parts(customers, subjects))

@@ -73,8 +73,10 @@ class Follower:
                     self._fresh_start = True
                     return Step()
                 case "snapshot":
+                    self._hear_clock(message.snapshot, received_at)
                     return self._snapshot(message.snapshot)
                 case "change":
+                    self._hear_clock(message.change, received_at)
                     return self._change(message.change)
                 case "hints":
                     self._view.apply_hints(message.hints.hints)
@@ -89,6 +91,11 @@ class Follower:
                     return _bad(0, "a message of a kind that this version does not know")
         except (BadState, AmountOutOfRange) as error:
             return _bad(_revision_of(message), str(error))
+
+    def _hear_clock(self, message: feed.Snapshot | feed.Change, received_at: float) -> None:
+        """Before its states are compiled: what they say begins now must have begun here, too."""
+        if message.HasField("now"):
+            self._view.pulse.heard_clock(instant(message.now), received_at)
 
     def _snapshot(self, snapshot: feed.Snapshot) -> Step:
         customers = [state for state in snapshot.customers if state.customer_id in self._customers]

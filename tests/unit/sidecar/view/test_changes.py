@@ -1,11 +1,11 @@
 """Changes as the feed sends them: large ones in parts, and limits that change where no balance did."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
-from sidecar.engine.values import BalanceRef
+from sidecar.engine.values import BalanceRef, Reason
 from sidecar.view.follower import Follower
 from sidecar.view.memory import View
 from sidecar.view.pulse import Pulse
@@ -71,3 +71,36 @@ def test_a_limit_changes_where_no_balance_did() -> None:
     hint = view.hint(QUOTA)
     assert hint is not None
     assert hint.granted == 40
+
+
+def test_what_begins_now_has_begun_here() -> None:
+    """A state brings the control plane's clock along, however late the heartbeats came that told it before."""
+    pulse = Pulse()
+    view = View(
+        bound=10,
+        pulse=pulse,
+        now=lambda: pulse.control_now(wall_now=NOW, monotonic=10.0),
+        pinned=lambda _: False,
+    )
+    follower = Follower(view)
+    follower.start(session.Holder(), "")
+    follower.subscribe(["acme"], [])
+    stale = feed.Heartbeat(revision=0)
+    stale.now.FromDatetime(NOW - timedelta(seconds=1))
+    follower.receive(feed.FollowResponse(heartbeat=stale), received_at=10.0)
+    document = {
+        "purser": "catalog/v1",
+        "features": {"sso": {"type": "switch"}},
+        "plans": {"pro": {"entitlements": {"sso": True}}},
+    }
+    catalog = feed.CatalogRevision(revision=1, document=json.dumps(document).encode(), current=True)
+    subscription = feed.SubscriptionState(subscription_id="s", plan="pro", catalog_revision=1, state="active")
+    subscription.starts_at.FromDatetime(NOW)
+    subscription.anchor_at.FromDatetime(NOW)
+    acme = feed.CustomerState(customer_id="acme", exists=True, subscriptions=[subscription])
+    snapshot = feed.Snapshot(revision=1, catalogs=[catalog], customers=[acme])
+    snapshot.now.FromDatetime(NOW)
+    follower.receive(feed.FollowResponse(snapshot=snapshot), received_at=10.0)
+    entry = view.customer("acme")
+    assert entry is not None
+    assert entry.compiled.entitlements.standing is Reason.OK

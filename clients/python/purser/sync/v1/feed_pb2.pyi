@@ -330,6 +330,7 @@ class Snapshot(_message.Message):
     CATALOGS_FIELD_NUMBER: _builtins.int
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     SUBJECTS_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision that these states were read at."""
     @_builtins.property
@@ -344,6 +345,10 @@ class Snapshot(_message.Message):
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubjectState]:
         """Subjects that were asked for, those that do not exist included."""
 
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The control plane's clock, not before any instant in these states that has passed: what begins now has begun."""
+
     def __init__(
         self,
         *,
@@ -351,10 +356,11 @@ class Snapshot(_message.Message):
         catalogs: _abc.Iterable[Global___CatalogRevision] | None = ...,
         customers: _abc.Iterable[Global___CustomerState] | None = ...,
         subjects: _abc.Iterable[Global___SubjectState] | None = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogs", b"catalogs", "customers", b"customers", "revision", b"revision", "subjects", b"subjects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogs", b"catalogs", "customers", b"customers", "now", b"now", "revision", b"revision", "subjects", b"subjects"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,6 +377,7 @@ class Change(_message.Message):
     CATALOGS_FIELD_NUMBER: _builtins.int
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     SUBJECTS_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
     from_revision: _builtins.int
     """The revision that it starts from: the one that the sidecar has reached."""
     to_revision: _builtins.int
@@ -387,6 +394,10 @@ class Change(_message.Message):
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubjectState]:
         """Followed subjects that changed."""
 
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """As in Snapshot."""
+
     def __init__(
         self,
         *,
@@ -395,10 +406,11 @@ class Change(_message.Message):
         catalogs: _abc.Iterable[Global___CatalogRevision] | None = ...,
         customers: _abc.Iterable[Global___CustomerState] | None = ...,
         subjects: _abc.Iterable[Global___SubjectState] | None = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogs", b"catalogs", "customers", b"customers", "from_revision", b"from_revision", "subjects", b"subjects", "to_revision", b"to_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogs", b"catalogs", "customers", b"customers", "from_revision", b"from_revision", "now", b"now", "subjects", b"subjects", "to_revision", b"to_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
