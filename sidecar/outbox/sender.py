@@ -76,6 +76,12 @@ class Sender:
         """Uploads what is there without waiting for the interval."""
         self._wake()
 
+    def reconnected(self) -> None:
+        """The way to the control plane is back: what failed before says nothing about now."""
+        self._backoff.worked()
+        self._retry_at = 0.0
+        self._wake()
+
     def step(self) -> float:
         """Uploads one batch, which may block for a call; how many seconds it may rest unless it is woken. 0:
         there is more.

@@ -87,6 +87,8 @@ class Sessions:
         """
         if generation is None or generation != self._shelf.generation:
             self._is_stale = True
+            self._backoff.worked()
+            self._retry_at = 0.0
             self._wake()
 
     def step(self) -> float:

@@ -282,3 +282,18 @@ def test_refusals_are_reported_once_and_never_retried(start: Start, books: FakeB
     process.outbox.count_refusals([b"", b""], [b""])
     process.run(20)
     assert books.refusals == [(2, 1)]
+
+
+def test_what_waited_goes_up_at_once_when_the_control_plane_is_back(start: Start, books: FakeBooks) -> None:
+    """An outage lets the waits between tries grow to seconds; its end ends them."""
+    process = start()
+    process.run(1)
+    process.use("a")
+    books.trouble = failing(10**6)
+    process.run(60)
+    assert books.order == []
+    books.trouble = failing(0)
+    process.sessions.reconnected()
+    process.sender.reconnected()
+    process.run(0.3)
+    assert books.order == ["a"]
