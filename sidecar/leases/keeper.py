@@ -6,7 +6,6 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from random import Random
 from typing import Final
 
@@ -14,26 +13,19 @@ import structlog
 
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
-from sidecar.engine.values import BalanceRef
 from sidecar.leases import arrival, sizing
+from sidecar.leases.asking import Asking
 from sidecar.leases.book import LeaseBook, Withdrawn
 from sidecar.leases.ports import AcquirePort, Journal, OnHints, SessionPort, Uploads
-from sidecar.leases.requests import (
-    GIVEN_UP_SECONDS,
-    Remembered,
-    Request,
-    Ticket,
-    Waiter,
-    Wanted,
-    from_wire,
-    wire_ref,
-)
+from sidecar.leases.remembered import RememberedRefusals
+from sidecar.leases.remote import Remote
+from sidecar.leases.requests import GIVEN_UP_SECONDS, Request, Ticket, Waiter, Wanted, from_wire, wire_ref
+from sidecar.leases.returning import Returning
 from sidecar.leases.terms import (
+    UNREACHABLE,
     Acquired,
     AcquireOutcome,
     Grade,
-    RemoteFailure,
-    RemoteVerdict,
     Shortfall,
 )
 from sidecar.runtime.backoff import jittered
@@ -46,14 +38,10 @@ _log = structlog.stdlib.get_logger(__name__)
 MAX_WANTS: Final = 100
 IDLE_STEP_SECONDS: Final = 0.1
 BETWEEN_SLICES_SECONDS: Final = 0.002
-CALL_SECONDS: Final = 2.0
-MIN_CALL_SECONDS: Final = 0.05
 RETRY_FIRST_SECONDS: Final = 0.1
 RETRY_LONGEST_SECONDS: Final = 5.0
-CRUMBS_SECONDS: Final = 5.0
 
 Reply = tuple[Request, session.AcquireLeasesResponse | Unreachable | Refused, float]
-UNREACHABLE: Final = Acquired(Grade.UNREACHABLE, message="the control plane can not be reached")
 
 
 class Keeper:
@@ -83,13 +71,10 @@ class Keeper:
         self._make_id = make_id
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._tickets: dict[BalanceRef, list[Ticket]] = {}
-        self._in_flight: dict[BalanceRef, Request] = {}
-        self._requests: dict[str, Request] = {}
-        self._remembered: dict[BalanceRef, dict[str, Remembered]] = {}
-        self._versions: dict[BalanceRef, int] = {}
-        self._crumbs: dict[BalanceRef, list[tuple[float, session.LeaseReturn]]] = {}
-        self._next_asked: dict[BalanceRef, float] = {}
+        self._refusals = RememberedRefusals()
+        self._asking = Asking(book, self._refusals, random)
+        self._returning = Returning(book, journal, clock, metrics)
+        self.decide_remote = Remote(port, sessions, clock, make_id, self._tell_hints).decide
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._holder: session.Holder | None = None
         self._wake: Callable[[], None] = lambda: None
@@ -128,57 +113,12 @@ class Keeper:
         now = self._clock.monotonic()
         with self._lock:
             for s in shortfalls:
-                known = self._remembered.get(s.ref, {}).get(sizing.demand_key(s.ref, s.feature))
-                if known is not None and now < known.until and s.missing >= known.missing:
-                    waiter.answer((s.ref, s.feature), known.acquired)
+                known = self._refusals.answer(s.ref, sizing.demand_key(s.ref, s.feature), s.missing, now)
+                if known is not None:
+                    waiter.answer((s.ref, s.feature), known)
                 else:
-                    ticket = Ticket(waiter, s.ref, s.feature, s.needed, deadline)
-                    self._tickets.setdefault(s.ref, []).append(ticket)
+                    self._asking.wait_for(Ticket(waiter, s.ref, s.feature, s.needed, deadline))
         return waiter
-
-    def decide_remote(
-        self,
-        ref: BalanceRef,
-        *,
-        needed: int,
-        holder_id: str,
-        adds: bool,
-        occurred_at: datetime,
-        idempotency_key: str,
-        deadline: float,
-    ) -> RemoteVerdict | RemoteFailure:
-        """Lets the control plane decide a gauge, `max` or `latest`. Blocks until its answer or the deadline."""
-        opened = self._sessions.opened
-        if opened is None or self._port.is_down:
-            return RemoteFailure(Grade.UNREACHABLE, UNREACHABLE.message)
-        want = session.Want(
-            ref=wire_ref(ref),
-            need=needed,
-            amount=needed,
-            holder_id=holder_id,
-            adds=adds,
-            idempotency_key=idempotency_key,
-        )
-        want.occurred_at.FromDatetime(occurred_at)
-        holder, epoch = opened
-        request = session.AcquireLeasesRequest(
-            holder=holder, epoch=epoch, request_id=self._make_id(), wants=[want]
-        )
-        answers: queue.SimpleQueue[session.AcquireLeasesResponse | Unreachable | Refused] = (
-            queue.SimpleQueue()
-        )
-        seconds = max(MIN_CALL_SECONDS, deadline - self._clock.monotonic())
-        sent_at = self._clock.monotonic()
-        self._port.acquire(request, seconds, answers.put)
-        try:
-            answer = answers.get(timeout=seconds)
-        except queue.Empty:
-            return RemoteFailure(Grade.UNREACHABLE, "the control plane did not answer in time")
-        if isinstance(answer, Refused) and answer.code == "FAILED_PRECONDITION":
-            self._sessions.superseded()
-        if isinstance(answer, session.AcquireLeasesResponse):
-            self._tell_hints(answer, sent_at)
-        return arrival.verdict(answer)
 
     def recall(self, recall: feed.Recall) -> int:
         """Obeys a recall: returns are durable, and their upload has begun, when this returns the last one's number.
@@ -187,15 +127,15 @@ class Keeper:
         """
         ref = from_wire(recall.ref)
         with self._lock:
-            request = self._in_flight.get(ref)
+            request = self._asking.in_flight.get(ref)
             if request is not None:
                 revision, idle_only = request.recalled.get(ref, (0, True))
                 request.recalled[ref] = (max(revision, recall.revision), idle_only and recall.idle_only)
-            self._forget_refusals(ref)
+            self._refusals.forget(ref)
             with self._book.lock:
                 withdrawn = self._book.recall(ref, recall.revision, idle_only=recall.idle_only)
         self._metrics.recalls.inc()
-        returns = self._give_back(withdrawn, why="recall")
+        returns = self._returning.write(withdrawn, why="recall")
         self._uploads.kick()
         return returns[-1].uid.seq if returns else 0
 
@@ -206,7 +146,7 @@ class Keeper:
 
     def is_waiting(self) -> bool:
         """Is something asked for and not answered? Then leases may still arrive."""
-        return bool(self._requests)
+        return bool(self._asking.requests)
 
     def return_everything(self) -> int:
         """At a stop, when no step runs any more: writes all that is neither spent nor held as returns, and
@@ -214,7 +154,7 @@ class Keeper:
         """
         with self._book.lock:
             withdrawn = self._book.withdraw_everything()
-        returns = self._give_back(withdrawn, why="stopping")
+        returns = self._returning.write(withdrawn, why="stopping")
         self._uploads.kick()
         return len(returns)
 
@@ -223,42 +163,13 @@ class Keeper:
         with self._lock:
             for hint in hints:
                 ref = from_wire(hint.ref)
-                if ref in self._remembered or ref in self._in_flight:
-                    self._versions[ref] = max(hint.version, self._versions.get(ref, 0))
-                    self._forget_refusals(ref, below=hint.version)
+                self._refusals.hinted(ref, hint.version, is_asked=ref in self._asking.in_flight)
 
     def forget(self, customer_ids: Iterable[str]) -> None:
         """These customers changed: refusals that were remembered for them are forgotten. Does not block."""
         ids = set(customer_ids)
         with self._lock:
-            for ref in [ref for ref in self._remembered if ref.customer_id in ids]:
-                del self._remembered[ref]
-
-    def _forget_refusals(self, ref: BalanceRef, below: int | None = None) -> None:
-        known = self._remembered.pop(ref, {})
-        kept = {feature: r for feature, r in known.items() if below is not None and r.version >= below}
-        if kept:
-            self._remembered[ref] = kept
-
-    def _give_back(self, withdrawn: Sequence[Withdrawn], *, why: str) -> Sequence[session.LeaseReturn]:
-        """Writes returns. What could not be written is free again; what is unknown waits for the file to be read."""
-        if not withdrawn:
-            return []
-        amounts = [session.LeaseAmount(lease_id=w.lease_id, amount=w.amount) for w in withdrawn]
-        try:
-            returns = self._journal.record_returns(amounts)
-        except NotWritten:
-            self._put_back(withdrawn)
-            raise
-        except OutcomeUnknown as error:
-            error.resolution.then(lambda applied: None if applied else self._put_back(withdrawn))
-            raise
-        self._metrics.lease_returns.labels(why).inc(len(returns))
-        return returns
-
-    def _put_back(self, withdrawn: Sequence[Withdrawn]) -> None:
-        with self._book.lock:
-            self._book.put_back(withdrawn)
+            self._refusals.forget_customers(ids)
 
     def step(self) -> float:
         """Does what is due; how many seconds it may rest unless it is woken."""
@@ -289,9 +200,8 @@ class Keeper:
             )
             with self._lock, self._book.lock:
                 self._book.clear()
-                self._requests.clear()
-                self._in_flight.clear()
-                self._crumbs.clear()
+                self._asking.clear()
+            self._returning.clear()
         self._holder = holder
 
     def _take_replies(self) -> None:
@@ -299,7 +209,7 @@ class Keeper:
         while not self._replies.empty():
             replies.append(self._replies.get())
         for request, answer, received_at in replies:
-            if self._requests.get(request.message.request_id) is not request:
+            if self._asking.requests.get(request.message.request_id) is not request:
                 continue  # an earlier incarnation's
             if isinstance(answer, Unreachable):
                 self._unanswered(request)
@@ -319,21 +229,21 @@ class Keeper:
         )
         with self._lock:
             for want in request.wanted:
-                self._answer(want.ref, UNREACHABLE)
+                self._asking.answer(want.ref, UNREACHABLE)
             if now - request.sent_at > GIVEN_UP_SECONDS:
                 _log.error("request for leases was never answered", request_id=request.message.request_id)
-                self._done(request)
+                self._asking.done(request)
 
     def _turned_down(self, request: Request, refused: Refused) -> None:
         self._metrics.acquire_requests.labels(refused.code).inc()
         with self._lock:
-            self._done(request)
+            self._asking.done(request)
             if refused.code == "FAILED_PRECONDITION":
                 self._sessions.superseded()  # callers go on waiting: they are asked for again once it is open
                 return
             _log.error("request for leases was refused", code=refused.code, message=str(refused))
             for want in request.wanted:
-                self._answer(want.ref, Acquired(Grade.UNREACHABLE, message=str(refused)))
+                self._asking.answer(want.ref, Acquired(Grade.UNREACHABLE, message=str(refused)))
 
     def _arrived(self, request: Request, reply: session.AcquireLeasesResponse, received_at: float) -> None:
         leases = [
@@ -368,8 +278,8 @@ class Keeper:
                         now=now,
                     )
                 self._settle_want(want, acquired, now)
-            self._done(request)
-        self._return(withdrawn, why="recalled on arrival")
+            self._asking.done(request)
+        self._returning.try_to_write(withdrawn, why="recalled on arrival")
         self._tell_hints(reply, request.sent_at)
 
     def _tell_hints(self, reply: session.AcquireLeasesResponse, asked_at: float) -> None:
@@ -379,76 +289,30 @@ class Keeper:
     def _settle_want(self, want: Wanted, acquired: session.Acquired, now: float) -> None:
         outcome = arrival.outcome(acquired)
         self._metrics.lease_wants.labels(outcome.grade.name).inc()
-        self._remembered.get(want.ref, {}).pop(want.feature, None)
-        if acquired.HasField("refusal") and want.need:
-            is_news = acquired.hint.version >= self._versions.get(want.ref, 0)
-            seconds = arrival.remembered_seconds(want.ref, outcome)
-            if is_news and seconds > 0:
-                least = want.need if acquired.hint.available > 0 else 1
-                known = Remembered(outcome, least, acquired.hint.version, now + seconds)
-                self._remembered.setdefault(want.ref, {})[want.feature] = known
+        self._refusals.note(want, acquired, outcome, now)
         if not want.next_period:
-            self._answer(want.ref, outcome)
-
-    def _answer(self, ref: BalanceRef, acquired: Acquired) -> None:
-        for ticket in self._tickets.pop(ref, []):
-            ticket.waiter.answer((ref, ticket.feature), acquired)
-
-    def _done(self, request: Request) -> None:
-        self._requests.pop(request.message.request_id, None)
-        for want in request.wanted:
-            if self._in_flight.get(want.ref) is request:
-                del self._in_flight[want.ref]
-
-    def _return(self, withdrawn: Sequence[Withdrawn], *, why: str) -> None:
-        """Writes returns that nobody waits for; on trouble they are tried again with the next step."""
-        try:
-            returns = self._give_back(withdrawn, why=why)
-        except (NotWritten, OutcomeUnknown) as error:
-            _log.warning("returns can not be written", cause=str(error))
-            return
-        now = self._clock.monotonic()
-        for w, written in zip(withdrawn, returns, strict=True):
-            self._crumbs.setdefault(w.ref, []).append((now, written))
+            self._asking.answer(want.ref, outcome)
 
     def _return_ended(self, now: float) -> None:
         with self._book.lock:
             withdrawn = self._book.expire(now, is_cut_off=self._port.is_down)
-        self._return(withdrawn, why="ended")
+        self._returning.try_to_write(withdrawn, why="ended")
 
     def _shrink(self, demands: sizing.Demands, now: float) -> None:
         with self._lock, self._book.lock:
-            keep = set(self._tickets) | set(self._in_flight)
-            withdrawn = sizing.shrink(self._book, demands, now, keep=keep)
-        self._return(withdrawn, why="idle")
+            withdrawn = sizing.shrink(self._book, demands, now, keep=self._asking.busy)
+        self._returning.try_to_write(withdrawn, why="idle")
 
     def _tidy(self, now: float) -> None:
         with self._lock:
-            for ref, known in list(self._remembered.items()):
-                left = {feature: r for feature, r in known.items() if now < r.until}
-                if left:
-                    self._remembered[ref] = left
-                else:
-                    del self._remembered[ref]
-            for ref in [r for r in self._versions if r not in self._remembered and r not in self._in_flight]:
-                del self._versions[ref]
-            for ref in list(self._tickets):
-                waiting = [t for t in self._tickets[ref] if now < t.deadline]
-                if waiting:
-                    self._tickets[ref] = waiting
-                else:
-                    del self._tickets[ref]
-        for ref in list(self._crumbs):
-            fresh = [(at, written) for at, written in self._crumbs[ref] if now - at < CRUMBS_SECONDS]
-            if fresh:
-                self._crumbs[ref] = fresh
-            else:
-                del self._crumbs[ref]
+            self._refusals.tidy(now, self._asking.in_flight.keys())
+            self._asking.tidy(now)
+        self._returning.tidy(now)
 
     def _repeat(self, now: float) -> None:
         if self._port.is_down:
             return
-        for request in list(self._requests.values()):
+        for request in list(self._asking.requests.values()):
             if not request.is_out and now >= request.retry_at:
                 request.is_out = True
                 self._send(request)
@@ -457,13 +321,12 @@ class Keeper:
         opened = self._sessions.opened
         if self._port.is_down or self._finishing:
             with self._lock:
-                for ref in list(self._tickets):
-                    self._answer(ref, UNREACHABLE)
+                self._asking.answer_all(UNREACHABLE)
             return
         if opened is None:
             return
         with self._lock, self._book.lock:
-            wants, timeout = self._wants(demands, now)
+            wants, timeout = self._asking.wishes(demands, now)
         for start in range(0, len(wants), MAX_WANTS):
             some = wants[start : start + MAX_WANTS]
             refs = {wanted.ref for wanted, _ in some}
@@ -473,45 +336,12 @@ class Keeper:
                 epoch=epoch,
                 request_id=self._make_id(),
                 wants=[want for _, want in some],
-                returns=[written for ref in refs for _, written in self._crumbs.pop(ref, [])],
+                returns=self._returning.take_crumbs(refs),
             )
             request = Request(message, [wanted for wanted, _ in some], now, timeout)
             with self._lock:
-                self._requests[message.request_id] = request
-                self._in_flight.update((ref, request) for ref in refs)
+                self._asking.begin(request)
             self._send(request)
-
-    def _wants(self, demands: sizing.Demands, now: float) -> tuple[list[tuple[Wanted, session.Want]], float]:
-        """What to ask for now: for callers first, then ahead of them. One want per balance that has nothing
-        in flight.
-        """
-        found: list[tuple[Wanted, session.Want]] = []
-        deadline = now
-        for ref, all_tickets in self._tickets.items():
-            tickets = [t for t in all_tickets if now < t.deadline]
-            if ref in self._in_flight or not tickets:
-                continue
-            deadline = max(deadline, *(t.deadline for t in tickets))
-            feature = sizing.demand_key(ref, tickets[0].feature)
-            waiting = [t.needed for t in tickets if sizing.demand_key(ref, t.feature) == feature]
-            free = self._book.free(ref, feature, now)
-            # What is refused to the smallest call is refused to all, and none is refused because of the others.
-            need = max(1, min(waiting) - free)
-            ahead = self._book.demand(ref, feature, now).amount(need=need, free=free, now=now)
-            amount = max(ahead, sum(waiting) - free)
-            found.append(_want(Wanted(ref, feature, need, next_period=False), amount))
-        asked = {wanted.ref for wanted, _ in found} | set(self._in_flight)
-        for ref, feature, amount in sizing.renewals(self._book, demands, now, asked=asked):
-            if feature not in self._remembered.get(ref, {}):
-                found.append(_want(Wanted(ref, feature, 0, next_period=False), amount))
-                asked.add(ref)
-        for ref, feature, amount in sizing.next_periods(
-            self._book, demands, now, asked=asked, known=self._next_asked, random=self._random
-        ):
-            found.append(_want(Wanted(ref, feature, 0, next_period=True), amount))
-        return found, min(
-            CALL_SECONDS, max(MIN_CALL_SECONDS, deadline - now)
-        ) if deadline > now else CALL_SECONDS
 
     def _send(self, request: Request) -> None:
         def answered(answer: session.AcquireLeasesResponse | Unreachable | Refused) -> None:
@@ -519,13 +349,3 @@ class Keeper:
             self._wake()
 
         self._port.acquire(request.message, request.timeout_seconds, answered)
-
-
-def _want(wanted: Wanted, amount: int) -> tuple[Wanted, session.Want]:
-    return wanted, session.Want(
-        ref=wire_ref(wanted.ref),
-        feature=wanted.feature,
-        need=wanted.need,
-        amount=amount,
-        next_period=wanted.next_period,
-    )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from sidecar.engine.values import BalanceRef
 
@@ -86,6 +86,8 @@ class Acquired(NamedTuple):
     message: str = ""
     """In words, for the explanation."""
 
+
+UNREACHABLE: Final = Acquired(Grade.UNREACHABLE, message="the control plane can not be reached")
 
 AcquireOutcome = Mapping[tuple[BalanceRef, str], Acquired]
 """By (ref, feature) as in the shortfalls. Whatever it says: decide again, and let it say why if that refuses."""

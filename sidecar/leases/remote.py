@@ -1,0 +1,72 @@
+"""What only the control plane can decide: gauges, and meters that aggregate by `max` or `latest`."""
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from purser.sync.v1 import session_pb2 as session
+from sidecar.engine.values import BalanceRef
+from sidecar.leases import arrival
+from sidecar.leases.asking import MIN_CALL_SECONDS
+from sidecar.leases.ports import AcquirePort, SessionPort
+from sidecar.leases.requests import wire_ref
+from sidecar.leases.terms import UNREACHABLE, Grade, RemoteFailure, RemoteVerdict
+from sidecar.runtime.clock import Clock
+from sidecar.runtime.trouble import Refused, Unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Asks for verdicts. Thread-safe."""
+
+    port: AcquirePort
+    sessions: SessionPort
+    clock: Clock
+    make_id: Callable[[], str]
+    heard: Callable[[session.AcquireLeasesResponse, float], None]
+    """Told of every answer, and of the monotonic seconds when it was asked for."""
+
+    def decide(
+        self,
+        ref: BalanceRef,
+        *,
+        needed: int,
+        holder_id: str,
+        adds: bool,
+        occurred_at: datetime,
+        idempotency_key: str,
+        deadline: float,
+    ) -> RemoteVerdict | RemoteFailure:
+        """Blocks until the answer or the deadline."""
+        opened = self.sessions.opened
+        if opened is None or self.port.is_down:
+            return RemoteFailure(Grade.UNREACHABLE, UNREACHABLE.message)
+        want = session.Want(
+            ref=wire_ref(ref),
+            need=needed,
+            amount=needed,
+            holder_id=holder_id,
+            adds=adds,
+            idempotency_key=idempotency_key,
+        )
+        want.occurred_at.FromDatetime(occurred_at)
+        holder, epoch = opened
+        request = session.AcquireLeasesRequest(
+            holder=holder, epoch=epoch, request_id=self.make_id(), wants=[want]
+        )
+        answers: queue.SimpleQueue[session.AcquireLeasesResponse | Unreachable | Refused] = (
+            queue.SimpleQueue()
+        )
+        sent_at = self.clock.monotonic()
+        seconds = max(MIN_CALL_SECONDS, deadline - sent_at)
+        self.port.acquire(request, seconds, answers.put)
+        try:
+            answer = answers.get(timeout=seconds)
+        except queue.Empty:
+            return RemoteFailure(Grade.UNREACHABLE, "the control plane did not answer in time")
+        if isinstance(answer, Refused) and answer.code == "FAILED_PRECONDITION":
+            self.sessions.superseded()
+        if isinstance(answer, session.AcquireLeasesResponse):
+            self.heard(answer, sent_at)
+        return arrival.verdict(answer)
