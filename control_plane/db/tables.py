@@ -11,9 +11,12 @@ revisions = Table(
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("generation", BigInteger, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    Column("restored_at", Instant),
+    Column("resumed_at", Instant),
     CheckConstraint("id = 1", name="single"),
 )
-"""One row. Whoever takes the next revision holds it locked until its commit."""
+"""One row. Whoever takes the next revision holds it locked until its commit. `restored_at`: when an operator last said
+that it was put back to an earlier point; `resumed_at`: when the first sidecar opened a session after that."""
 
 feed = Table(
     "feed",

@@ -5,7 +5,7 @@ part or not at all.
 import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import and_, insert, or_, select
@@ -14,6 +14,7 @@ from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.leases import rates, verdicts
 from control_plane.leases.recalls import post_recalls
+from control_plane.leases.restored import pause_left, refused
 from control_plane.leases.returns import Return, Uid, apply_returns
 from control_plane.leases.rows import (
     OPEN,
@@ -62,6 +63,11 @@ class Asked:
             and self.found.spec.kind in _LEASED
             and not self.found.spec.decided_remotely
         )
+
+    @property
+    def decided(self) -> bool:
+        """Does the control plane give a verdict on it?"""
+        return self.found is not None and not self.leased and self.found.spec.kind is not BalanceKind.RATE
 
     @property
     def unlimited(self) -> bool:
@@ -138,7 +144,8 @@ async def _attempt(
     await _open(vault, asked, request)
     short = [item for item in asked if item.leased and not item.unlimited and item.holding and item.short]
     others = await _others(uow, request.holder, {balance_id(item.ref) for item in short})
-    if recalled is None:
+    pause = await pause_left(uow, settings)
+    if recalled is None and pause is None:
         recallable = {other.balance_id for other in others if other.state == OPEN}
         waiting = {balance_id(item.ref): item.want.need for item in short if item.want.need}
         rows = [vault.held[identity].row for identity in sorted(recallable & waiting.keys())]
@@ -147,7 +154,7 @@ async def _attempt(
             return Pending(await post_recalls(uow, rows, idle_only=True), waiting)
     reachable = await _have_obeyed(uow, recalled or {})
     held_back = {other.balance_id for other in others if other not in reachable}
-    reply, made = await _grant_all(vault, settings, request, asked, held_back)
+    reply, made = await _grant_all(vault, settings, request, asked, held_back, pause=pause)
     await vault.save()  # slices refer to grants, some of which are new
     await insert_leases(uow, made)
     await _add_hints(uow, asked, reply)
@@ -209,6 +216,8 @@ async def _grant_all(
     request: session.AcquireLeasesRequest,
     asked: Collection[Asked],
     held_back: Collection[str],
+    *,
+    pause: timedelta | None,
 ) -> tuple[session.AcquireLeasesResponse, list[LeaseRow]]:
     reply = session.AcquireLeasesResponse(revision=await vault.uow.read_revision())
     holders = await _count_holders(vault, request.holder)
@@ -220,6 +229,8 @@ async def _grant_all(
             )
         elif item.unlimited:
             reply.acquired.append(session.Acquired())
+        elif pause is not None and not item.decided:
+            reply.acquired.append(refused(pause))
         elif item.leased:
             terms = _Terms(vault.now, settings, request.holder, reply.revision)
             new = _lease(terms, item, holders.get(balance_id(item.ref), 1))
@@ -236,7 +247,7 @@ async def _grant_all(
             )
             reply.acquired.append(acquired)
         else:
-            reply.acquired.append(await _decide(vault, item))
+            reply.acquired.append(await _decide(vault, item, pause))
     return reply, made
 
 
@@ -328,7 +339,11 @@ def _leased(
     return acquired
 
 
-async def _decide(vault: Vault, item: Asked) -> session.Acquired:
+async def _decide(vault: Vault, item: Asked, pause: timedelta | None) -> session.Acquired:
+    """A verdict, at once, but for a gauge that would grow during the pause after a restore: who else holds what may be
+    in rows that are sent again by then. One that shrinks frees at once, and `max` and `latest` depend on
+    nobody else's value.
+    """
     assert item.found is not None, "a balance without spec is refused"
     want, spec = item.want, item.found.spec
     at = want.occurred_at.ToDatetime(vault.now.tzinfo) if want.HasField("occurred_at") else vault.now
@@ -342,8 +357,10 @@ async def _decide(vault: Vault, item: Asked) -> session.Acquired:
             adds=want.adds,
             at=at,
             key=want.idempotency_key,
-            limit=limit,
+            limit=limit if limit is None or pause is None else verdicts.NOTHING_MORE,
         )
+        if pause is not None and not verdict.allowed:
+            return refused(pause)
     else:
         verdict = await verdicts.reach(
             vault.uow,

@@ -9,15 +9,18 @@ from typing import Any, Final
 
 from sqlalchemy import insert, select, update
 
-from control_plane.db.tables import revisions
 from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.leases.presented import enter_presented
+from control_plane.leases.restored import note_resumed, read_generation
 from control_plane.leases.rows import CLOSED, LeaseRow, read_leases, update_leases
+from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.leases.settle import Freed
 from control_plane.leases.tables import leases, sessions
 from control_plane.ledger.holding import Vault
 from purser.sync.v1 import session_pb2 as session
 
 OPEN: Final = "open"
+AWAITED: Final = "awaited"
 SUPERSEDED: Final = "superseded"
 ENDED: Final = "ended"
 SET_ASIDE: Final = "set_aside"
@@ -48,12 +51,15 @@ class SessionRow:
     seen_at: datetime
 
 
-async def open_session(uow: UnitOfWork, request: session.OpenSessionRequest) -> session.OpenSessionResponse:
+async def open_session(
+    uow: UnitOfWork, request: session.OpenSessionRequest, settings: LeaseSettings = DEFAULTS
+) -> session.OpenSessionResponse:
     """Begins a session, or repeats it; the incarnations that it lists can open no more.
 
     An incarnation that is missing from the list, or below the highest number that was seen of it, means that
-    the disk was rolled back: everything of that outbox is set aside, nothing is closed. Raises
-    Superseded.
+    the disk was rolled back: everything of that outbox is set aside, nothing is closed. One that speaks of the
+    generation before a restore may leave out what has ended since the backup, and presents its leases.
+    Raises Superseded.
     """
     holder = request.holder
     known = await _of_outbox(uow, holder.outbox_id)
@@ -62,9 +68,11 @@ async def open_session(uow: UnitOfWork, request: session.OpenSessionRequest) -> 
     if mine is not None and mine.state in {SUPERSEDED, ENDED}:
         # A late repeat: it does not know of those that came after it, and that is no sign of a disk rolled back.
         raise Superseded(f"incarnation {holder.incarnation_id} is {mine.state}")
-    response = session.OpenSessionResponse(generation=await _generation(uow))
+    generation = await read_generation(uow)
+    was_restored = generation.restored_at is not None and request.generation not in {0, generation.number}
+    response = session.OpenSessionResponse(generation=generation.number)
     response.now.FromDatetime(uow.now)
-    if _rolled_back(known, listed, holder.incarnation_id):
+    if _rolled_back(known, listed, holder.incarnation_id, may_be_missing=was_restored):
         await _set_aside(uow, holder.outbox_id)
         response.rolled_back = True
         _add_cursors(response, known, listed)
@@ -78,14 +86,17 @@ async def open_session(uow: UnitOfWork, request: session.OpenSessionRequest) -> 
             known[incarnation_id] = _row(uow, other, epoch=0, label=request.label, state=SUPERSEDED)
             await uow.connection.execute(insert(sessions), [_values(known[incarnation_id])])
     known[holder.incarnation_id] = mine
-    mine.label, mine.seen_at = request.label, uow.now
+    mine.label, mine.seen_at, mine.state = request.label, uow.now, OPEN
     for row in known.values():
         row.highest_seq = max(row.highest_seq, listed.get(row.incarnation_id, 0))
-        if row is not mine and row.state == OPEN:
+        if row is not mine and row.state in {OPEN, AWAITED}:
             row.state = SUPERSEDED
         await save_session(uow, row)
+    if was_restored:
+        await enter_presented(uow, settings, holder, request.presented_leases)
     response.epoch = mine.epoch
     _add_cursors(response, known, listed)
+    await note_resumed(uow, generation)
     return response
 
 
@@ -169,9 +180,17 @@ async def lock_session(uow: UnitOfWork, holder: session.Holder) -> SessionRow | 
 
 
 async def lock_or_make_session(uow: UnitOfWork, holder: session.Holder) -> SessionRow:
-    """As `lock_session`; an incarnation that was offline all its life gets a row that can not acquire."""
+    """As `lock_session`; an incarnation that was offline all its life gets a row that can not acquire.
+
+    Raises Superseded after a restore, until a session was opened again: usage of leases that the backup has not seen
+    comes after they were presented, or it would be booked beside them.
+    """
     row = await lock_session(uow, holder)
+    if row is not None and row.state == AWAITED:
+        raise Superseded("the control plane was restored: open the session again")
     if row is None:
+        if (await read_generation(uow)).restored_at is not None:
+            raise Superseded("the control plane was restored, and does not know this incarnation (yet)")
         row = _row(uow, holder, epoch=0, label="", state=SUPERSEDED)
         await uow.connection.execute(insert(sessions), [_values(row)])
     return row
@@ -211,13 +230,17 @@ async def _of_outbox(uow: UnitOfWork, outbox_id: str) -> dict[str, SessionRow]:
     return {row["incarnation_id"]: SessionRow(**row) for row in rows}
 
 
-def _rolled_back(known: Mapping[str, SessionRow], listed: Mapping[str, int], mine: str) -> bool:
+def _rolled_back(
+    known: Mapping[str, SessionRow], listed: Mapping[str, int], mine: str, *, may_be_missing: bool
+) -> bool:
     for row in known.values():
         if row.state == SET_ASIDE:
             return True
         if row.state == ENDED:
             continue
         if row.incarnation_id not in listed and row.incarnation_id != mine:
+            if may_be_missing:
+                continue
             return True
         if listed.get(row.incarnation_id, 0) < max(row.highest_seq, row.cursor):
             return True
@@ -230,11 +253,6 @@ async def _set_aside(uow: UnitOfWork, outbox_id: str) -> None:
         .where(sessions.c.outbox_id == outbox_id, sessions.c.state != ENDED)
         .values(state=SET_ASIDE)
     )
-
-
-async def _generation(uow: UnitOfWork) -> int:
-    generation: int = (await uow.connection.execute(select(revisions.c.generation))).scalar_one()
-    return generation
 
 
 def _add_cursors(

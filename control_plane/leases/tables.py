@@ -28,10 +28,10 @@ sessions = Table(
     Column("state", Text, nullable=False),
     Column("opened_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
-    CheckConstraint("state IN ('open', 'superseded', 'ended', 'set_aside')", name="state"),
+    CheckConstraint("state IN ('open', 'awaited', 'superseded', 'ended', 'set_aside')", name="state"),
 )
-"""`state`: `open` may acquire; `superseded` only settles; `ended` is closed for good; `set_aside` lost its
-disk's end."""
+"""`state`: `open` may acquire; `awaited` was open before a restore, and has to open again; `superseded` only settles;
+`ended` is closed for good; `set_aside` lost its disk's end."""
 
 leases = Table(
     "leases",

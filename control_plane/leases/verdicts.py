@@ -4,6 +4,7 @@ balances are locked.
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import func, insert, select, update
 
@@ -11,6 +12,9 @@ from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.tables import gauge_holders, peaks
 from sidecar.engine.catalog import Aggregate, OveragePolicy
 from sidecar.engine.entitlement import BalanceSpec
+
+NOTHING_MORE: Final = -1
+"""A limit that blocks all adding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,8 @@ async def list_sidecars(
     limit: Limit = 100,
     cursor: Cursor = None,
     state: Annotated[
-        str | None, Query(description="Only those that are `open`, `superseded`, `ended` or `set_aside`.")
+        str | None,
+        Query(description="Only those that are `open`, `awaited`, `superseded`, `ended` or `set_aside`."),
     ] = None,
 ) -> Response:
     outbox_id, incarnation_id = decode(cursor, ("", ""))

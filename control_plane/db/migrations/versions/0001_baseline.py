@@ -259,6 +259,8 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("generation", sa.BigInteger(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("restored_at", sa.BigInteger(), nullable=True),
+        sa.Column("resumed_at", sa.BigInteger(), nullable=True),
         sa.CheckConstraint("id = 1", name=op.f("ck_revisions_single")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_revisions")),
     )
@@ -274,7 +276,7 @@ def upgrade() -> None:
         sa.Column("opened_at", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
-            "state IN ('open', 'superseded', 'ended', 'set_aside')", name=op.f("ck_sessions_state")
+            "state IN ('open', 'awaited', 'superseded', 'ended', 'set_aside')", name=op.f("ck_sessions_state")
         ),
         sa.PrimaryKeyConstraint("outbox_id", "incarnation_id", name=op.f("pk_sessions")),
     )

@@ -39,7 +39,7 @@ async def test_up_and_down_and_up(database_url: str) -> None:
     engine = create_engine(database_url)
     async with engine.connect() as connection:
         assert await connection.run_sync(_tables) == {*all_tables().tables, "alembic_version"}
-        assert (await connection.execute(select(revisions))).one() == (1, 1, 0)
+        assert (await connection.execute(select(revisions))).one() == (1, 1, 0, None, None)
     await engine.dispose()
     assert await downgrade(database_url, "base") == ""
     engine = create_engine(database_url)

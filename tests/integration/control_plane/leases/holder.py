@@ -65,9 +65,14 @@ class Holder:
         return len(self.written)
 
     async def open(
-        self, *earlier: tuple[str, int], last_seq: int | None = None
+        self,
+        *earlier: tuple[str, int],
+        last_seq: int | None = None,
+        generation: int = 0,
+        presented: Sequence[session.PresentedLease] = (),
+        settings: LeaseSettings = SETTINGS,
     ) -> session.OpenSessionResponse:
-        """Opens its session, naming earlier incarnations that are not closed."""
+        """Opens its session, naming earlier incarnations that are not closed, and what it holds."""
         own = (self.incarnation_id, self.last_seq if last_seq is None else last_seq)
         request = session.OpenSessionRequest(
             holder=self.name,
@@ -75,8 +80,10 @@ class Holder:
             open_incarnations=[
                 session.IncarnationState(incarnation_id=name, last_seq=seq) for name, seq in (*earlier, own)
             ],
+            generation=generation,
+            presented_leases=presented,
         )
-        response = await self.database.transact(lambda uow: open_session(uow, request))
+        response = await self.database.transact(lambda uow: open_session(uow, request, settings))
         self.epoch = response.epoch
         return response
 
