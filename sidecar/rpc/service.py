@@ -228,6 +228,10 @@ def question(request: api.CheckAccessRequest) -> Question:
 
 def framed(decision: bytes) -> bytes:
     """An encoded decision as field 1 of a response."""
+    length = len(decision)
+    if 0x80 <= length < 0x4000:
+        # As most are, and cheaper than by parts.
+        return b"\x0a%c%c%b" % (length & 0x7F | 0x80, length >> 7, decision)
     return block(b"\x0a", decision)
 
 
