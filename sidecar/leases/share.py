@@ -1,15 +1,17 @@
-"""A share of a rate: a token bucket in integers. Tokens are kept times 1,000,000, so that slow refills lose nothing."""
+"""A share of a rate: the engine's token bucket, for as long as the share lasts."""
 
 from typing import Final
 
-MICRO: Final = 1_000_000
-_NANO: Final = 1_000_000_000
+from sidecar.engine import rates
+from sidecar.engine.rates import MICRO, Bucket
+
+_MICROSECONDS: Final = 1_000_000
 
 
 class Share:
     """One bucket of one lease. `now` is monotonic seconds; it never pays out after `ends_at`."""
 
-    __slots__ = ("_at", "_burst", "_per_second", "_tokens", "ends_at", "lease_id")
+    __slots__ = ("_bucket", "ends_at", "lease_id")
 
     def __init__(
         self, lease_id: str, *, tokens: int, micro_per_second: int, burst: int, now: float, ends_at: float
@@ -17,40 +19,31 @@ class Share:
         """Starts with the tokens handed over, in the balance's scale."""
         self.lease_id = lease_id
         self.ends_at = ends_at
-        self._per_second = micro_per_second
-        self._burst = burst * MICRO
-        self._tokens = min(tokens * MICRO, self._burst)
-        self._at = int(now * _NANO)
-
-    def _refill(self, now: float) -> None:
-        # In whole nanoseconds and rounded down: never a fraction too much.
-        at = int(now * _NANO)
-        gained = (at - self._at) * self._per_second // _NANO
-        if gained > 0:
-            self._tokens = min(self._burst, self._tokens + gained)
-            self._at = at
+        self._bucket = Bucket(min(tokens, burst) * MICRO, micro_per_second, burst, _micros(now))
 
     def available(self, now: float) -> int:
         """Whole tokens that may be taken now."""
         if now >= self.ends_at:
             return 0
-        self._refill(now)
-        return self._tokens // MICRO
+        self._bucket = rates.refill(self._bucket, _micros(now))
+        return self._bucket.tokens
 
     def take(self, amount: int) -> None:
         """Takes what `available` has just shown."""
-        assert 0 <= amount * MICRO <= self._tokens
-        self._tokens -= amount * MICRO
+        self._bucket, wait_micros = rates.take(self._bucket, amount, self._bucket.at_micros)
+        assert not wait_micros, "only what is available is taken"
 
     def give_back(self, amount: int) -> None:
         """Undoes a take; what does not fit is lost."""
-        self._tokens = min(self._burst, self._tokens + amount * MICRO)
+        self._bucket = rates.give_back(self._bucket, amount)
 
     def prolong(self, *, tokens: int, micro_per_second: int, burst: int, now: float, ends_at: float) -> None:
         """The same share goes on, at a new pace; the tokens handed over are added."""
-        self._refill(min(now, self.ends_at))
-        self._at = int(now * _NANO)
-        self._per_second = micro_per_second
-        self._burst = burst * MICRO
-        self._tokens = min(self._burst, self._tokens + tokens * MICRO)
+        there = rates.refill(self._bucket, _micros(min(now, self.ends_at))).micro_tokens
+        full = min(burst * MICRO, there + tokens * MICRO)
+        self._bucket = Bucket(full, micro_per_second, burst, _micros(now))
         self.ends_at = max(self.ends_at, ends_at)
+
+
+def _micros(now: float) -> int:
+    return int(now * _MICROSECONDS)
