@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from purser.sync.v1 import session_pb2 as session
@@ -181,13 +181,18 @@ def mark_ended(file: OutboxFile, incarnation_id: str) -> None:
     file.connection.execute("UPDATE incarnations SET ended = 1 WHERE incarnation_id = ?", (incarnation_id,))
 
 
-def presented(connection: sqlite3.Connection, incarnation_id: str) -> list[session.PresentedLease]:
-    """That incarnation's leases which are not given back in whole."""
+def presented(
+    connection: sqlite3.Connection, incarnation_id: str, *, ended_after: datetime
+) -> list[session.PresentedLease]:
+    """That incarnation's leases which are not given back in whole. One that ended before has no rows any more that
+    could be sent again.
+    """
     rows = connection.execute(
         "SELECT lease FROM leases JOIN incarnations USING (no) WHERE incarnation_id = ? AND returned < allotted",
         (incarnation_id,),
     ).fetchall()
-    return [session.PresentedLease.FromString(lease) for (lease,) in rows]
+    leases = [session.PresentedLease.FromString(lease) for (lease,) in rows]
+    return [lease for lease in leases if lease.ends_at.ToDatetime(UTC) > ended_after]
 
 
 def purge(file: OutboxFile) -> bool:

@@ -22,6 +22,7 @@ _log = structlog.stdlib.get_logger(__name__)
 CALL_SECONDS: Final = 5.0
 CLOSING_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 30.0
+MAX_PRESENTED: Final = 1_000
 
 
 class Sessions:
@@ -56,6 +57,7 @@ class Sessions:
         self._is_stale = True
         self._retry_at = 0.0
         self._closings: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._sent_again: tuple[str, int] | None = None
         self._wake: Callable[[], None] = lambda: None
 
     def on_work(self, wake: Callable[[], None]) -> None:
@@ -118,12 +120,13 @@ class Sessions:
                     # Something of ours may have overtaken this request on its way. A disk that was rolled
                     # back stays so.
                     reply = self._ask(identity, [i for i in self._shelf.incarnations() if not i.ended])
+                was_restored = self._shelf.generation not in {0, reply.generation}
+                if was_restored and not reply.rolled_back:
+                    reply = self._present(identity)
                 if reply.rolled_back:
                     self._set_aside()
                     return
-                if self._shelf.generation not in {0, reply.generation}:
-                    reply = self._present(identity)
-                self._follow(reply)
+                self._follow(reply, was_restored=was_restored)
             except BaseException:
                 self._is_stale = True
                 raise
@@ -153,16 +156,30 @@ class Sessions:
 
     def _present(self, identity: Identity) -> session.OpenSessionResponse:
         """The control plane was restored: it hears of every incarnation that has rows, and of the leases that
-        we hold.
+        we hold. Until it has, nothing is acquired or uploaded.
         """
         _log.warning("the control plane was restored from a backup", known_generation=self._shelf.generation)
-        return self._ask(identity, self._shelf.incarnations(), self._shelf.presented())
+        self._identity = None
+        incarnations, leases = self._shelf.incarnations(), self._shelf.presented()
+        reply = self._ask(identity, incarnations, leases[:MAX_PRESENTED])
+        for start in range(MAX_PRESENTED, len(leases), MAX_PRESENTED):
+            reply = self._ask(identity, incarnations, leases[start : start + MAX_PRESENTED])
+        return reply
 
-    def _follow(self, reply: session.OpenSessionResponse) -> None:
-        """Takes over its cursors: rows above them wait again."""
+    def _follow(self, reply: session.OpenSessionResponse, *, was_restored: bool) -> None:
+        """Takes over its cursors: rows above them wait again. What a backup may take for open is open again,
+        until it has been closed once more.
+        """
         cursors = {c.incarnation_id: c.last_seq for c in reply.cursors}
-        ours = {i.incarnation_id: i.cursor for i in self._shelf.incarnations()}
-        behind: Mapping[str, int] = {i: at for i, at in cursors.items() if i in ours and at < ours[i]}
+        incarnations = self._shelf.incarnations()
+        ours = {i.incarnation_id: i.cursor for i in incarnations}
+        reopened = {i.incarnation_id for i in incarnations if i.ended} if was_restored else set()
+        behind: Mapping[str, int] = {
+            i: min(at, ours[i]) for i, at in cursors.items() if i in ours and (at < ours[i] or i in reopened)
+        }
+        if was_restored:
+            self._sent_again = (incarnations[-1].incarnation_id, incarnations[-1].last_seq)
+            self._closings.clear()
         if behind or reply.generation != self._shelf.generation:
             self._shelf.rewind(behind, reply.generation)
         for incarnation_id, cursor in cursors.items():
@@ -178,14 +195,27 @@ class Sessions:
         raise OutboxFailed("the outbox was set aside; opening a session for the new one")
 
     def _close_earlier(self) -> float:
-        """Closes what can be closed. Nothing of a file that was set aside is among them: it has another outbox id."""
+        """Closes what can be closed. Nothing of a file that was set aside is among them: it has another outbox id.
+
+        Rows that are sent again may charge leases of any incarnation before theirs: none closes until they are through.
+        """
         present = self._shelf.identity.incarnation_id
         earlier = [i for i in self._shelf.incarnations() if not i.ended and i.incarnation_id != present]
         self._metrics.incarnations_open.set(len(earlier))
+        if self._is_sending_again() or any(i.cursor < i.last_seq for i in earlier):
+            return CLOSING_SECONDS
         for incarnation in earlier:
-            if incarnation.closable and incarnation.cursor >= incarnation.last_seq:
+            if incarnation.closable:
                 self._close(incarnation)
         return CLOSING_SECONDS if any(i.closable for i in earlier) else IDLE_SECONDS
+
+    def _is_sending_again(self) -> bool:
+        if self._sent_again is not None:
+            incarnation_id, last_seq = self._sent_again
+            cursors = {i.incarnation_id: i.cursor for i in self._shelf.incarnations()}
+            if cursors.get(incarnation_id, last_seq) >= last_seq:
+                self._sent_again = None
+        return self._sent_again is not None
 
     def _close(self, incarnation: Incarnation) -> None:
         keep = self._shelf.keep(incarnation.incarnation_id)

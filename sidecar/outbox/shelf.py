@@ -46,7 +46,7 @@ class Shelf(Protocol):
         """The control plane has closed it."""
 
     def presented(self) -> Sequence[session.PresentedLease]:
-        """The present incarnation's leases, for a control plane that may not know them."""
+        """The present incarnation's leases of the last day, for a control plane that may not know them."""
 
     def take_refusals(self, limit: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Counts and samples, which are gone from the file when this answers: reporting them is lossy."""

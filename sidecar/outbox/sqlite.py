@@ -317,7 +317,12 @@ class SqliteOutbox:
 
     def presented(self) -> Sequence[session.PresentedLease]:
         """See `Shelf`."""
-        return self._read(lambda connection: keeping.presented(connection, self._identity.incarnation_id))
+        ended_after = self._clock.now() - keeping.ROWS_KEPT
+        return self._read(
+            lambda connection: keeping.presented(
+                connection, self._identity.incarnation_id, ended_after=ended_after
+            )
+        )
 
     def take_refusals(self, limit: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """See `Shelf`."""

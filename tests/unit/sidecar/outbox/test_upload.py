@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ from sidecar.outbox.sessions import Sessions
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import Unreachable
 from tests.unit.sidecar.outbox.books import FakeBooks, failing
 
 
@@ -61,6 +63,12 @@ class Process:
             body = usage.Usage(decision_id=key).SerializeToString()
             leases = (LeaseChange(lease, charged=1),) if lease else ()
             self.outbox.commit(Write(body, KeyEntry("acme", key, b"h", b"a"), leases=leases))
+
+    def lease(self, lease_id: str, *, ended_seconds_ago: float = 0.0) -> None:
+        """Writes a lease down."""
+        lease = session.PresentedLease(lease_id=lease_id, slices=[session.Slice(grant_id="g", amount=5)])
+        lease.ends_at.FromDatetime(self.clock.now() - timedelta(seconds=ended_seconds_ago))
+        self.outbox.record_leases([lease])
 
     def run(self, seconds: float = 30.0) -> None:
         """Steps for that long."""
@@ -246,19 +254,84 @@ def test_after_a_restore_rows_are_sent_again_from_the_restored_cursor(start: Sta
     first.use("a")
     earlier = first.outbox.identity.incarnation_id
     second = start()
-    slices = [session.Slice(grant_id="g", amount=5)]
-    second.outbox.record_leases([session.PresentedLease(lease_id="l9", slices=slices)])
+    second.lease("l9")
     second.use("b", "c")
     second.run()
     assert earlier in books.ended
-    backup = FakeBooks(generation=2, outboxes={second.outbox.identity.outbox_id: set()})
-    books.__dict__.update(backup.__dict__)
+    _put_back(books, second)
     second.sessions.reconnected(generation=2)
     second.run()
     assert books.order == ["a", "b", "c"]
     assert [p.lease_id for p in books.opened[1].presented_leases] == ["l9"]
     assert {i.incarnation_id for i in books.opened[1].open_incarnations} >= {earlier}
     assert second.outbox.generation == 2
+
+
+def test_after_a_restore_nothing_is_done_before_all_leases_are_presented(
+    start: Start, books: FakeBooks
+) -> None:
+    """Many are presented in several calls. Until the last has come through there is no session to acquire or upload in;
+    what ended more than a day ago has no rows to be sent again, and is left out.
+    """
+    process = start()
+    process.use("a")
+    process.lease("old", ended_seconds_ago=25 * 3600)
+    for number in range(2_100):
+        process.lease(f"l{number}")
+    process.run()
+    _put_back(books, process)
+    calls = iter(range(10**6))
+
+    def third_fails(rpc: str) -> None:
+        if rpc == "open" and next(calls) == 2:
+            raise Unreachable("UNAVAILABLE")
+
+    books.trouble = third_fails
+    process.use("b")
+    process.sessions.reconnected(generation=2)
+    process.sessions.step()
+    assert process.sessions.opened is None
+    process.sender.step()
+    assert books.order == []
+    books.opened.clear()
+    process.run()
+    assert [len(request.presented_leases) for request in books.opened] == [0, 1000, 1000, 100]
+    assert {one.lease_id for request in books.opened for one in request.presented_leases} == {
+        f"l{number}" for number in range(2_100)
+    }
+    assert books.order == ["a", "b"]
+
+
+def test_after_a_restore_what_had_ended_is_closed_again(start: Start, books: FakeBooks) -> None:
+    """The backup may take it for open, whether or not it lacks rows. Rows of later incarnations, which may charge
+    its leases, go first.
+    """
+    first = start()
+    first.use("a")
+    earlier = first.outbox.identity.incarnation_id
+    second = start()
+    second.run()
+    assert books.ended == {earlier}
+    second.use("b")
+    second.run()
+    _put_back(books, second)
+    books.cursors[earlier] = books.highest[earlier] = 1
+    second.sessions.reconnected(generation=2)
+    second.sessions.step()
+    assert books.closed == []
+    second.run()
+    assert books.order == ["b"]
+    assert [request.holder.incarnation_id for request in books.closed] == [earlier]
+    third = start()
+    third.run()
+    assert not any(reply.presented_leases for reply in books.opened[2:])
+    assert books.ended == {earlier, second.outbox.identity.incarnation_id}
+
+
+def _put_back(books: FakeBooks, process: Process) -> None:
+    """To a backup that has heard of this outbox, and of nothing in it."""
+    backup = FakeBooks(generation=2, outboxes={process.outbox.identity.outbox_id: set()})
+    books.__dict__.update(backup.__dict__)
 
 
 def test_a_gap_makes_the_sender_step_back(start: Start, books: FakeBooks) -> None:
