@@ -135,7 +135,9 @@ class OpenSessionRequest(_message.Message):
 
     @_builtins.property
     def presented_leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PresentedLease]:
-        """Leases that this incarnation holds, sent when the generation has changed."""
+        """Leases that this incarnation holds, sent when the generation has changed. At most 1,000: more come with further calls,
+        which name the same generation.
+        """
 
     def __init__(
         self,
