@@ -14,7 +14,7 @@ from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.leases import rates, verdicts
 from control_plane.leases.recalls import post_recalls
-from control_plane.leases.restored import pause_left, refused
+from control_plane.leases.restored import Pause, read_pause, refused
 from control_plane.leases.returns import Return, Uid, apply_returns
 from control_plane.leases.rows import (
     OPEN,
@@ -63,11 +63,6 @@ class Asked:
             and self.found.spec.kind in _LEASED
             and not self.found.spec.decided_remotely
         )
-
-    @property
-    def decided(self) -> bool:
-        """Does the control plane give a verdict on it?"""
-        return self.found is not None and not self.leased and self.found.spec.kind is not BalanceKind.RATE
 
     @property
     def unlimited(self) -> bool:
@@ -144,8 +139,8 @@ async def _attempt(
     await _open(vault, asked, request)
     short = [item for item in asked if item.leased and not item.unlimited and item.holding and item.short]
     others = await _others(uow, request.holder, {balance_id(item.ref) for item in short})
-    pause = await pause_left(uow, settings)
-    if recalled is None and pause is None:
+    pause = await read_pause(uow, settings)
+    if recalled is None and not pause.leases:
         recallable = {other.balance_id for other in others if other.state == OPEN}
         waiting = {balance_id(item.ref): item.want.need for item in short if item.want.need}
         rows = [vault.held[identity].row for identity in sorted(recallable & waiting.keys())]
@@ -217,7 +212,7 @@ async def _grant_all(
     asked: Collection[Asked],
     held_back: Collection[str],
     *,
-    pause: timedelta | None,
+    pause: Pause,
 ) -> tuple[session.AcquireLeasesResponse, list[LeaseRow]]:
     reply = session.AcquireLeasesResponse(revision=await vault.uow.read_revision())
     holders = await _count_holders(vault, request.holder)
@@ -229,13 +224,15 @@ async def _grant_all(
             )
         elif item.unlimited:
             reply.acquired.append(session.Acquired())
-        elif pause is not None and not item.decided:
-            reply.acquired.append(refused(pause))
+        elif item.leased and pause.leases:
+            reply.acquired.append(refused(pause.leases))
         elif item.leased:
             terms = _Terms(vault.now, settings, request.holder, reply.revision)
             new = _lease(terms, item, holders.get(balance_id(item.ref), 1))
             made += new
             reply.acquired.append(_leased(item, new, settings, held_back=balance_id(item.ref) in held_back))
+        elif item.found.spec.kind is BalanceKind.RATE and pause.shares:
+            reply.acquired.append(refused(pause.shares))
         elif item.found.spec.kind is BalanceKind.RATE:
             acquired = await rates.acquire_share(
                 vault.uow,
@@ -247,7 +244,7 @@ async def _grant_all(
             )
             reply.acquired.append(acquired)
         else:
-            reply.acquired.append(await _decide(vault, item, pause))
+            reply.acquired.append(await _decide(vault, item, pause.leases))
     return reply, made
 
 
@@ -339,7 +336,7 @@ def _leased(
     return acquired
 
 
-async def _decide(vault: Vault, item: Asked, pause: timedelta | None) -> session.Acquired:
+async def _decide(vault: Vault, item: Asked, pause: timedelta) -> session.Acquired:
     """A verdict, at once, but for a gauge that would grow during the pause after a restore: who else holds what may be
     in rows that are sent again by then. One that shrinks frees at once, and `max` and `latest` depend on
     nobody else's value.
@@ -357,9 +354,9 @@ async def _decide(vault: Vault, item: Asked, pause: timedelta | None) -> session
             adds=want.adds,
             at=at,
             key=want.idempotency_key,
-            limit=limit if limit is None or pause is None else verdicts.NOTHING_MORE,
+            limit=verdicts.NOTHING_MORE if pause and limit is not None else limit,
         )
-        if pause is not None and not verdict.allowed:
+        if pause and not verdict.allowed:
             return refused(pause)
     else:
         verdict = await verdicts.reach(

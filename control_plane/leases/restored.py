@@ -20,8 +20,6 @@ numbers may come again, or a catalog that they keep under one would be taken for
 satisfied by changes that are gone, and a recall would not reach leases of a later number. Nobody knows how far they
 got; a million changes are many between two backups."""
 
-_SHORTEST: Final = timedelta(milliseconds=1)
-
 
 class Generation(NamedTuple):
     """Which history of the database this is, and whether it was restored."""
@@ -29,6 +27,13 @@ class Generation(NamedTuple):
     number: int
     restored_at: datetime | None
     resumed_at: datetime | None
+
+
+class Pause(NamedTuple):
+    """What is left of it; zero: it is over, or there is none."""
+
+    leases: timedelta
+    shares: timedelta
 
 
 class Marked(NamedTuple):
@@ -79,19 +84,19 @@ async def note_resumed(uow: UnitOfWork, generation: Generation) -> None:
         )
 
 
-async def pause_left(uow: UnitOfWork, settings: LeaseSettings) -> timedelta | None:
-    """How long nothing is leased yet; None: there is no pause.
+async def read_pause(uow: UnitOfWork, settings: LeaseSettings) -> Pause:
+    """How long nothing is leased or shared yet.
 
-    It lasts as long as a lease or a share that was handed out at its beginning, as the control plane counts that. It
+    It lasts as long as a lease (a share) that was handed out at its beginning, as the control plane counts that. It
     counts from the first session after the restore and not from the restore: however long the control plane
     was away, everybody who is waiting for it has the whole pause to come back and present what they hold.
     """
     generation = await read_generation(uow)
     if generation.restored_at is None:
-        return None
+        return Pause(timedelta(), timedelta())
     began = generation.resumed_at or uow.now
-    ends_at = settings.lengthened(began, began + max(settings.ttl, settings.rate_ttl))
-    return max(ends_at - uow.now, _SHORTEST) if uow.now < ends_at else None
+    ends = (settings.lengthened(began, began + ttl) for ttl in (settings.ttl, settings.rate_ttl))
+    return Pause(*(max(timedelta(), end - uow.now) for end in ends))
 
 
 def refused(left: timedelta) -> session.Acquired:

@@ -321,13 +321,15 @@ async def test_rates_and_gauges_wait_too(database: Database, clock: SteppedClock
     assert (await seat(holder, "bob", clock)).used == 1
 
 
-async def test_the_longest_of_lease_and_share_is_waited_for(database: Database, clock: SteppedClock) -> None:
-    """Where shares of rates outlive leases, the pause is as long as a share."""
+async def test_shares_are_waited_for_as_long_as_they_last(database: Database, clock: SteppedClock) -> None:
+    """Leases begin again after a lease's time, shares of rates after a share's."""
     brief = LeaseSettings(ttl=timedelta(seconds=2), rate_ttl=timedelta(seconds=20), grace=timedelta())
     (holder,) = await begun(database, "one")
     await put_back(database, await back_up(database))
     await holder.open()
-    clock.advance(seconds=20)
+    clock.advance(seconds=2.02)
+    assert (await holder.acquire(PEOPLE, 1, settings=brief)).leases
+    clock.advance(seconds=18)
     assert is_paused(await holder.acquire(RATE, 1, settings=brief))
     clock.advance(seconds=0.2)
     assert (await holder.acquire(RATE, 1, settings=brief)).HasField("rate_share")
