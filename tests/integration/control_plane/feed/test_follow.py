@@ -14,6 +14,7 @@ from control_plane.app import Running
 from control_plane.db.engine import create_engine
 from control_plane.db.tables import feed, revisions
 from control_plane.db.unit_of_work import ChangeKind, Database
+from control_plane.leases.restored import AHEAD, mark_restored
 from purser.sync.v1 import feed_pb2
 from purser.sync.v1.session_pb2 import Holder
 from purser.sync.v1.sync_service_pb2_grpc import SyncServiceStub
@@ -152,6 +153,26 @@ async def test_a_restore_resets_streams_that_are_open(database_url: str) -> None
             await follower.until(lambda: follower.generation == 2)
             await follower.until(lambda: "acme" in follower.customers)
             assert follower.revision == 2
+
+
+async def test_an_operators_word_reaches_streams_that_are_open(database_url: str) -> None:
+    """`purser migrate --restored` under a running control plane: connected sidecars start over, and changes go on far
+    ahead of what they have seen.
+    """
+    async with serving(database_url) as control_plane:
+        await publish_text(control_plane.database)
+        await make_subscriber(control_plane.database, "acme")
+        other_process = Database(create_engine(database_url))
+        async with following(control_plane, "acme") as follower:
+            await follower.next()
+            seen = follower.revision
+            marked = await other_process.transact(mark_restored)
+            await other_process.close()
+            await follower.until(lambda: follower.generation == marked.generation)
+            await follower.until(lambda: follower.revision == marked.revision)
+            assert marked.revision >= seen + AHEAD
+            await make_customer(control_plane.database, "next")
+            await follower.until(lambda: follower.revision == marked.revision + 1)
 
 
 async def test_heartbeats_carry_revision_and_clock(database_url: str) -> None:
