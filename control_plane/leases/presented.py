@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import select
 
 from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.leases.returns import await_returns
 from control_plane.leases.rows import LeaseRow, Slice, insert_leases
 from control_plane.leases.settings import LeaseSettings
 from control_plane.leases.tables import leases
@@ -33,8 +34,8 @@ async def enter_presented(
     """Enters those that are not known as leases of this incarnation, with their slices; the known stay as they are.
 
     A slice takes what its grant has left. What the grant has not is not covered: it is logged, and what the holder has
-    spent of it becomes overage when it is reported. What was spent and returned before comes with
-    the rows that are sent again. The holder's session is locked.
+    spent of it becomes overage when it is reported. What was given back before is left to those who got it then, and
+    its records, which come again, find it done. The holder's session is locked.
     """
     new = await _unknown(uow, presented)
     if not new:
@@ -45,7 +46,7 @@ async def enter_presented(
     made: list[LeaseRow] = []
     for lease in new:
         entered = _enter(vault, settings, holder, lease, revision)
-        wanted = sum(piece.amount for piece in lease.slices)
+        wanted = sum(piece.amount for piece in _kept(lease))
         if entered is not None:
             made.append(entered)
         covered = entered.allotted if entered is not None else 0
@@ -62,6 +63,9 @@ async def enter_presented(
             log.info("presented_lease_entered")
     await vault.save()  # slices refer to grants, some of which are new
     await insert_leases(uow, made)
+    entered_ids = {row.id for row in made}
+    returned = {lease.lease_id: lease.returned for lease in new if lease.lease_id in entered_ids}
+    await await_returns(uow, holder, returned)
 
 
 async def _unknown(
@@ -108,10 +112,10 @@ def _enter(
     holding = vault.held.get(identity)
     known: Mapping[str, GrantRow] = holding.grants if holding is not None else {}
     taken: list[Slice] = []
-    for piece in lease.slices:
+    for piece in _kept(lease):
         grant = known.get(piece.grant_id)
         part = min(piece.amount, _left(grant)) if grant is not None else 0
-        if holding is None or grant is None or part <= 0:
+        if holding is None or grant is None or not part:
             continue
         grant.draw(part)
         grant.leased += part
@@ -143,6 +147,18 @@ def _enter(
         changed_at=vault.now,
         slices=taken,
     )
+
+
+def _kept(lease: session.PresentedLease) -> Sequence[Slice]:
+    """Its slices without what was given back, which went from the last ones first."""
+    left = sum(piece.amount for piece in lease.slices if piece.amount > 0) - max(0, lease.returned)
+    kept: list[Slice] = []
+    for piece in lease.slices:
+        part = min(piece.amount, left)
+        if part > 0:
+            kept.append(Slice(piece.grant_id, part))
+            left -= part
+    return kept
 
 
 def _left(grant: GrantRow) -> int:

@@ -99,7 +99,8 @@ lease_returns = Table(
     Column("recorded_at", Instant, nullable=False),
 )
 """What was given back, once per uid: by its holder (`return`), or because its charge had been counted already
-(`duplicate`, `conflict`, `counted`)."""
+(`duplicate`, `conflict`, `counted`). With number 0: what had been given back of a lease that was `presented` after a
+restore, less what has come again since."""
 
 recalls = Table(
     "recalls",

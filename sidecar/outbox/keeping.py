@@ -188,11 +188,17 @@ def presented(
     could be sent again.
     """
     rows = connection.execute(
-        "SELECT lease FROM leases JOIN incarnations USING (no) WHERE incarnation_id = ? AND returned < allotted",
+        "SELECT lease, returned FROM leases JOIN incarnations USING (no) "
+        "WHERE incarnation_id = ? AND returned < allotted",
         (incarnation_id,),
     ).fetchall()
-    leases = [session.PresentedLease.FromString(lease) for (lease,) in rows]
-    return [lease for lease in leases if lease.ends_at.ToDatetime(UTC) > ended_after]
+    found = []
+    for encoded, returned in rows:
+        lease = session.PresentedLease.FromString(encoded)
+        lease.returned = returned
+        if lease.ends_at.ToDatetime(UTC) > ended_after:
+            found.append(lease)
+    return found
 
 
 def purge(file: OutboxFile) -> bool:

@@ -48,10 +48,16 @@ async def put_back(database: Database, backup: Backup) -> Marked:
     return await database.transact(mark_restored)
 
 
-def presented(lease: session.Lease, balance: session.BalanceRef) -> session.PresentedLease:
+def presented(
+    lease: session.Lease, balance: session.BalanceRef, *, returned: int = 0
+) -> session.PresentedLease:
     """The lease as its holder presents it."""
     return session.PresentedLease(
-        lease_id=lease.lease_id, ref=balance, slices=lease.slices, ends_at=lease.ends_at
+        lease_id=lease.lease_id,
+        ref=balance,
+        slices=lease.slices,
+        ends_at=lease.ends_at,
+        returned=returned,
     )
 
 
@@ -129,7 +135,8 @@ async def test_presented_leases_are_entered_again(database: Database, clock: Ste
     with pytest.raises(Superseded):
         await holder.upload()
     opened = await holder.open(
-        generation=generation, presented=[presented(known, ref("acme")), presented(unknown, ref("acme"))]
+        generation=generation,
+        presented=[presented(known, ref("acme")), presented(unknown, ref("acme"), returned=30)],
     )
     assert [(one.incarnation_id, one.last_seq) for one in opened.cursors] == [("inc-1", 1)]
     again = await holder.open(generation=generation, presented=[presented(unknown, ref("acme"))])
@@ -138,9 +145,9 @@ async def test_presented_leases_are_entered_again(database: Database, clock: Ste
     async with database.read() as uow:
         rows = {row.id: row for row in await uow.connection.execute(select(leases))}
     assert (rows[known.lease_id].allotted, rows[known.lease_id].unsettled) == (100, 90)
-    assert (rows[unknown.lease_id].allotted, rows[unknown.lease_id].unsettled) == (200, 200)
+    assert (rows[unknown.lease_id].allotted, rows[unknown.lease_id].unsettled) == (170, 170)
     assert rows[unknown.lease_id].begins_at <= clock() - timedelta(seconds=5)
-    assert (await wallet(database)).available == 200
+    assert (await wallet(database)).available == 230
 
     await holder.upload()
     assert await wallet(database) == before
@@ -152,6 +159,44 @@ async def test_presented_leases_are_entered_again(database: Database, clock: Ste
     assert allotted(await other.acquire(ref("acme"), 230)) == 230
     assert not (await other.acquire(ref("acme"), 1)).leases
     await check_books(database)
+
+
+async def test_what_was_given_back_belongs_to_who_got_it_then(
+    database: Database, clock: SteppedClock
+) -> None:
+    """One returned most of its lease, and another leased that: both fit again, in whatever order they come back, and
+    the return that is sent again gives nothing back twice. A later return is one.
+    """
+    await prepaid(database)
+    one, two = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    generation = (await one.open()).generation
+    await two.open()
+    backup = await back_up(database)
+    first = (await one.acquire(ref("acme"), 500)).leases[0]
+    back = one.give_back(first.lease_id, 250)
+    one.give_back(first.lease_id, 150)
+    await one.upload()
+    second = (await two.acquire(ref("acme"), 400)).leases[0]
+    one.consume(ref("acme"), (first.lease_id, 70), at=clock())
+    two.consume(ref("acme"), (second.lease_id, 400), at=clock())
+    await put_back(database, backup)
+    await one.open(generation=generation, presented=[presented(first, ref("acme"), returned=400)])
+    await two.open(generation=generation, presented=[presented(second, ref("acme"))])
+    await check_books(database)
+    assert (await wallet(database)).available == 0
+    await one.acquire(ref("acme"), 1, returns=[back])
+    assert (await wallet(database)).available == 0
+    await one.upload()
+    await two.upload()
+    await check_books(database)
+    one.give_back(first.lease_id, 25)
+    await one.upload(first=4)
+    await one.upload()
+    await check_books(database)
+    stands = await wallet(database)
+    assert (stands.available, stands.used, stands.overage) == (25, 470, 0)
+    async with database.read() as uow:
+        assert (await uow.connection.execute(select(facts))).all() == []
 
 
 async def test_what_its_grants_have_not_is_overage_once_it_is_spent(

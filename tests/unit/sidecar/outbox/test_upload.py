@@ -255,14 +255,15 @@ def test_after_a_restore_rows_are_sent_again_from_the_restored_cursor(start: Sta
     earlier = first.outbox.identity.incarnation_id
     second = start()
     second.lease("l9")
+    second.outbox.record_returns([session.LeaseAmount(lease_id="l9", amount=2)])
     second.use("b", "c")
     second.run()
     assert earlier in books.ended
     _put_back(books, second)
     second.sessions.reconnected(generation=2)
     second.run()
-    assert books.order == ["a", "b", "c"]
-    assert [p.lease_id for p in books.opened[1].presented_leases] == ["l9"]
+    assert books.order == ["a", "", "b", "c"]
+    assert [(p.lease_id, p.returned) for p in books.opened[1].presented_leases] == [("l9", 2)]
     assert {i.incarnation_id for i in books.opened[1].open_incarnations} >= {earlier}
     assert second.outbox.generation == 2
 

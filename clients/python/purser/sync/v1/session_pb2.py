@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpurser/sync/v1/session.proto\x12\x0epurser.sync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n\x06Holder\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x16\n\x0eincarnation_id\x18\x02 \x01(\t\"F\n\nBalanceRef\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61lance\x18\x03 \x01(\t\"\xd6\x01\n\x12OpenSessionRequest\x12&\n\x06holder\x18\x01 \x01(\x0b\x32\x16.purser.sync.v1.Holder\x12\r\n\x05label\x18\x02 \x01(\t\x12;\n\x11open_incarnations\x18\x03 \x03(\x0b\x32 .purser.sync.v1.IncarnationState\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x38\n\x10presented_leases\x18\x05 \x03(\x0b\x32\x1e.purser.sync.v1.PresentedLease\"<\n\x10IncarnationState\x12\x16\n\x0eincarnation_id\x18\x01 \x01(\t\x12\x10\n\x08last_seq\x18\x02 \x01(\x03\"\x9f\x01\n\x0ePresentedLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\'\n\x03ref\x18\x02 \x01(\x0b\x32\x1a.purser.sync.v1.BalanceRef\x12%\n\x06slices\x18\x03 \x03(\x0b\x32\x15.purser.sync.v1.Slice\x12+\n\x07\x65nds_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa9\x01\n\x13OpenSessionResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x31\n\x07\x63ursors\x18\x03 \x03(\x0b\x32 .purser.sync.v1.IncarnationState\x12\x13\n\x0brolled_back\x18\x04 \x01(\x08\x12\'\n\x03now\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x13\x43loseSessionRequest\x12&\n\x06holder\x18\x01 \x01(\x0b\x32\x16.purser.sync.v1.Holder\x12\x11\n\tfinal_seq\x18\x02 \x01(\x03\x12)\n\x04keep\x18\x03 \x03(\x0b\x32\x1b.purser.sync.v1.LeaseAmount\"5\n\x14\x43loseSessionResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"/\n\x0bLeaseAmount\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\"?\n\x05Slice\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x14\n\x0c\x62\x65yond_limit\x18\x03 \x01(\x08\"\xb4\x01\n\x14\x41\x63quireLeasesRequest\x12&\n\x06holder\x18\x01 \x01(\x0b\x32\x16.purser.sync.v1.Holder\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12#\n\x05wants\x18\x04 \x03(\x0b\x32\x14.purser.sync.v1.Want\x12,\n\x07returns\x18\x05 \x03(\x0b\x32\x1b.purser.sync.v1.LeaseReturn\"\xde\x01\n\x04Want\x12\'\n\x03ref\x18\x01 \x01(\x0b\x32\x1a.purser.sync.v1.BalanceRef\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x0c\n\x04need\x18\x03 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x03\x12\x13\n\x0bnext_period\x18\x05 \x01(\x08\x12\x11\n\tholder_id\x18\x06 \x01(\t\x12\x0c\n\x04\x61\x64\x64s\x18\x07 \x01(\x08\x12/\n\x0boccurred_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\"W\n\x0bLeaseReturn\x12&\n\x03uid\x18\x01 \x01(\x0b\x32\x19.purser.sync.v1.RecordUid\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"C\n\tRecordUid\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x16\n\x0eincarnation_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x03\"U\n\x15\x41\x63quireLeasesResponse\x12*\n\x08\x61\x63quired\x18\x01 \x03(\x0b\x32\x18.purser.sync.v1.Acquired\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xe4\x01\n\x08\x41\x63quired\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.purser.sync.v1.Lease\x12-\n\x07refusal\x18\x02 \x01(\x0b\x32\x1c.purser.sync.v1.LeaseRefusal\x12-\n\nrate_share\x18\x03 \x01(\x0b\x32\x19.purser.sync.v1.RateShare\x12(\n\x07verdict\x18\x04 \x01(\x0b\x32\x17.purser.sync.v1.Verdict\x12)\n\x04hint\x18\x05 \x01(\x0b\x32\x1b.purser.sync.v1.BalanceHint\"\x84\x02\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12%\n\x06slices\x18\x02 \x03(\x0b\x32\x15.purser.sync.v1.Slice\x12\r\n\x05scope\x18\x03 \x03(\t\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07\x65nds_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bnever_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tbegins_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x0cLeaseRefusal\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.purser.sync.v1.RefusalKind\x12.\n\x0bretry_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x03 \x01(\t\"~\n\tRateShare\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x18\n\x10micro_per_second\x18\x03 \x01(\x03\x12\r\n\x05\x62urst\x18\x04 \x01(\x03\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"F\n\x07Verdict\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12\x12\n\x05limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\xef\x02\n\x0b\x42\x61lanceHint\x12\'\n\x03ref\x18\x01 \x01(\x0b\x32\x1a.purser.sync.v1.BalanceRef\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x14\n\x07granted\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x11\n\tavailable\x18\x05 \x01(\x03\x12\x0e\n\x06leased\x18\x06 \x01(\x03\x12\x0f\n\x07overage\x18\x07 \x01(\x03\x12\x30\n\x0cperiod_start\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enext_expiry_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06scoped\x18\x0b \x03(\x0b\x32\x1c.purser.sync.v1.ScopedAmountB\n\n\x08_granted\"2\n\x0cScopedAmount\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x03*\x8a\x01\n\x0bRefusalKind\x12\x1c\n\x18REFUSAL_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_KIND_EXHAUSTED\x10\x01\x12\x1f\n\x1bREFUSAL_KIND_HELD_BY_OTHERS\x10\x02\x12 \n\x1cREFUSAL_KIND_NO_SUCH_BALANCE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpurser/sync/v1/session.proto\x12\x0epurser.sync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n\x06Holder\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x16\n\x0eincarnation_id\x18\x02 \x01(\t\"F\n\nBalanceRef\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61lance\x18\x03 \x01(\t\"\xd6\x01\n\x12OpenSessionRequest\x12&\n\x06holder\x18\x01 \x01(\x0b\x32\x16.purser.sync.v1.Holder\x12\r\n\x05label\x18\x02 \x01(\t\x12;\n\x11open_incarnations\x18\x03 \x03(\x0b\x32 .purser.sync.v1.IncarnationState\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x38\n\x10presented_leases\x18\x05 \x03(\x0b\x32\x1e.purser.sync.v1.PresentedLease\"<\n\x10IncarnationState\x12\x16\n\x0eincarnation_id\x18\x01 \x01(\t\x12\x10\n\x08last_seq\x18\x02 \x01(\x03\"\xb1\x01\n\x0ePresentedLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\'\n\x03ref\x18\x02 \x01(\x0b\x32\x1a.purser.sync.v1.BalanceRef\x12%\n\x06slices\x18\x03 \x03(\x0b\x32\x15.purser.sync.v1.Slice\x12+\n\x07\x65nds_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08returned\x18\x05 \x01(\x03\"\xa9\x01\n\x13OpenSessionResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x31\n\x07\x63ursors\x18\x03 \x03(\x0b\x32 .purser.sync.v1.IncarnationState\x12\x13\n\x0brolled_back\x18\x04 \x01(\x08\x12\'\n\x03now\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\x13\x43loseSessionRequest\x12&\n\x06holder\x18\x01 \x01(\x0b\x32\x16.purser.sync.v1.Holder\x12\x11\n\tfinal_seq\x18\x02 \x01(\x03\x12)\n\x04keep\x18\x03 \x03(\x0b\x32\x1b.purser.sync.v1.LeaseAmount\"5\n\x14\x43loseSessionResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"/\n\x0bLeaseAmount\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\"?\n\x05Slice\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x14\n\x0c\x62\x65yond_limit\x18\x03 \x01(\x08\"\xb4\x01\n\x14\x41\x63quireLeasesRequest\x12&\n\x06holder\x18\x01 \x01(\x0b\x32\x16.purser.sync.v1.Holder\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12#\n\x05wants\x18\x04 \x03(\x0b\x32\x14.purser.sync.v1.Want\x12,\n\x07returns\x18\x05 \x03(\x0b\x32\x1b.purser.sync.v1.LeaseReturn\"\xde\x01\n\x04Want\x12\'\n\x03ref\x18\x01 \x01(\x0b\x32\x1a.purser.sync.v1.BalanceRef\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\x0c\n\x04need\x18\x03 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x04 \x01(\x03\x12\x13\n\x0bnext_period\x18\x05 \x01(\x08\x12\x11\n\tholder_id\x18\x06 \x01(\t\x12\x0c\n\x04\x61\x64\x64s\x18\x07 \x01(\x08\x12/\n\x0boccurred_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\"W\n\x0bLeaseReturn\x12&\n\x03uid\x18\x01 \x01(\x0b\x32\x19.purser.sync.v1.RecordUid\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"C\n\tRecordUid\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x16\n\x0eincarnation_id\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x03\"U\n\x15\x41\x63quireLeasesResponse\x12*\n\x08\x61\x63quired\x18\x01 \x03(\x0b\x32\x18.purser.sync.v1.Acquired\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xe4\x01\n\x08\x41\x63quired\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.purser.sync.v1.Lease\x12-\n\x07refusal\x18\x02 \x01(\x0b\x32\x1c.purser.sync.v1.LeaseRefusal\x12-\n\nrate_share\x18\x03 \x01(\x0b\x32\x19.purser.sync.v1.RateShare\x12(\n\x07verdict\x18\x04 \x01(\x0b\x32\x17.purser.sync.v1.Verdict\x12)\n\x04hint\x18\x05 \x01(\x0b\x32\x1b.purser.sync.v1.BalanceHint\"\x84\x02\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12%\n\x06slices\x18\x02 \x03(\x0b\x32\x15.purser.sync.v1.Slice\x12\r\n\x05scope\x18\x03 \x03(\t\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07\x65nds_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bnever_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tbegins_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"z\n\x0cLeaseRefusal\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.purser.sync.v1.RefusalKind\x12.\n\x0bretry_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x03 \x01(\t\"~\n\tRateShare\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x18\n\x10micro_per_second\x18\x03 \x01(\x03\x12\r\n\x05\x62urst\x18\x04 \x01(\x03\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"F\n\x07Verdict\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12\x12\n\x05limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\xef\x02\n\x0b\x42\x61lanceHint\x12\'\n\x03ref\x18\x01 \x01(\x0b\x32\x1a.purser.sync.v1.BalanceRef\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x14\n\x07granted\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x11\n\tavailable\x18\x05 \x01(\x03\x12\x0e\n\x06leased\x18\x06 \x01(\x03\x12\x0f\n\x07overage\x18\x07 \x01(\x03\x12\x30\n\x0cperiod_start\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nperiod_end\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enext_expiry_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06scoped\x18\x0b \x03(\x0b\x32\x1c.purser.sync.v1.ScopedAmountB\n\n\x08_granted\"2\n\x0cScopedAmount\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x03*\x8a\x01\n\x0bRefusalKind\x12\x1c\n\x18REFUSAL_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_KIND_EXHAUSTED\x10\x01\x12\x1f\n\x1bREFUSAL_KIND_HELD_BY_OTHERS\x10\x02\x12 \n\x1cREFUSAL_KIND_NO_SUCH_BALANCE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'purser.sync.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REFUSALKIND']._serialized_start=3039
-  _globals['_REFUSALKIND']._serialized_end=3177
+  _globals['_REFUSALKIND']._serialized_start=3057
+  _globals['_REFUSALKIND']._serialized_end=3195
   _globals['_HOLDER']._serialized_start=113
   _globals['_HOLDER']._serialized_end=164
   _globals['_BALANCEREF']._serialized_start=166
@@ -44,39 +44,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INCARNATIONSTATE']._serialized_start=455
   _globals['_INCARNATIONSTATE']._serialized_end=515
   _globals['_PRESENTEDLEASE']._serialized_start=518
-  _globals['_PRESENTEDLEASE']._serialized_end=677
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=680
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=849
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=851
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=974
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=976
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1029
-  _globals['_LEASEAMOUNT']._serialized_start=1031
-  _globals['_LEASEAMOUNT']._serialized_end=1078
-  _globals['_SLICE']._serialized_start=1080
-  _globals['_SLICE']._serialized_end=1143
-  _globals['_ACQUIRELEASESREQUEST']._serialized_start=1146
-  _globals['_ACQUIRELEASESREQUEST']._serialized_end=1326
-  _globals['_WANT']._serialized_start=1329
-  _globals['_WANT']._serialized_end=1551
-  _globals['_LEASERETURN']._serialized_start=1553
-  _globals['_LEASERETURN']._serialized_end=1640
-  _globals['_RECORDUID']._serialized_start=1642
-  _globals['_RECORDUID']._serialized_end=1709
-  _globals['_ACQUIRELEASESRESPONSE']._serialized_start=1711
-  _globals['_ACQUIRELEASESRESPONSE']._serialized_end=1796
-  _globals['_ACQUIRED']._serialized_start=1799
-  _globals['_ACQUIRED']._serialized_end=2027
-  _globals['_LEASE']._serialized_start=2030
-  _globals['_LEASE']._serialized_end=2290
-  _globals['_LEASEREFUSAL']._serialized_start=2292
-  _globals['_LEASEREFUSAL']._serialized_end=2414
-  _globals['_RATESHARE']._serialized_start=2416
-  _globals['_RATESHARE']._serialized_end=2542
-  _globals['_VERDICT']._serialized_start=2544
-  _globals['_VERDICT']._serialized_end=2614
-  _globals['_BALANCEHINT']._serialized_start=2617
-  _globals['_BALANCEHINT']._serialized_end=2984
-  _globals['_SCOPEDAMOUNT']._serialized_start=2986
-  _globals['_SCOPEDAMOUNT']._serialized_end=3036
+  _globals['_PRESENTEDLEASE']._serialized_end=695
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=698
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=867
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=869
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=992
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=994
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1047
+  _globals['_LEASEAMOUNT']._serialized_start=1049
+  _globals['_LEASEAMOUNT']._serialized_end=1096
+  _globals['_SLICE']._serialized_start=1098
+  _globals['_SLICE']._serialized_end=1161
+  _globals['_ACQUIRELEASESREQUEST']._serialized_start=1164
+  _globals['_ACQUIRELEASESREQUEST']._serialized_end=1344
+  _globals['_WANT']._serialized_start=1347
+  _globals['_WANT']._serialized_end=1569
+  _globals['_LEASERETURN']._serialized_start=1571
+  _globals['_LEASERETURN']._serialized_end=1658
+  _globals['_RECORDUID']._serialized_start=1660
+  _globals['_RECORDUID']._serialized_end=1727
+  _globals['_ACQUIRELEASESRESPONSE']._serialized_start=1729
+  _globals['_ACQUIRELEASESRESPONSE']._serialized_end=1814
+  _globals['_ACQUIRED']._serialized_start=1817
+  _globals['_ACQUIRED']._serialized_end=2045
+  _globals['_LEASE']._serialized_start=2048
+  _globals['_LEASE']._serialized_end=2308
+  _globals['_LEASEREFUSAL']._serialized_start=2310
+  _globals['_LEASEREFUSAL']._serialized_end=2432
+  _globals['_RATESHARE']._serialized_start=2434
+  _globals['_RATESHARE']._serialized_end=2560
+  _globals['_VERDICT']._serialized_start=2562
+  _globals['_VERDICT']._serialized_end=2632
+  _globals['_BALANCEHINT']._serialized_start=2635
+  _globals['_BALANCEHINT']._serialized_end=3002
+  _globals['_SCOPEDAMOUNT']._serialized_start=3004
+  _globals['_SCOPEDAMOUNT']._serialized_end=3054
 # @@protoc_insertion_point(module_scope)

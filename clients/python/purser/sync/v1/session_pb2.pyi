@@ -192,8 +192,11 @@ class PresentedLease(_message.Message):
     REF_FIELD_NUMBER: _builtins.int
     SLICES_FIELD_NUMBER: _builtins.int
     ENDS_AT_FIELD_NUMBER: _builtins.int
+    RETURNED_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     """Its id."""
+    returned: _builtins.int
+    """What was given back of it, in the balance's scale: it went on to others, and its records come (again)."""
     @_builtins.property
     def ref(self) -> Global___BalanceRef:
         """Its balance."""
@@ -213,10 +216,11 @@ class PresentedLease(_message.Message):
         ref: Global___BalanceRef | None = ...,
         slices: _abc.Iterable[Global___Slice] | None = ...,
         ends_at: _timestamp_pb2.Timestamp | None = ...,
+        returned: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "lease_id", b"lease_id", "ref", b"ref", "slices", b"slices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "lease_id", b"lease_id", "ref", b"ref", "returned", b"returned", "slices", b"slices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
