@@ -56,6 +56,8 @@ OVERAGES: Final[Mapping[OveragePolicy, Overflow]] = {
     OveragePolicy.ALLOW: _allow,
 }
 
+_LENIENCE: Final = {policy: place for place, policy in enumerate(OVERAGES)}
+
 
 def decide(bill: Bill, funds: Funds, *, fact: bool = False) -> Outcome:
     """What would happen to a bill with these funds.
@@ -70,11 +72,16 @@ def decide(bill: Bill, funds: Funds, *, fact: bool = False) -> Outcome:
     if not bill.features:
         return Outcome(True, Reason.OK, bill.findings, (), (), (), bill.unrated, bill.warnings)
     tally = _Tally(bill, funds, fact=fact)
-    for line in bill.features:
+    # Who may not go beyond draws first: else a lenient feature would eat what is leased for a strict one.
+    for line in bill.features if len(bill.features) == 1 else sorted(bill.features, key=_lenience):
         tally.feature(line)
     for charge in bill.budgets:
         tally.budget(charge)
     return tally.outcome()
+
+
+def _lenience(line: FeatureBill) -> int:
+    return 0 if line.wallet is None else _LENIENCE[line.wallet.spec.overage]
 
 
 def _costs_of(bill: Bill) -> tuple[CostCharge, ...]:
