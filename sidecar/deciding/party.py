@@ -44,10 +44,17 @@ class Parties:
     """Around waits for the network."""
 
     def find(
-        self, customer_id: str, subject_id: str, *, min_revision: int = 0, deadline: float, waits: bool = True
+        self,
+        customer_id: str,
+        subject_id: str,
+        *,
+        min_revision: int = 0,
+        deadline: float,
+        waits: bool = True,
+        at: datetime | None = None,
     ) -> Party:
         """`deadline`: monotonic seconds. `waits` False: a subject that is not known here is not waited for
-        beside a known customer.
+        beside a known customer. `at`: what time it is, where the caller has just looked.
         """
         if min_revision and not self._reached(customer_id, min_revision, deadline):
             text = f"the view stands at revision {self.view.revision}, not yet at {min_revision}"
@@ -59,29 +66,27 @@ class Parties:
             if known is None and not customer_id:
                 text = "the subject is not known here, and the control plane can not be asked"
                 return Party("", subject_id, None, 0, Reason.CONTROL_PLANE_UNREACHABLE, text)
-            if (
-                known is not None
-                and (known.customer_id or not customer_id)
-                and known.customer_id != customer_id
-            ):
-                if customer_id:
-                    text = f"the subject {subject_id!r} belongs to another customer"
-                    return Party(customer_id, subject_id, None, 0, Reason.SUBJECT_NOT_FOUND, text)
+            if known is not None and not customer_id:
                 if not known.customer_id:
                     text = f"there is no subject {subject_id!r}"
                     return Party("", subject_id, None, 0, Reason.SUBJECT_NOT_FOUND, text)
                 customer_id = known.customer_id
-        return self._customer(customer_id, subject_id, deadline)
+            elif known is not None and known.customer_id not in {"", customer_id}:
+                text = f"the subject {subject_id!r} belongs to another customer"
+                return Party(customer_id, subject_id, None, 0, Reason.SUBJECT_NOT_FOUND, text)
+        return self._customer(customer_id, subject_id, deadline, at)
 
-    def _customer(self, customer_id: str, subject_id: str, deadline: float) -> Party:
-        entry = self.view.customer(customer_id) or self.cold.customer(customer_id, self._bounded(deadline))
+    def _customer(self, customer_id: str, subject_id: str, deadline: float, at: datetime | None) -> Party:
+        entry = self.view.customer(customer_id)
+        if entry is None:
+            entry, at = self.cold.customer(customer_id, self._bounded(deadline)), None
         if entry is None:
             text = "the customer is not known here, and the control plane can not be asked"
             return Party(customer_id, subject_id, None, 0, Reason.CONTROL_PLANE_UNREACHABLE, text)
         if not entry.customer.exists:
             text = f"there is no customer {customer_id!r}"
             return Party(customer_id, subject_id, None, 0, Reason.CUSTOMER_NOT_FOUND, text)
-        compiled = self.view.compiled(entry, self.now())
+        compiled = self.view.compiled(entry, at or self.now())
         return Party(customer_id, subject_id, compiled.entitlements, compiled.stamp, Reason.OK)
 
     def _bounded(self, deadline: float) -> float:
