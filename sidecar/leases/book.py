@@ -326,19 +326,19 @@ class LeaseBook:
                 lease.returned -= w.amount
                 self._freed(lease, w.amount)
 
-    def free(self, ref: BalanceRef, feature: str, now: float, until: float | None = None) -> int:
-        """What `feature` may spend of a balance until `until` (now), for sizing: leases that end sooner do
-        not count.
+    def free(self, ref: BalanceRef, feature: str, now: float, ahead: float = 0.0) -> int:
+        """What `feature` may spend of a balance, for sizing: leases that end within `ahead` seconds, or within a
+        third of their life where that is less, do not count.
         """
         account = self._accounts.get(ref)
         if account is None:
             return 0
-        at = now if until is None else until
-        tokens = sum(share.available(now) for share in account.shares if share.ends_at > at)
+        tokens = sum(share.available(now) for share in account.shares if share.ends_at > now + ahead)
         return tokens + sum(
             lease.free
             for lease in account.leases
-            if now >= lease.begins_at and at < lease.ends_at and (not lease.scope or feature in lease.scope)
+            if lease.begins_at <= now < lease.ends_at - min(ahead, lease.life_seconds / 3)
+            and (not lease.scope or feature in lease.scope)
         )
 
     def demand(self, ref: BalanceRef, feature: str, now: float) -> Demand:

@@ -25,6 +25,7 @@ class HeldLease:
         "free",
         "held",
         "lease_id",
+        "life_seconds",
         "never_after",
         "ref",
         "returned",
@@ -44,7 +45,8 @@ class HeldLease:
         self.beyond = sum(s.amount for s in lease.slices if s.beyond_limit)
         self.held = self.charged = self.returned = 0
         ttl = _seconds(lease.ttl)
-        self.ends_at = sent_at + ttl * (1 - DRIFT)
+        self.life_seconds = ttl * (1 - DRIFT)
+        self.ends_at = sent_at + self.life_seconds
         # It was granted between sending and receiving, at `ends_at - ttl` by the control plane's clock.
         # Everything else is
         # counted from there: ends from the earlier of the two instants, the beginning from the later. No wall

@@ -37,7 +37,7 @@ def renewals(
         if target <= 0:
             continue
         ahead = RATE_AHEAD_SECONDS if ref.balance.startswith("rate:") else RENEW_AHEAD_SECONDS
-        free = book.free(ref, feature, now, until=now + ahead)
+        free = book.free(ref, feature, now, ahead)
         if free * 2 < target:
             yield ref, feature, target - free
 

@@ -21,8 +21,8 @@ def fleet(tmp_path: Path, database_url: str) -> Iterator[Fleet]:
 
 @pytest.fixture
 def small_fleet(tmp_path: Path, sqlite_url: str) -> Iterator[Fleet]:
-    """The same on SQLite alone, where the database makes no difference, with leases of three seconds."""
-    fleet = Fleet(tmp_path, sqlite_url, "--set", "lease_ttl=PT3S")
+    """The same on SQLite alone, where the database makes no difference."""
+    fleet = Fleet(tmp_path, sqlite_url)
     try:
         fleet.publish()
         yield fleet
