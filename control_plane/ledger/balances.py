@@ -23,6 +23,8 @@ from sidecar.engine.entitlement import BalanceSpec, Entitlements
 from sidecar.engine.values import BalanceKind, BalanceRef
 
 _SHOWN_SUBJECT_BALANCES: Final = 200
+_HINT_MAX: Final = 2**63 - 1
+"""A hint's numbers are int64; a sum of several amounts may be more, and is shown as this."""
 
 
 @dataclass(slots=True)
@@ -59,11 +61,11 @@ class Standing:
                 customer_id=self.row.customer_id, subject_id=self.row.subject_id, balance=self.row.name
             ),
             version=self.row.version,
-            granted=self.granted,
-            used=self.used,
-            available=self.available,
-            leased=self.leased + self.quarantined,
-            overage=self.overage,
+            granted=None if self.granted is None else _shown(self.granted),
+            used=_shown(self.used),
+            available=_shown(self.available),
+            leased=_shown(self.leased + self.quarantined),
+            overage=_shown(self.overage),
         )
         if self.period_start is not None:
             hint.period_start.FromDatetime(self.period_start)
@@ -72,8 +74,13 @@ class Standing:
         if self.next_expiry_at is not None:
             hint.next_expiry_at.FromDatetime(self.next_expiry_at)
         for feature, available in sorted((self.scoped or {}).items()):
-            hint.scoped.add(feature=feature, available=available)
+            hint.scoped.add(feature=feature, available=_shown(available))
         return hint
+
+
+def _shown(amount: int) -> int:
+    """Within int64: one absurd balance must not keep the feed from everybody."""
+    return max(-_HINT_MAX, min(_HINT_MAX, amount))
 
 
 async def hints(uow: UnitOfWork, customer_id: str) -> list[session.BalanceHint]:
