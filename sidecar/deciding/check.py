@@ -47,6 +47,7 @@ class Check:
             min_revision=question.min_revision,
             deadline=deadline,
             waits=False,
+            at=now,
         )
         if question.event is not None:
             event = make_event(

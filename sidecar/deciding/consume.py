@@ -49,7 +49,7 @@ class Consume:
         occurred_at = near(asked, now)
         message = asked.message
         party = self.parties.find(
-            message.customer_id, message.subject_id, min_revision=min_revision, deadline=deadline
+            message.customer_id, message.subject_id, min_revision=min_revision, deadline=deadline, at=now
         )
         judged = self.judge.event(
             party, asked.event(party, occurred_at), feature=feature or asked.gauge_feature, explain=explain

@@ -1,6 +1,7 @@
 """Checks whose answer may be kept: the decision, and what must be unchanged for it to be given again."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 from sidecar.deciding.check import Check, Question
@@ -16,8 +17,13 @@ from sidecar.view.memory import View
 from sidecar.view.pulse import LIVE_WITHIN_SECONDS
 
 KEPT_SECONDS: Final = 1.0
-KEPT_WITH_RATE_SECONDS: Final = 0.05
-"""A rate's tokens come back by themselves: nothing says so."""
+KEPT_WITH_RATE_SECONDS: Final = 0.25
+"""A rate's tokens come back by themselves: nothing says so. An advisory answer may be that old."""
+_LIVE_WITHIN: Final = timedelta(seconds=LIVE_WITHIN_SECONDS)
+
+
+Stand = tuple[BalanceRef, Hint | None, int, int]
+"""How a balance was known: its hint, what is not reported of it, and what is held."""
 
 
 class Basis(NamedTuple):
@@ -27,8 +33,7 @@ class Basis(NamedTuple):
     compiled: Compiled
     subject_id: str
     subject: SubjectEntry | None
-    balances: tuple[tuple[BalanceRef, Hint | None, int, int], ...]
-    """Each with its hint, what is not reported of it, and what is held."""
+    balances: tuple[Stand, ...]
     until: float
     """Monotonic seconds."""
 
@@ -76,32 +81,33 @@ class Kept:
             return None
         compiled = entry.compiled
         bill = judged.bill
-        if compiled.stamp != party.stamp or any(
-            line.entitlement.trouble.max_staleness.total_seconds() < LIVE_WITHIN_SECONDS
-            for line in bill.features
-        ):
+        if compiled.stamp != party.stamp:
             return None
-        if (
-            bill.entitlement is not None
-            and bill.entitlement.trouble.max_staleness.total_seconds() < LIVE_WITHIN_SECONDS
-        ):
+        for line in bill.features:
+            if line.entitlement.feature.trouble.max_staleness < _LIVE_WITHIN:
+                return None
+        if bill.entitlement is not None and bill.entitlement.feature.trouble.max_staleness < _LIVE_WITHIN:
             return None
-        now, wall = self.clock.monotonic(), self.check.parties.now()
-        charges = bill.charges
-        has_rate = any(charge.spec.kind is BalanceKind.RATE for charge in charges)
+        most = KEPT_SECONDS
+        balances: dict[BalanceRef, Stand] = {}
+        hint, unreported, held = self.view.hint, self.unreported.of, self.book.held
+        for charge in bill.charges:
+            ref = charge.ref
+            if charge.spec.kind is BalanceKind.RATE:
+                most = KEPT_WITH_RATE_SECONDS
+            if ref not in balances:
+                balances[ref] = ref, hint(ref), unreported(ref), held(ref)
         ends = [state.resets_at for state in decision.balances if state.resets_at is not None]
         if compiled.entitlements.valid_until is not None:
             ends.append(compiled.entitlements.valid_until)
-        left = min(((end - wall).total_seconds() for end in ends), default=KEPT_SECONDS)
-        most = KEPT_WITH_RATE_SECONDS if has_rate else KEPT_SECONDS
+        if ends:
+            most = min(most, (min(ends) - self.check.parties.now()).total_seconds())
+        subject_id = party.subject_id
         return Basis(
-            customer_id=party.customer_id,
-            compiled=compiled,
-            subject_id=party.subject_id,
-            subject=self.view.subject(party.subject_id) if party.subject_id else None,
-            balances=tuple(
-                (ref, self.view.hint(ref), self.unreported.of(ref), self.book.held(ref))
-                for ref in dict.fromkeys(charge.ref for charge in charges)
-            ),
-            until=now + min(left, most),
+            party.customer_id,
+            compiled,
+            subject_id,
+            self.view.subject(subject_id) if subject_id else None,
+            tuple(balances.values()),
+            self.clock.monotonic() + most,
         )

@@ -59,10 +59,12 @@ class Parties:
         if min_revision and not self._reached(customer_id, min_revision, deadline):
             text = f"the view stands at revision {self.view.revision}, not yet at {min_revision}"
             return Party(customer_id, subject_id, None, 0, Reason.VIEW_TOO_OLD, text)
+        if min_revision:
+            at = None  # it may have waited
         if subject_id:
             known = self.view.subject(subject_id)
             if known is None and (waits or not customer_id or self.view.customer(customer_id) is None):
-                known = self.cold.subject(subject_id, self._bounded(deadline))
+                known, at = self.cold.subject(subject_id, self._bounded(deadline)), None
             if known is None and not customer_id:
                 text = "the subject is not known here, and the control plane can not be asked"
                 return Party("", subject_id, None, 0, Reason.CONTROL_PLANE_UNREACHABLE, text)

@@ -1,10 +1,14 @@
-"""What goes into the outbox: usage records as the control plane will book them."""
+"""What goes into the outbox: usage records as the control plane will book them.
+
+Decided usage is on the path of every consume and so written field by field (`runtime/fields.py`), with what is the same
+for every call of a customer kept encoded; a property test holds it against the library.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
-from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync
 from purser.v1 import usage_pb2 as usage
 from sidecar.engine.evaluate import CostCharge, Draw
@@ -12,8 +16,10 @@ from sidecar.engine.values import BalanceKind, BalanceRef, format_decimal
 from sidecar.leases.terms import Taken
 from sidecar.outbox.port import LeaseChange
 from sidecar.runtime.clock import EPOCH
+from sidecar.runtime.fields import block, instant, number, text
 
 _MICROSECOND: Final = timedelta(microseconds=1)
+_KEPT_MAX: Final = 8192
 
 
 def filled(
@@ -63,23 +69,27 @@ def decided(
     costs: Sequence[CostCharge],
     covered: Iterable[Taken],
 ) -> bytes:
-    """Decided usage, with what it charges and to which leases."""
-    leases: dict[tuple[BalanceRef, str], list[session.LeaseAmount]] = {}
+    """Decided usage, with what it charges and to which leases: a `purser.sync.v1.Usage`, written by hand."""
+    leases: dict[tuple[BalanceRef, str], bytes] = {}
     for taken in covered:
         if not taken.is_rate:
-            amount = session.LeaseAmount(lease_id=taken.lease_id, amount=taken.amount)
-            leases.setdefault((taken.ref, taken.feature), []).append(amount)
-    record = sync.Usage(
-        event=event,
-        content_hash=content_hash,
-        decided=True,
-        decision_id=decision_id,
-        view_revision=view_revision,
-        charges=[_charge(draw, leases) for draw in draws if draw.spec.kind is not BalanceKind.RATE],
-        costs=[_cost(cost) for cost in costs],
-    )
-    set_instant(record.decided_at, decided_at)
-    return record.SerializeToString()
+            of = taken.ref, taken.feature
+            leases[of] = leases.get(of, b"") + _covered(taken.lease_id, taken.amount)
+    parts = [
+        block(b"\x0a", event.SerializeToString()),
+        block(b"\x12", content_hash),
+        b"\x18\x01",
+        text(b"\x22", decision_id),
+        instant(b"\x2a", decided_at),
+        number(b"\x30", view_revision),
+    ]
+    parts += [
+        _charge(draw, leases.get((draw.ref, draw.feature), b""))
+        for draw in draws
+        if draw.spec.kind is not BalanceKind.RATE
+    ]
+    parts += [_cost(cost) for cost in costs]
+    return b"".join(parts)
 
 
 def lease_changes(taken: Iterable[Taken], *, held: bool = False) -> tuple[LeaseChange, ...]:
@@ -93,25 +103,33 @@ def lease_changes(taken: Iterable[Taken], *, held: bool = False) -> tuple[LeaseC
     return tuple(LeaseChange(lease_id, charged=amount) for lease_id, amount in sums.items())
 
 
-def _charge(draw: Draw, leases: dict[tuple[BalanceRef, str], list[session.LeaseAmount]]) -> sync.Charge:
-    ref = draw.ref
-    return sync.Charge(
-        ref=session.BalanceRef(customer_id=ref.customer_id, subject_id=ref.subject_id, balance=ref.balance),
-        covered=leases.get((ref, draw.feature), ()),
-        uncovered=draw.uncovered,
-        exact=format_decimal(draw.exact),
-        feature=draw.feature,
+def _covered(lease_id: str, amount: int) -> bytes:
+    return block(b"\x12", text(b"\x0a", lease_id) + number(b"\x10", amount))
+
+
+def _charge(draw: Draw, covered: bytes) -> bytes:
+    exact = text(b"\x22", format_decimal(draw.exact))
+    ref, uncovered, feature = _ref(draw.ref), number(b"\x18", draw.uncovered), text(b"\x2a", draw.feature)
+    return block(b"\x3a", b"%b%b%b%b%b" % (ref, covered, uncovered, exact, feature))
+
+
+@lru_cache(maxsize=_KEPT_MAX)
+def _ref(ref: BalanceRef) -> bytes:
+    return block(
+        b"\x0a", text(b"\x0a", ref.customer_id) + text(b"\x12", ref.subject_id) + text(b"\x1a", ref.balance)
     )
 
 
-def _cost(cost: CostCharge) -> sync.Cost:
-    return sync.Cost(
-        feature=cost.feature,
-        rate_card=cost.rate_card,
-        catalog_revision=cost.catalog_revision,
-        unit=cost.unit,
-        amount=cost.amount,
-        exact=format_decimal(cost.exact),
-        billed=cost.billed,
-        billed_exact=format_decimal(cost.billed_exact) if cost.billed_exact else "",
-    )
+def _cost(cost: CostCharge) -> bytes:
+    encoded = _card(cost.feature, cost.rate_card, cost.catalog_revision, cost.unit)
+    encoded += number(b"\x28", cost.amount) + text(b"\x32", format_decimal(cost.exact))
+    encoded += number(b"\x38", cost.billed)
+    if cost.billed_exact:
+        encoded += text(b"\x42", format_decimal(cost.billed_exact))
+    return block(b"\x42", encoded)
+
+
+@lru_cache(maxsize=_KEPT_MAX)
+def _card(feature: str, rate_card: str, catalog_revision: int, unit: str) -> bytes:
+    price = text(b"\x12", rate_card) + number(b"\x18", catalog_revision)
+    return text(b"\x0a", feature) + price + text(b"\x22", unit)

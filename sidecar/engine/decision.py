@@ -113,6 +113,7 @@ def build(
     reason = outcome.reason if trouble is None else _with_trouble(outcome.reason, trouble.reason)
     allowed = not reason.refuses
     balances = balance_states(bill.charges, standings)
+    near = near_limits(balances) if allowed else ()
     return Decision(
         decision_id=decision_id,
         allowed=allowed,
@@ -121,13 +122,13 @@ def build(
         freshness=freshness,
         value=_value(bill, entitlements, allowed=allowed),
         balances=balances,
-        cost=_cost(bill.named, outcome),
+        cost=_cost(bill.named, outcome) if outcome.costs else None,
         shortfall=None if allowed else _shortfall(outcome),
         retry_after=retry_after,
         upgrade_options=()
         if allowed
         else upgrade_options(entitlements, reason, _refused(bill, outcome), outcome.shortfalls),
-        warnings=(*outcome.warnings, *near_limits(balances)) if allowed else outcome.warnings,
+        warnings=(*outcome.warnings, *near) if near else outcome.warnings,
         explanation=(*findings, Finding("reason", bill.named, reason.name, reason)) if bill.explain else (),
     )
 
@@ -172,10 +173,12 @@ def balance_state(spec: BalanceSpec, standing: Standing | None) -> BalanceState:
 def near_limits(balances: tuple[BalanceState, ...]) -> tuple[str, ...]:
     """A warning for each balance with less than a tenth left. Rates come back by themselves and are not warned of."""
     return tuple(
-        f"NEAR_LIMIT {state.balance}"
-        for state in balances
-        if state.limit and state.remaining is not None and state.kind is not BalanceKind.RATE
-        if state.remaining * 10 < state.limit
+        [
+            f"NEAR_LIMIT {state.balance}"
+            for state in balances
+            if state.limit and state.remaining is not None and state.remaining * 10 < state.limit
+            if state.kind is not BalanceKind.RATE
+        ]
     )
 
 
@@ -186,10 +189,10 @@ def _value(bill: Bill, entitlements: Entitlements, *, allowed: bool) -> ConfigVa
     return False if feature is not None and feature.type is FeatureType.SWITCH else None
 
 
-def _cost(named: str, outcome: Outcome) -> Amount | None:
-    if not outcome.costs:
-        return None
-    cost = next((cost for cost in outcome.costs if cost.feature == named), outcome.costs[0])
+def _cost(named: str, outcome: Outcome) -> Amount:
+    cost = outcome.costs[0]
+    if cost.feature != named:
+        cost = next((other for other in outcome.costs if other.feature == named), cost)
     return Amount(cost.unit, cost.amount, cost.scale)
 
 
@@ -210,7 +213,9 @@ def _refused(bill: Bill, outcome: Outcome) -> tuple[str, ...]:
 
 
 def _message(reason: Reason, findings: tuple[Finding, ...]) -> str:
+    if reason is Reason.OK:
+        return "allowed"
     for finding in findings:
         if finding.reason is reason and (reason.refuses or reason is Reason.OK_FALLBACK):
             return f"{finding.about}: {finding.finding}" if finding.about else finding.finding
-    return "allowed" if reason is Reason.OK else reason.name.lower().replace("_", " ")
+    return reason.name.lower().replace("_", " ")

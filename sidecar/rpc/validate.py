@@ -32,6 +32,9 @@ _GAUGE_CHANGES = (usage.GAUGE_CHANGE_ADD, usage.GAUGE_CHANGE_REMOVE, usage.GAUGE
 
 def check_access(request: api.CheckAccessRequest) -> None:
     """Raises `Malformed`."""
+    usual = request.HasField("event") and not request.HasField("max_staleness")
+    if usual and (request.customer_id or request.subject_id) and _is_plain(request):
+        return
     _raise(_check_access(request, ""))
 
 
@@ -47,9 +50,10 @@ def consume(request: api.ConsumeUsageRequest) -> None:
     """Raises `Malformed`."""
     if not request.HasField("event"):
         raise Malformed([Violation("event", "is required")])
-    if _is_plain(request):
+    event = request.event
+    if event.idempotency_key and (event.customer_id or event.subject_id) and _is_plain(request):
         return
-    wrong = _event(request.event, "event", key=True)
+    wrong = _event(event, "event", key=True)
     wrong += _text(request.feature, "feature")
     wrong += _gauge(request.event, "event", request.feature)
     wrong += _min_revision(request)
@@ -122,18 +126,16 @@ def size(message: bytes) -> None:
         )
 
 
-def _is_plain(request: api.ConsumeUsageRequest) -> bool:
-    """The usual small event, seen to be right without looking at each text: what it can not tell it calls not plain.
+def _is_plain(request: api.ConsumeUsageRequest | api.CheckAccessRequest) -> bool:
+    """Has the usual small request a right event, as far as can be seen without looking at each text?
 
-    In so few bytes no text is too long and no map too full.
+    In so few bytes no text is too long and no map too full. What it can not tell it calls not plain.
     """
     event = request.event
     raw = request.SerializeToString()
     if len(raw) > ID_MAX_BYTES or b"\0" in raw:
         return False
-    if not event.idempotency_key or not event.event_name or not (event.customer_id or event.subject_id):
-        return False
-    if _is_gauge(event) or event.HasField("occurred_at"):
+    if not event.event_name or _is_gauge(event) or event.HasField("occurred_at") or request.min_revision < 0:
         return False
     measures = event.measures
     if len(measures) > MEASURES_MAX // 2 or len(event.attributes) > ATTRIBUTES_MAX // 4:
@@ -142,7 +144,7 @@ def _is_plain(request: api.ConsumeUsageRequest) -> bool:
     for name, value in measures.items():
         if not name or len(value) > NUMBER_MAX_DIGITS or not fits(value):
             return False
-    return "" not in event.attributes and request.min_revision >= 0
+    return "" not in event.attributes
 
 
 def _raise(wrong: list[Violation]) -> None:

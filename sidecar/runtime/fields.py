@@ -36,12 +36,20 @@ def number(tag: bytes, value: int) -> bytes:
 
 def block(tag: bytes, encoded: bytes) -> bytes:
     """Bytes or a sub-message, also an empty one."""
-    return tag + varint(len(encoded)) + encoded
+    length = len(encoded)
+    if length < 0x80:
+        return b"%b%c%b" % (tag, length, encoded)
+    return tag + varint(length) + encoded
 
 
 def text(tag: bytes, value: str) -> bytes:
     """A text; an empty one is left out."""
-    return block(tag, value.encode()) if value else b""
+    if not value:
+        return b""
+    encoded = value.encode()
+    length = len(encoded)
+    # As `block` does, without the call: most fields of a message are short texts.
+    return b"%b%c%b" % (tag, length, encoded) if length < 0x80 else tag + varint(length) + encoded
 
 
 @lru_cache(maxsize=1024)
