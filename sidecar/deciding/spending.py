@@ -2,7 +2,7 @@
 it is final.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,8 +19,9 @@ from sidecar.deciding.funds import (
 from sidecar.deciding.reserved import Hold, allot
 from sidecar.deciding.standings import Standings
 from sidecar.deciding.uniques import Uniques
-from sidecar.deciding.waivers import Waivers
-from sidecar.engine.catalog import OnUnreachable, Trouble
+from sidecar.deciding.waivers import Waived, Waivers
+from sidecar.deciding.waiving import Waiver, give_back, waive, waive_remote
+from sidecar.engine.catalog import OnUnreachable
 from sidecar.engine.decide import decide
 from sidecar.engine.decision import Standing
 from sidecar.engine.entitlement import BalanceSpec
@@ -32,8 +33,6 @@ from sidecar.engine.values import (
     Finding,
     GaugeChange,
     Reason,
-    format_scaled,
-    to_scaled,
 )
 from sidecar.leases.book import Spending as Book
 from sidecar.leases.keeper import Keeper
@@ -56,8 +55,8 @@ class Spent(NamedTuple):
 
     outcome: Outcome
     taken: tuple[Taken, ...] = ()
-    waived: tuple[tuple[str, str, int], ...] = ()
-    """Customer, feature and amount that a waiver let through."""
+    waived: tuple[Waived, ...] = ()
+    """What a waiver let through."""
     is_fallback: bool = False
     retry_after: timedelta | None = None
     verdicts: Mapping[BalanceRef, RemoteVerdict] | None = None
@@ -93,6 +92,9 @@ class Till:
         outcome = decide(bill, funds)
         if outcome.allowed or not outcome.shortfalls:
             return Spent(outcome)
+        waiver = waive(self.waivers.trial(), bill, [short for short in outcome.shortfalls if short.refuses])
+        if waiver is not None:
+            return Spent(_with_waiver(bill, funds, waiver), is_fallback=True)
         away = {(short.ref, short.feature): Acquired(Grade.UNREACHABLE) for short in outcome.shortfalls}
         return Spent(self._coloured(outcome, away))
 
@@ -123,20 +125,29 @@ class Till:
         """By the default plan, for a customer that nobody knows: limits hold per sidecar and outage, and
         nothing is leased.
         """
+        for _ in range(ROUNDS_MAX):
+            outcome = decide(bill, self._guest_funds(bill))
+            counted: list[Waived] = []
+            for draw in () if look else outcome.draws:
+                if draw.within and draw.spec.kind is not BalanceKind.RATE:
+                    one = self.waivers.take(
+                        draw.ref.customer_id, draw.ref.balance, draw.within, draw.spec.limit or 0
+                    )
+                    if one is None:
+                        break  # somebody else was faster: there is less room now
+                    counted.append(one)
+            else:
+                return Spent(outcome, (), tuple(counted), is_fallback=True)
+            give_back(self.waivers, counted)
+        raise AssertionError("every round but the last leaves less room")
+
+    def _guest_funds(self, bill: Bill) -> dict[BalanceRef, Fund]:
         funds: dict[BalanceRef, Fund] = {}
         for charge in bill.charges:
             limit = charge.spec.burst if charge.spec.kind is BalanceKind.RATE else (charge.spec.limit or 0)
-            funds[charge.ref] = Fund(
-                self.waivers.left(charge.ref.customer_id, charge.ref.balance, limit), charge.spec.cap
-            )
-        outcome = decide(bill, funds)
-        counted: list[tuple[str, str, int]] = []
-        for draw in () if look else outcome.draws:
-            if draw.within and draw.spec.kind is not BalanceKind.RATE:
-                # Two at once may both have seen the same room: the tally, not the sum, is bounded then.
-                self.waivers.take(draw.ref.customer_id, draw.ref.balance, draw.within, draw.spec.limit or 0)
-                counted.append((draw.ref.customer_id, draw.ref.balance, draw.within))
-        return Spent(outcome, (), tuple(counted), is_fallback=True)
+            room = self.waivers.left(charge.ref.customer_id, charge.ref.balance, limit)
+            funds[charge.ref] = Fund(room, charge.spec.cap)
+        return funds
 
     def settled(self, spent: Spent) -> None:
         """What was taken is durable: values that were new are not any more."""
@@ -152,8 +163,7 @@ class Till:
         """What was taken did not happen."""
         with self.book.lock:
             self.book.give_back(spent.taken, self.clock.monotonic())
-        for customer_id, feature, amount in spent.waived:
-            self.waivers.give_back(customer_id, feature, amount)
+        give_back(self.waivers, spent.waived)
 
     # Inside
 
@@ -220,55 +230,21 @@ class Till:
 
     def _waive(self, bill: Bill, remote: Sequence[Charge], away: Sequence[Shortfall]) -> Spent | None:
         """Lets through what the features' policies waive, as not covered; None: they do not."""
-        troubles = {line.entitlement.name: line.entitlement.trouble for line in bill.features}
+        waiver = waive(self.waivers, bill, away)
+        if waiver is None:
+            return None
         now, finish_until = self.clock.monotonic(), self.finish_until(bill)
-        counted: list[tuple[str, str, int]] = []
-        findings: list[Finding] = []
-        extra: dict[BalanceRef, int] = {}
-        for short in away:
-            trouble = troubles.get(short.feature) or _strictest(troubles.values())
-            if not self._may_waive(trouble, short, counted):
-                for customer_id, feature, amount in counted:
-                    self.waivers.give_back(customer_id, feature, amount)
-                return None
-            extra[short.ref] = extra.get(short.ref, 0) + short.missing
-            findings.append(
-                Finding("trouble", short.ref.balance, _waiver_text(trouble, short), Reason.OK_FALLBACK)
-            )
         with self.book.lock:
-            funds = book_funds(self.book, bill, now, finish_until)
-            held = {ref: fund.within for ref, fund in funds.items()}
-            funds.update(remote_funds(remote))
-            for ref, amount in extra.items():
-                fund = funds.get(ref, Fund(0))
-                funds[ref] = Fund(fund.within + amount, fund.beyond)
-            outcome = decide(bill, funds)
-            draws = tuple(
-                _uncover(draw, held.get(draw.ref, 0)) if draw.ref in extra else draw for draw in outcome.draws
-            )
-            outcome = outcome._replace(
-                draws=draws, reason=Reason.OK_FALLBACK, findings=(*outcome.findings, *findings)
-            )
+            funds = book_funds(self.book, bill, now, finish_until) | remote_funds(remote)
+            outcome = _with_waiver(bill, funds, waiver)
             if outcome.allowed:
                 try:
-                    taken = self.book.take(leased(draws), now, finish_until)
-                    return Spent(outcome, taken, tuple(counted), is_fallback=True)
+                    taken = self.book.take(leased(outcome.draws), now, finish_until)
+                    return Spent(outcome, taken, waiver.counted, is_fallback=True)
                 except NotCovered:
                     pass
-        for customer_id, feature, amount in counted:
-            self.waivers.give_back(customer_id, feature, amount)
+        give_back(self.waivers, waiver.counted)
         return None
-
-    def _may_waive(self, trouble: Trouble, short: Shortfall, counted: list[tuple[str, str, int]]) -> bool:
-        if trouble.on_unreachable is OnUnreachable.ALLOW:
-            return True
-        if trouble.on_unreachable is not OnUnreachable.ALLOW_UP_TO:
-            return False
-        cap = to_scaled(trouble.unreachable_cap, short.spec.scale)
-        if not self.waivers.take(short.ref.customer_id, short.feature, short.missing, cap):
-            return False
-        counted.append((short.ref.customer_id, short.feature, short.missing))
-        return True
 
     def _remote(
         self, bill: Bill, spent: Spent, remote: Sequence[Charge], event: Event, deadline: float
@@ -281,17 +257,16 @@ class Till:
             if isinstance(answer, RemoteVerdict) and answer.allowed:
                 verdicts[charge.ref] = answer
                 continue
-            waived = (
-                isinstance(answer, RemoteFailure)
-                and answer.grade is Grade.UNREACHABLE
-                and self._waives_remote(bill, charge)
-            )
-            if waived:
-                finding = Finding("trouble", charge.ref.balance, "on_unreachable: allow", Reason.OK_FALLBACK)
+            waived = None
+            if isinstance(answer, RemoteFailure) and answer.grade is Grade.UNREACHABLE:
+                adds = event.gauge_change not in {GaugeChange.SET, GaugeChange.REMOVE}
+                waived = waive_remote(self.waivers, bill, charge, adds=adds)
+            if waived is not None:
+                counted, finding = waived
                 outcome = spent.outcome._replace(
                     reason=Reason.OK_FALLBACK, findings=(*spent.outcome.findings, finding)
                 )
-                spent = spent._replace(outcome=outcome, is_fallback=True)
+                spent = spent._replace(outcome=outcome, waived=(*spent.waived, counted), is_fallback=True)
                 continue
             self.give_back(spent)
             funds = remote_funds(remote) | {charge.ref: Fund(0)}
@@ -314,11 +289,6 @@ class Till:
             idempotency_key=event.idempotency_key,
             deadline=deadline,
         )
-
-    def _waives_remote(self, bill: Bill, charge: Charge) -> bool:
-        troubles = {line.entitlement.name: line.entitlement.trouble for line in bill.features}
-        trouble = troubles.get(charge.feature)
-        return trouble is not None and trouble.on_unreachable is OnUnreachable.ALLOW
 
     def _coloured(self, outcome: Outcome, acquired: Mapping[tuple[BalanceRef, str], Acquired]) -> Outcome:
         """The refusal with what the control plane, or its absence, says of each balance."""
@@ -359,18 +329,6 @@ _GRADE_TEXTS: Final[Mapping[Grade, str]] = {
     Grade.HELD_BY_OTHERS: "others hold leases, which were recalled",
 }
 
-_STRICT_FIRST: Final = (
-    OnUnreachable.DENY,
-    OnUnreachable.FINISH_LEASE,
-    OnUnreachable.ALLOW_UP_TO,
-    OnUnreachable.ALLOW,
-)
-
-
-def _strictest(troubles: Iterable[Trouble]) -> Trouble:
-    """For a balance that belongs to no feature of the bill."""
-    return min(troubles, key=lambda trouble: _STRICT_FIRST.index(trouble.on_unreachable), default=Trouble())
-
 
 def leased(draws: Sequence[Draw]) -> tuple[Draw, ...]:
     """What the book is asked for: not what only the control plane decides."""
@@ -382,6 +340,21 @@ def _uncover(draw: Draw, held: int) -> Draw:
     return draw._replace(within=covered, uncovered=draw.uncovered + draw.within - covered)
 
 
-def _waiver_text(trouble: Trouble, short: Shortfall) -> str:
-    amount = format_scaled(short.missing, short.spec.scale)
-    return f"on_unreachable: {trouble.on_unreachable} let {amount} {short.spec.unit} pass without a lease"
+def _with_waiver(bill: Bill, funds: Mapping[BalanceRef, Fund], waiver: Waiver) -> Outcome:
+    """What is decided with what was waived on top; that part of the draws is not covered."""
+    wider = dict(funds)
+    for ref, amount in waiver.extra.items():
+        fund = wider.get(ref, Fund(0))
+        wider[ref] = fund._replace(within=fund.within + amount)
+    outcome = decide(bill, wider)
+    draws = tuple(
+        _uncover(draw, funds.get(draw.ref, Fund(0)).within)
+        if draw.ref in waiver.extra and not draw.spec.decided_remotely
+        else draw
+        for draw in outcome.draws
+    )
+    if not outcome.allowed:
+        return outcome
+    return outcome._replace(
+        draws=draws, reason=Reason.OK_FALLBACK, findings=(*outcome.findings, *waiver.findings)
+    )

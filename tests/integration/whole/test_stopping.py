@@ -58,7 +58,10 @@ def test_nothing_stays_leased_but_open_holds(installation: Installation) -> None
     left: defaultdict[str, Decimal] = defaultdict(Decimal)
     for lease in installation.office.get("/leases", limit=500)["items"]:
         left[lease["balance"]] += Decimal(lease["unsettled"])
-    assert {name: amount for name, amount in left.items() if amount} == {"wallet:credit": 25, "allowance:quota": 25}
+    assert {name: amount for name, amount in left.items() if amount} == {
+        "wallet:credit": 25,
+        "allowance:quota": 25,
+    }
     assert installation.office.balance("acme", "wallet:credit")["spent"] == 213
 
 

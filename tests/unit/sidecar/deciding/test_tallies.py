@@ -53,16 +53,37 @@ def test_what_was_acknowledged_does_not_show_for_ever() -> None:
 
 
 def test_waivers_stay_within_their_cap_per_outage() -> None:
-    """N per customer, feature and outage; a new outage begins at nothing."""
+    """N per customer, feature and outage; a new outage begins at nothing, whatever is given back of the last."""
     outage = [1]
     waivers = Waivers(lambda: outage[0])
-    assert waivers.take("acme", "chat", 60, 100)
+    first = waivers.take("acme", "chat", 60, 100)
+    assert first is not None
     assert not waivers.take("acme", "chat", 41, 100)
     assert waivers.take("acme", "search", 100, 100)
-    waivers.give_back("acme", "chat", 20)
-    assert waivers.left("acme", "chat", 100) == 60
+    second = waivers.take("acme", "chat", 20, 100)
+    assert second is not None
+    waivers.give_back(second)
+    assert waivers.left("acme", "chat", 100) == 40
     outage[0] = 2
     assert waivers.take("acme", "chat", 100, 100)
+    waivers.give_back(first)
+    assert waivers.left("acme", "chat", 100) == 0
+
+
+def test_waivers_count_holders_once() -> None:
+    """A holder counts for what it holds; giving back makes room; what is only tried on counts nowhere."""
+    waivers = Waivers(lambda: 1)
+    assert waivers.hold("acme", "seats", "ann", 1, 2, adds=True)
+    assert waivers.hold("acme", "seats", "ann", 1, 2, adds=True)
+    assert waivers.hold("acme", "seats", "bob", 1, 2, adds=True)
+    assert not waivers.hold("acme", "seats", "cleo", 1, 2, adds=True)
+    assert waivers.trial().hold("acme", "seats", "bob", 0, 0, adds=False)
+    assert not waivers.hold("acme", "seats", "cleo", 1, 2, adds=True)
+    gone = waivers.hold("acme", "seats", "bob", 0, 0, adds=False)
+    assert gone is not None
+    assert waivers.hold("acme", "seats", "cleo", 1, 2, adds=True)
+    waivers.give_back(gone)
+    assert waivers.left("acme", "seats", 2) == 0
 
 
 class Channel:
