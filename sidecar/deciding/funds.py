@@ -107,11 +107,12 @@ def leasable(
 
 
 def _tokens(spec: BalanceSpec, hint: Hint | None, held: Fund | None) -> int:
-    """A rate: what the share here holds, and what the control plane's bucket held last."""
-    here = 0 if held is None else held.within
-    if hint is not None:
-        return here + max(0, hint.available)
-    return spec.burst if held is None else here
+    """A rate: what the share here holds, and what the control plane's bucket held last. Without a share here that
+    is not known: a bucket fills up without a word. Then the answer is yes, as it is before the first call.
+    """
+    if held is None:
+        return spec.burst
+    return held.within + (0 if hint is None else max(0, hint.available))
 
 
 def _remote_room(charge: Charge, hint: Hint | None) -> int:

@@ -98,6 +98,8 @@ class LeaseBook:
                 continue
             within = total = 0
             if account.is_rate:
+                if not any(now < share.ends_at for share in account.shares):
+                    continue
                 for share in account.shares:
                     within += share.available(now)
                 total = within

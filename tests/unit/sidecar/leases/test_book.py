@@ -207,3 +207,14 @@ def test_after_clear_nothing_can_be_spent_and_holds_are_still_shown() -> None:
     assert fund(book, WALLET, 101.0) == 0
     assert book.held(WALLET) == 4
     assert book.expire(1e6, is_cut_off=False) == []
+
+
+def test_a_share_that_has_ended_is_no_share() -> None:
+    """An empty share says that nothing is left; an ended one says nothing, and is not among the funds."""
+    book = LeaseBook()
+    share = session.RateShare(lease_id="s", tokens=0, micro_per_second=0, burst=5)
+    share.ttl.FromSeconds(20)
+    book.install_share(RATE, share, sent_at=100.0, now=100.0)
+    with book.lock:
+        assert book.funds([RATE], "chat", 101.0)[RATE].within == 0
+        assert RATE not in book.funds([RATE], "chat", 121.0)
