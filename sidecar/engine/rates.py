@@ -48,10 +48,12 @@ def refill(bucket: Bucket, at_micros: int) -> Bucket:
     gained = elapsed * bucket.micro_per_second // MICRO
     most = bucket.burst * MICRO
     if bucket.micro_tokens + gained >= most:
-        return bucket._replace(micro_tokens=max(bucket.micro_tokens, most), at_micros=at_micros)
+        tokens = max(bucket.micro_tokens, most)
+        return Bucket(tokens, bucket.micro_per_second, bucket.burst, at_micros)
     counted = -(-gained * MICRO // bucket.micro_per_second) if gained else 0
     assert counted <= elapsed, "no more time is used than has passed"
-    return bucket._replace(micro_tokens=bucket.micro_tokens + gained, at_micros=bucket.at_micros + counted)
+    tokens, since = bucket.micro_tokens + gained, bucket.at_micros + counted
+    return Bucket(tokens, bucket.micro_per_second, bucket.burst, since)
 
 
 def take(bucket: Bucket, amount: int, at_micros: int) -> tuple[Bucket, int]:
@@ -63,7 +65,7 @@ def take(bucket: Bucket, amount: int, at_micros: int) -> tuple[Bucket, int]:
     now = refill(bucket, at_micros)
     missing = amount * MICRO - now.micro_tokens
     if missing <= 0:
-        return now._replace(micro_tokens=now.micro_tokens - amount * MICRO), 0
+        return Bucket(-missing, now.micro_per_second, now.burst, now.at_micros), 0
     if amount > now.burst or now.micro_per_second == 0:
         return now, -1
     return now, max(1, -(-missing * MICRO // now.micro_per_second) - max(0, at_micros - now.at_micros))

@@ -6,11 +6,12 @@ message again). What is rare (values, shortfalls, explanations) is left to the l
 says the whole decision in the library's words and compares.
 """
 
+from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
 from purser.v1 import decision_pb2 as answers
-from sidecar.engine.decision import Amount, BalanceState, Decision, Freshness
+from sidecar.engine.decision import Amount, BalanceState, Decision, Freshness, ViewSource
 from sidecar.engine.values import BalanceKind, Reason, format_scaled
 from sidecar.rpc import wire
 from sidecar.runtime.fields import block, instant, number, span, text
@@ -41,6 +42,7 @@ _NEXT_EXPIRY_AT: Final = b"\x52"
 _ZERO: Final = b"\x010"
 """The text `0` with its length."""
 
+_NOTHING_OVER_OR_RESERVED: Final = _OVERAGE + _ZERO + _RESERVED + _ZERO
 _NOTHING_RARE: Final = (None, None, None, (), ())
 
 
@@ -76,12 +78,14 @@ def lasting_bytes(decision: Decision) -> bytes:
 
 def freshness_bytes(freshness: Freshness) -> bytes:
     """The field `freshness` of a decision."""
-    encoded = number(b"\x08", freshness.revision)
-    if freshness.as_of is not None:
-        encoded += instant(b"\x12", freshness.as_of)
-    if freshness.age is not None:
-        encoded += span(b"\x1a", freshness.age)
-    return block(_FRESHNESS, encoded + number(b"\x20", freshness.source))
+    confirmed = _confirmed(freshness.revision, freshness.as_of, freshness.source)
+    return block(_FRESHNESS, confirmed if freshness.age is None else confirmed + span(b"\x1a", freshness.age))
+
+
+@lru_cache(maxsize=64)
+def _confirmed(revision: int, as_of: datetime | None, source: ViewSource) -> bytes:
+    since = b"" if as_of is None else instant(b"\x12", as_of)
+    return number(b"\x08", revision) + since + number(b"\x20", source)
 
 
 @lru_cache(maxsize=_KEPT_MAX)
@@ -91,10 +95,15 @@ def _verdict(allowed: bool, reason: Reason, message: str) -> bytes:
 
 def _balance(state: BalanceState) -> bytes:
     name, kind, unit, scale, limit, used, remaining, overage, reserved, resets_at, next_expiry_at = state
-    encoded = _spec(name, kind, unit, scale, limit) + _digits(_USED, used, scale)
+    digits = format_scaled(used, scale).encode()
+    encoded = b"%b%b%c%b" % (_spec(name, kind, unit, scale, limit), _USED, len(digits), digits)
     if remaining is not None:
-        encoded += _digits(_REMAINING, remaining, scale)
-    encoded += _digits(_OVERAGE, overage, scale) + _digits(_RESERVED, reserved, scale)
+        digits = format_scaled(remaining, scale).encode()
+        encoded += b"%b%c%b" % (_REMAINING, len(digits), digits)
+    if overage or reserved:
+        encoded += _digits(_OVERAGE, overage, scale) + _digits(_RESERVED, reserved, scale)
+    else:
+        encoded += _NOTHING_OVER_OR_RESERVED
     if resets_at is not None:
         encoded += instant(_RESETS_AT, resets_at)
     if next_expiry_at is not None:

@@ -141,7 +141,8 @@ def _is_plain(request: api.ConsumeUsageRequest | api.CheckAccessRequest) -> bool
     if len(measures) > MEASURES_MAX // 2 or len(event.attributes) > ATTRIBUTES_MAX // 4:
         return False
     fits = _NUMBER.fullmatch
-    for name, value in measures.items():
+    for name in measures:
+        value = measures[name]
         if not name or len(value) > NUMBER_MAX_DIGITS or not fits(value):
             return False
     return "" not in event.attributes

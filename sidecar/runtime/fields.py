@@ -10,6 +10,9 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from sidecar.runtime.clock import EPOCH
 
 _ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
@@ -20,6 +23,8 @@ def varint(value: int) -> bytes:
     """A number; a negative one as the 64 bits of its complement."""
     if 0 <= value < 0x80:
         return _ONE_BYTE[value]
+    if 0 <= value < 0x4000:
+        return b"%c%c" % (value & 0x7F | 0x80, value >> 7)
     value &= 0xFFFF_FFFF_FFFF_FFFF
     out = bytearray()
     while value > 0x7F:
@@ -56,11 +61,11 @@ def text(tag: bytes, value: str) -> bytes:
 def instant(tag: bytes, at: datetime) -> bytes:
     """A Timestamp of an aware instant. Kept for a while: most instants of an answer are those of the one before."""
     since = at - EPOCH
-    seconds = number(b"\x08", since.days * _DAY_SECONDS + since.seconds)
-    return block(tag, seconds + number(b"\x10", since.microseconds * 1000))
+    seconds = since.days * _DAY_SECONDS + since.seconds
+    return block(tag, Timestamp(seconds=seconds, nanos=since.microseconds * 1000).SerializeToString())
 
 
 def span(tag: bytes, of: timedelta) -> bytes:
     """A Duration of zero or more."""
-    seconds = number(b"\x08", of.days * _DAY_SECONDS + of.seconds)
-    return block(tag, seconds + number(b"\x10", of.microseconds * 1000))
+    seconds = of.days * _DAY_SECONDS + of.seconds
+    return block(tag, Duration(seconds=seconds, nanos=of.microseconds * 1000).SerializeToString())
