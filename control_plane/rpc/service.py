@@ -33,7 +33,9 @@ class SyncService(SyncServiceServicer):
     async def OpenSession(
         self, request: session_pb2.OpenSessionRequest, context: Context
     ) -> session_pb2.OpenSessionResponse:
-        return await _answer(context, self._database.transact(lambda uow: open_session(uow, request, self._settings)))
+        return await _answer(
+            context, self._database.transact(lambda uow: open_session(uow, request, self._settings))
+        )
 
     async def CloseSession(
         self, request: session_pb2.CloseSessionRequest, context: Context
