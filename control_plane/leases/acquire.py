@@ -86,11 +86,10 @@ class Asked:
 
 
 class Other(NamedTuple):
-    """Somebody else holds unsettled leases of a balance."""
+    """A lease of somebody else with something unsettled."""
 
     balance_id: str
-    outbox_id: str
-    incarnation_id: str
+    lease_id: str
     state: str
 
 
@@ -147,8 +146,8 @@ async def _attempt(
         if rows:
             await vault.save()
             return Pending(await post_recalls(uow, rows, idle_only=True), waiting)
-    reachable = await _have_obeyed(uow, recalled or {})
-    held_back = {other.balance_id for other in others if other not in reachable}
+    obeyed = await _have_obeyed(uow, recalled or {})
+    held_back = {other.balance_id for other in others if other.lease_id not in obeyed}
     reply, made = await _grant_all(vault, settings, request, asked, held_back, pause=pause)
     await vault.save()  # slices refer to grants, some of which are new
     await insert_leases(uow, made)
@@ -398,36 +397,34 @@ async def _add_hints(uow: UnitOfWork, asked: Collection[Asked], reply: session.A
 async def _others(uow: UnitOfWork, holder: session.Holder, balance_ids: Collection[str]) -> set[Other]:
     if not balance_ids:
         return set()
-    query = (
-        select(leases.c.balance_id, leases.c.outbox_id, leases.c.incarnation_id, leases.c.state)
-        .where(
-            leases.c.balance_id.in_(balance_ids),
-            leases.c.state.in_((OPEN, QUARANTINED)),
-            leases.c.unsettled > 0,
-            or_(leases.c.outbox_id != holder.outbox_id, leases.c.incarnation_id != holder.incarnation_id),
-        )
-        .distinct()
+    query = select(leases.c.balance_id, leases.c.id, leases.c.state).where(
+        leases.c.balance_id.in_(balance_ids),
+        leases.c.state.in_((OPEN, QUARANTINED)),
+        leases.c.unsettled > 0,
+        or_(leases.c.outbox_id != holder.outbox_id, leases.c.incarnation_id != holder.incarnation_id),
     )
     return {Other(*row) for row in await uow.connection.execute(query)}
 
 
-async def _have_obeyed(uow: UnitOfWork, recall_ids: Mapping[str, str]) -> set[Other]:
-    """Holders that have answered, and whose returns are in the books."""
+async def _have_obeyed(uow: UnitOfWork, recall_ids: Mapping[str, str]) -> set[str]:
+    """Leases of which nothing idle is left with their holders: they have said so, and what they gave back is in the books.
+
+    A lease that was granted while the recall was on its way is not among them: its holder may not have known of it.
+    """
     if not recall_ids:
         return set()
-    balance_of: dict[str, str] = {recall: balance for balance, recall in recall_ids.items()}
     reached = and_(
         sessions.c.outbox_id == recall_answers.c.outbox_id,
         sessions.c.incarnation_id == recall_answers.c.incarnation_id,
         sessions.c.cursor >= recall_answers.c.last_seq,
     )
     query = (
-        select(recall_answers.c.recall_id, recall_answers.c.outbox_id, recall_answers.c.incarnation_id)
+        select(recall_answers.c.lease_ids)
         .join(sessions, reached)
-        .where(recall_answers.c.recall_id.in_(balance_of))
+        .where(recall_answers.c.recall_id.in_(recall_ids.values()))
     )
-    rows = await uow.connection.execute(query)
-    return {Other(balance_of[row.recall_id], row.outbox_id, row.incarnation_id, OPEN) for row in rows}
+    answers = (await uow.connection.execute(query)).scalars()
+    return {lease_id for lease_ids in answers for lease_id in lease_ids}
 
 
 async def _count_holders(vault: Vault, holder: session.Holder) -> dict[str, int]:
@@ -458,7 +455,7 @@ async def _wait(
         async with database.read() as uow:
             obeyed = await _have_obeyed(uow, pending.recall_ids)
             others = await _others(uow, request.holder, list(pending.recall_ids))
-            if all(other in obeyed or other.state != OPEN for other in others):
+            if all(other.lease_id in obeyed or other.state != OPEN for other in others):
                 return
             vault = Vault(uow, reading=True)
             held = await vault.lock(list(pending.recall_ids))

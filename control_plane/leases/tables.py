@@ -125,9 +125,10 @@ recall_answers = Table(
     Column("outbox_id", Text, primary_key=True),
     Column("incarnation_id", Text, primary_key=True),
     Column("last_seq", BigInteger, nullable=False),
+    Column("lease_ids", Json, nullable=False),
     Column("answered_at", Instant, nullable=False),
 )
-"""A holder has obeyed: once its cursor has reached `last_seq`, nothing idle is left with it."""
+"""A holder has obeyed: once its cursor has reached `last_seq`, nothing idle is left of these leases."""
 
 rate_buckets = Table(
     "rate_buckets",

@@ -125,6 +125,7 @@ async def _answer(
                     outbox_id=start.holder.outbox_id,
                     incarnation_id=start.holder.incarnation_id,
                     last_seq=answered.last_seq,
+                    lease_ids=answered.lease_ids,
                 )
             )
         case _:

@@ -102,7 +102,7 @@ class Till:
         """Takes all that the bill asks for, or nothing. `deadline`: monotonic seconds for leasing."""
         if bill.refused is not Reason.OK:
             return Spent(decide(bill, {}))
-        remote = [charge for charge in bill.charges if charge.spec.decided_remotely]
+        remote = _asked_remotely(bill)
         spent = self._local(bill, remote, deadline)
         if not spent.outcome.allowed or not remote:
             return spent
@@ -119,7 +119,7 @@ class Till:
         if bill.refused is not Reason.OK:
             return Spent(decide(bill, {}))
         bill = without_rates(bill)
-        return self._local(bill, tuple(c for c in bill.charges if c.spec.decided_remotely), deadline, holds)
+        return self._local(bill, _asked_remotely(bill), deadline, holds)
 
     def guest(self, bill: Bill, *, look: bool) -> Spent:
         """By the default plan, for a customer that nobody knows: limits hold per sidecar and outage, and
@@ -328,6 +328,11 @@ _GRADE_TEXTS: Final[Mapping[Grade, str]] = {
     Grade.UNREACHABLE: "the control plane can not be asked for more",
     Grade.HELD_BY_OTHERS: "others hold leases, which were recalled",
 }
+
+
+def _asked_remotely(bill: Bill) -> list[Charge]:
+    """What only the control plane decides; what has no limit needs no decision."""
+    return [charge for charge in bill.charges if charge.spec.decided_remotely and not charge.spec.unlimited]
 
 
 def leased(draws: Sequence[Draw]) -> tuple[Draw, ...]:

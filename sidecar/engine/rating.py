@@ -88,7 +88,8 @@ def rate(
         amount = EXACT.multiply(quantity, row.each)
         if row.divided_by is not None:
             amount = EXACT.divide(amount, row.divided_by)
-        amount = EXACT.multiply(amount, times)
+        if times is not ONE:
+            amount = EXACT.multiply(amount, times)
         exact = EXACT.add(exact, amount)
         if with_lines:
             lines.append(Line(row.dimension, quantity, row.per, row.price, times, amount))

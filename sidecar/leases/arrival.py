@@ -30,21 +30,15 @@ def install(
     received_at: float,
     now: float,
 ) -> list[Withdrawn]:
-    """Puts what was granted into the book; what a recall has overtaken is answered, withdrawn. The book's
-    lock is held.
-    """
-    recalled, idle_only = request.recalled.get(want.ref, (0, True))
-    is_overtaken = recalled > revision
+    """Puts what was granted into the book; what a cut has overtaken is answered, withdrawn. The book's lock is held."""
+    is_overtaken = request.cut_at.get(want.ref, 0) > revision
     for lease in acquired.leases:
         book.install(want.ref, lease, sent_at=request.sent_at, received_at=received_at, revision=revision)
-    if acquired.HasField("rate_share") and not (is_overtaken and not idle_only):
+    if acquired.HasField("rate_share") and not is_overtaken:
         book.install_share(want.ref, acquired.rate_share, sent_at=request.sent_at, now=now)
     if not is_overtaken:
         return []
-    granted = sum(s.amount for lease in acquired.leases for s in lease.slices)
-    # Callers wait for `need` of it; whoever recalled idle slices wants the rest.
-    excess = max(0, granted - want.need) if idle_only else granted
-    return book.withdraw(want.ref, excess)
+    return book.withdraw(want.ref, sum(s.amount for lease in acquired.leases for s in lease.slices))
 
 
 def hints(reply: session.AcquireLeasesResponse) -> list[session.BalanceHint]:

@@ -10,7 +10,7 @@ from sidecar.leases import sizing
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.remembered import RememberedRefusals
 from sidecar.leases.requests import Request, Ticket, Wanted, wire_ref
-from sidecar.leases.terms import Acquired
+from sidecar.leases.terms import Acquired, Grade
 
 CALL_SECONDS: Final = 2.0
 MIN_CALL_SECONDS: Final = 0.05
@@ -44,6 +44,22 @@ class Asking:
         """Everybody who waits for a balance is told."""
         for ticket in self._tickets.pop(ref, []):
             ticket.waiter.answer((ref, ticket.feature), acquired)
+
+    def answered(self, want: Wanted, acquired: Acquired) -> None:
+        """What one want got. What came may help everybody; a refusal is for those that it was asked for, and
+        whoever came later, or for another feature, is asked for next.
+        """
+        if acquired.grade in {Grade.GRANTED, Grade.NO_SUCH_BALANCE}:
+            self.answer(want.ref, acquired)
+            return
+        left: list[Ticket] = []
+        for ticket in self._tickets.pop(want.ref, []):
+            if ticket.is_asked:
+                ticket.waiter.answer((want.ref, ticket.feature), acquired)
+            else:
+                left.append(ticket)
+        if left:
+            self._tickets[want.ref] = left
 
     def answer_all(self, acquired: Acquired) -> None:
         """Everybody who waits is told."""
@@ -96,14 +112,15 @@ class Asking:
                 continue
             deadline = max(deadline or now, *(ticket.deadline for ticket in tickets))
             feature = sizing.demand_key(ref, tickets[0].feature)
-            waiting = [t.needed for t in tickets if sizing.demand_key(ref, t.feature) == feature]
+            for ticket in tickets:
+                ticket.is_asked = sizing.demand_key(ref, ticket.feature) == feature
+            same = [ticket for ticket in tickets if ticket.is_asked]
             free = self._book.free(ref, feature, now)
             # What is refused to the smallest call is refused to all, and none is refused because of the others.
-            need = max(1, min(waiting) - free)
+            need = min(ticket.lacks(free) for ticket in same)
             ahead = self._book.demand(ref, feature, now).amount(need=need, free=free, now=now)
-            found.append(
-                _wish(Wanted(ref, feature, need, next_period=False), max(ahead, sum(waiting) - free))
-            )
+            amount = max(ahead, need, sum(ticket.needed for ticket in same) - free)
+            found.append(_wish(Wanted(ref, feature, need, next_period=False), amount))
         return found, deadline
 
     def _ahead(self, demands: sizing.Demands, now: float, asked: set[BalanceRef]) -> Iterable[Wish]:

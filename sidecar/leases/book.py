@@ -15,6 +15,8 @@ from sidecar.leases.terms import Draw, NotCovered, Taken
 
 REMEMBERED_SECONDS: Final = 3600.0
 """How long an ended lease is known, for what is given back late."""
+LATELY_SECONDS: Final = 120.0
+"""By then the books have what an ended lease was charged and what came back of it."""
 
 
 class Spending(Protocol):
@@ -82,6 +84,7 @@ class LeaseBook:
         self.lock = threading.Lock()
         self._accounts: dict[BalanceRef, _Account] = {}
         self._leases: dict[str, HeldLease] = {}
+        self._known: dict[BalanceRef, dict[str, HeldLease]] = {}
         self._earlier: dict[str, tuple[BalanceRef, int]] = {}
         self._ends: list[tuple[float, str]] = []
         self._overdue: set[str] = set()
@@ -230,6 +233,7 @@ class LeaseBook:
             return known
         held = HeldLease(ref, lease, sent_at=sent_at, received_at=received_at, revision=revision)
         self._leases[held.lease_id] = held
+        self._known.setdefault(ref, {})[held.lease_id] = held
         self._account(ref).leases.append(held)
         heapq.heappush(self._ends, (held.ends_at, held.lease_id))
         return held
@@ -275,6 +279,10 @@ class LeaseBook:
             self._drop_if_idle(lease.ref)
         elif not lease.held and now >= lease.ends_at + REMEMBERED_SECONDS:
             del self._leases[lease.lease_id]
+            of_balance = self._known[lease.ref]
+            del of_balance[lease.lease_id]
+            if not of_balance:
+                del self._known[lease.ref]
             self._drop_if_idle(lease.ref)
             return
         heapq.heappush(self._ends, (now + REMEMBERED_SECONDS, lease.lease_id))
@@ -284,20 +292,38 @@ class LeaseBook:
         if not (account.leases or account.shares or account.demands or account.held):
             del self._accounts[ref]
 
-    def recall(self, ref: BalanceRef, revision: int, *, idle_only: bool) -> list[Withdrawn]:
-        """What is neither spent nor held in leases from before `revision`, withdrawn. A share of a rate that
-        is cut ends.
-        """
+    def cut(self, ref: BalanceRef, revision: int) -> list[Withdrawn]:
+        """What is neither spent nor held in leases from before `revision`, withdrawn. A share of a rate ends."""
         account = self._accounts.get(ref)
         if account is None:
             return []
-        if not idle_only:
-            account.shares.clear()
+        account.shares.clear()
         return [
             self._withdraw(lease, lease.free)
             for lease in account.leases
             if lease.free and lease.revision < revision
         ]
+
+    def withdraw_idle(self, ref: BalanceRef, now: float) -> list[Withdrawn]:
+        """What is neither spent nor held, but for leases that have just come."""
+        account = self._accounts.get(ref)
+        leases = [] if account is None else account.leases
+        return [
+            self._withdraw(lease, lease.free) for lease in leases if lease.free and not lease.is_fresh(now)
+        ]
+
+    def settled_in(self, ref: BalanceRef, now: float) -> tuple[str, ...]:
+        """The leases of a balance that are known and not fresh: those that end, or ended lately, or are held."""
+        return tuple(
+            lease.lease_id
+            for lease in self._known.get(ref, {}).values()
+            if not lease.is_fresh(now) and (lease.held or now < lease.ends_at + LATELY_SECONDS)
+        )
+
+    def is_fresh(self, ref: BalanceRef, now: float) -> bool:
+        """Has a lease of this balance just come?"""
+        account = self._accounts.get(ref)
+        return account is not None and any(lease.is_fresh(now) for lease in account.leases)
 
     def withdraw(self, ref: BalanceRef, amount: int) -> list[Withdrawn]:
         """Takes at most `amount` of what is free out of the book, from the newest lease on."""
@@ -384,6 +410,7 @@ class LeaseBook:
         self._accounts.clear()
         self._earlier.clear()
         self._leases.clear()
+        self._known.clear()
         self._ends.clear()
         self._overdue.clear()
         for ref, lease_id, held in holds:

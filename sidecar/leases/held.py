@@ -11,6 +11,7 @@ from sidecar.engine.values import BalanceRef
 DRIFT: Final = 0.01
 """Holders stop this part of the time early, because clocks differ."""
 FOR_EVER: Final = float("inf")
+FRESH_SECONDS: Final = 0.05
 
 
 class HeldLease:
@@ -18,6 +19,7 @@ class HeldLease:
 
     __slots__ = (
         "allotted",
+        "arrived_at",
         "begins_at",
         "beyond",
         "charged",
@@ -56,7 +58,7 @@ class HeldLease:
         if lease.HasField("never_after"):
             self.never_after = sent_at + (_seconds(lease.never_after) - granted_at) * (1 - DRIFT)
             self.ends_at = min(self.ends_at, self.never_after)
-        self.begins_at = received_at
+        self.arrived_at = self.begins_at = received_at
         if lease.HasField("begins_at"):
             self.begins_at = received_at + max(0.0, _seconds(lease.begins_at) - granted_at)
 
@@ -67,6 +69,10 @@ class HeldLease:
         return now < self.ends_at or (
             finish_until is not None and now < finish_until and now < self.never_after
         )
+
+    def is_fresh(self, now: float) -> bool:
+        """Has it just come, so that the calls that waited for it are about to spend it?"""
+        return now < self.arrived_at + FRESH_SECONDS
 
     def free_within(self) -> int:
         """What is free inside the limit: slices beyond it burn last and return first."""

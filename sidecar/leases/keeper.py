@@ -16,6 +16,8 @@ from purser.sync.v1 import session_pb2 as session
 from sidecar.leases import arrival, sizing
 from sidecar.leases.asking import Asking
 from sidecar.leases.book import LeaseBook, Withdrawn
+from sidecar.leases.held import FRESH_SECONDS
+from sidecar.leases.obeying import Answer, Obeying
 from sidecar.leases.ports import AcquirePort, Journal, OnHints, SessionPort, Uploads
 from sidecar.leases.remembered import RememberedRefusals
 from sidecar.leases.remote import Remote
@@ -74,6 +76,7 @@ class Keeper:
         self._refusals = RememberedRefusals()
         self._asking = Asking(book, self._refusals, random)
         self._returning = Returning(book, journal, clock, metrics)
+        self._obeying = Obeying(book, self._returning, lambda ref: ref in self._asking.in_flight)
         self.decide_remote = Remote(port, sessions, clock, make_id, self._tell_hints).decide
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._holder: session.Holder | None = None
@@ -117,27 +120,22 @@ class Keeper:
                 if known is not None:
                     waiter.answer((s.ref, s.feature), known)
                 else:
-                    self._asking.wait_for(Ticket(waiter, s.ref, s.feature, s.needed, deadline))
+                    self._asking.wait_for(Ticket(waiter, s.ref, s.feature, s.missing, s.needed, deadline))
         return waiter
 
-    def recall(self, recall: feed.Recall) -> int:
-        """Obeys a recall: returns are durable, and their upload has begun, when this returns the last one's number.
-
-        0: there was nothing. Blocks for a commit. Raises NotWritten or OutcomeUnknown: then do not answer the recall.
+    def recall(self, recall: feed.Recall, answer: Answer) -> None:
+        """Has a recall obeyed by a step: `answer` is called once the returns are durable, perhaps again later, and not
+        at all when they could not be written. Does not block.
         """
         ref = from_wire(recall.ref)
         with self._lock:
             request = self._asking.in_flight.get(ref)
-            if request is not None:
-                revision, idle_only = request.recalled.get(ref, (0, True))
-                request.recalled[ref] = (max(revision, recall.revision), idle_only and recall.idle_only)
+            if request is not None and not recall.idle_only:
+                request.cut_at[ref] = max(request.cut_at.get(ref, 0), recall.revision)
             self._refusals.forget(ref)
-            with self._book.lock:
-                withdrawn = self._book.recall(ref, recall.revision, idle_only=recall.idle_only)
         self._metrics.recalls.inc()
-        returns = self._returning.write(withdrawn, why="recall")
-        self._uploads.kick()
-        return returns[-1].uid.seq if returns else 0
+        self._obeying.post(recall, answer)
+        self._wake()
 
     def finish(self) -> None:
         """At a stop: asks for nothing more. Steps go on until what was asked for is answered."""
@@ -176,6 +174,8 @@ class Keeper:
         now = self._clock.monotonic()
         self._follow_session()
         self._take_replies()
+        if self._obeying.step(now):
+            self._uploads.kick()
         self._return_ended(now)
         if not self._round and now - self._sized_at >= sizing.INTERVAL_SECONDS:
             self._sized_at = now
@@ -187,7 +187,9 @@ class Keeper:
         self._shrink(demands, now)
         self._repeat(now)
         self._send_new(demands, now)
-        return BETWEEN_SLICES_SECONDS if self._round else IDLE_STEP_SECONDS
+        if self._round:
+            return BETWEEN_SLICES_SECONDS
+        return FRESH_SECONDS / 2 if self._obeying.is_pending else IDLE_STEP_SECONDS
 
     def _follow_session(self) -> None:
         """A new outbox or incarnation: what the old one leased is not ours to spend."""
@@ -202,6 +204,7 @@ class Keeper:
                 self._book.clear()
                 self._asking.clear()
             self._returning.clear()
+            self._obeying.clear()
         self._holder = holder
 
     def _take_replies(self) -> None:
@@ -291,7 +294,7 @@ class Keeper:
         self._metrics.lease_wants.labels(outcome.grade.name).inc()
         self._refusals.note(want, acquired, outcome, now)
         if not want.next_period:
-            self._asking.answer(want.ref, outcome)
+            self._asking.answered(want, outcome)
 
     def _return_ended(self, now: float) -> None:
         with self._book.lock:

@@ -50,15 +50,26 @@ class Waiter:
             self._open.clear()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ticket:
     """One balance that a call waits for."""
 
     waiter: Waiter
     ref: BalanceRef
     feature: str
+    missing: int
+    """What it lacked when it was decided, which may be more than what is free now leaves open: several features
+    of one call may spend the same.
+    """
     needed: int
+    """The whole charge."""
     deadline: float
+    is_asked: bool = False
+    """The request that is on its way was made for it, too: its refusal is this call's."""
+
+    def lacks(self, free: int) -> int:
+        """What it lacks when so much is free."""
+        return max(1, self.missing, self.needed - free)
 
 
 @dataclass(slots=True)
@@ -83,8 +94,8 @@ class Request:
     tries: int = 0
     retry_at: float = 0.0
     is_out: bool = True
-    recalled: dict[BalanceRef, tuple[int, bool]] = field(default_factory=dict)
-    """Recalls that came meanwhile: the highest revision, and whether only idle slices are wanted."""
+    cut_at: dict[BalanceRef, int] = field(default_factory=dict)
+    """Cuts that came meanwhile: the highest revision of each balance."""
 
 
 @dataclass(slots=True)

@@ -143,12 +143,5 @@ class Following:
             _log.warning("a message on the feed was not taken over", problem=step.problem)
         outgoing.send(*step.send)
         if step.obey is not None:
-            try:
-                last_seq = self._recalls.recall(step.obey)
-            except Exception:  # noqa: BLE001
-                # Unanswered, the recall stands: the leases end by themselves.
-                _log.exception("a recall could not be obeyed", recall_id=step.obey.recall_id)
-            else:
-                answer = feed.Recalled(recall_id=step.obey.recall_id, last_seq=last_seq)
-                outgoing.send(feed.FollowRequest(recalled=answer))
+            self._recalls.recall(step.obey, lambda answer: outgoing.send(feed.FollowRequest(recalled=answer)))
         return not step.resume

@@ -48,8 +48,8 @@ class Hint:
         return message
 
     def available_to(self, feature: str) -> int:
-        """What one feature could still draw."""
-        return self.scoped.get(feature, self.available)
+        """What one feature could still draw: one that no scope names, what is for all."""
+        return self.scoped.get(feature, self.scoped.get("", self.available))
 
 
 def hint_of(hint: session.BalanceHint) -> Hint:

@@ -1,6 +1,6 @@
 """What the view needs of the outside: the feed, a second tier, and who obeys recalls."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,11 +37,9 @@ class Feed(Protocol):
 class Recalls(Protocol):
     """Obeys recalls: the keeper."""
 
-    def recall(self, recall: feed.Recall) -> int:
-        """Gives back what the recall names, durably, and returns the sequence number of the last return (0:
-        there was nothing).
-
-        May block for an outbox commit. Raises when nothing could be written: the recall is then not answered.
+    def recall(self, recall: feed.Recall, answer: Callable[[feed.Recalled], None]) -> None:
+        """Has what the recall names given back, durably; `answer` is then called, from another thread, perhaps more than
+        once, and not at all when nothing could be written. Does not block.
         """
 
 

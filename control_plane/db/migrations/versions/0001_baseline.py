@@ -232,6 +232,7 @@ def upgrade() -> None:
         sa.Column("outbox_id", sa.Text(), nullable=False),
         sa.Column("incarnation_id", sa.Text(), nullable=False),
         sa.Column("last_seq", sa.BigInteger(), nullable=False),
+        sa.Column("lease_ids", sa.Text(), nullable=False),
         sa.Column("answered_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("recall_id", "outbox_id", "incarnation_id", name=op.f("pk_recall_answers")),
     )

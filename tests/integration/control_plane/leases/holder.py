@@ -196,8 +196,8 @@ class Holder:
         )
         return await self.database.transact(lambda uow: report_batch(uow, request))
 
-    async def obey(self, recall_id: str) -> None:
-        """Answers a recall: everything idle is written as returns."""
+    async def obey(self, recall_id: str, *lease_ids: str) -> None:
+        """Answers a recall: everything idle of these leases is written as returns."""
         async with self.database.begin() as uow:
             await answer_recall(
                 uow,
@@ -205,6 +205,7 @@ class Holder:
                 outbox_id=self.outbox_id,
                 incarnation_id=self.incarnation_id,
                 last_seq=self.last_seq,
+                lease_ids=lease_ids,
             )
 
 

@@ -11,7 +11,7 @@ from control_plane.feed.bus import Bus
 from control_plane.leases.acquire import acquire
 from control_plane.leases.quarantine import sweep_leases
 from control_plane.leases.sessions import Superseded
-from control_plane.leases.tables import leases, recalls
+from control_plane.leases.tables import leases, recall_answers, recalls
 from control_plane.ledger.balances import standings
 from control_plane.ledger.grants import NewGrant, create_grant
 from control_plane.ledger.tables import grants
@@ -166,6 +166,24 @@ async def test_a_refusal_is_final_once_the_others_have_obeyed(
     assert not refused.refusal.HasField("retry_after")
 
 
+async def test_a_lease_that_its_holder_has_not_heard_of_keeps_a_refusal_open(
+    database: Database, clock: SteppedClock
+) -> None:
+    """A holder obeys while the reply with its lease is on its way: what it could not give back may come yet."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    unaware = LongerWait(holder, "no lease that it knows", idle=0)
+    refused, _ = await asyncio.gather(other.acquire(ref("acme"), 75), unaware.obey())
+    assert refused.refusal.kind == session.REFUSAL_KIND_HELD_BY_OTHERS
+    assert refused.refusal.HasField("retry_after")
+    aware = LongerWait(holder, lease.lease_id, idle=0)
+    refused, _ = await asyncio.gather(other.acquire(ref("acme"), 75, settings=LONG), aware.obey())
+    assert refused.refusal.kind == session.REFUSAL_KIND_EXHAUSTED
+
+
 async def test_what_the_others_give_back_is_granted(database: Database, clock: SteppedClock) -> None:
     """An idle slice of another holder reaches the waiting call within the recall's deadline."""
     await prepaid(database)
@@ -266,9 +284,11 @@ class LongerWait:
         if self.idle:
             self.holder.give_back(self.lease_id, self.idle)
             await self.holder.upload()
-        await self.holder.obey(recall_id)
+        await self.holder.obey(recall_id, self.lease_id)
 
     async def _posted(self) -> str | None:
         async with self.holder.database.read() as uow:
-            found: str | None = (await uow.connection.execute(select(recalls.c.id))).scalars().first()
+            answered = select(recall_answers.c.recall_id)
+            query = select(recalls.c.id).where(recalls.c.id.not_in(answered))
+            found: str | None = (await uow.connection.execute(query)).scalars().first()
             return found

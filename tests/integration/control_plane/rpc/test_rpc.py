@@ -84,7 +84,9 @@ async def test_a_recall_crosses_replicas(postgres_url: str) -> None:
                         holder=idle, first_seq=1, last_seq=1, records=[record]
                     )
                     await stub_one.ReportBatch(batch)
-                    recalled = feed_pb2.Recalled(recall_id=follower.recalls[0].recall_id, last_seq=1)
+                    recalled = feed_pb2.Recalled(
+                        recall_id=follower.recalls[0].recall_id, last_seq=1, lease_ids=[lease.lease_id]
+                    )
                     await follower.call.write(feed_pb2.FollowRequest(recalled=recalled))
 
                 obeying = asyncio.create_task(obey())

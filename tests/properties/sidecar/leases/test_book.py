@@ -120,7 +120,9 @@ class BookMachine(RuleBasedStateMachine):
     @rule(target=withdrawn, ref=st.sampled_from(REFS), revision=st.integers(0, 50), idle_only=st.booleans())
     def recall(self, ref: BalanceRef, revision: int, idle_only: bool) -> tuple[Withdrawn, ...]:
         """The control plane wants it back."""
-        return self._returned(self.book.recall(ref, revision, idle_only=idle_only))
+        if idle_only:
+            return self._returned(self.book.withdraw_idle(ref, self.now))
+        return self._returned(self.book.cut(ref, revision))
 
     @rule(target=withdrawn, ref=st.sampled_from(REFS), amount=st.integers(1, 60))
     def shrink(self, ref: BalanceRef, amount: int) -> tuple[Withdrawn, ...]:

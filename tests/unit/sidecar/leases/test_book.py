@@ -145,14 +145,28 @@ def test_a_living_holder_returns_the_rest_at_the_end_and_keeps_its_holds() -> No
     assert [w.amount for w in book.expire(170.0, is_cut_off=False)] == [3]
 
 
-def test_a_recall_takes_only_what_is_older_and_free() -> None:
-    """Leases of the recall's revision, or after it, stay."""
+def test_a_cut_takes_only_what_is_older_and_free() -> None:
+    """Leases of the cut's revision, or after it, stay."""
     book = LeaseBook()
     install(book, WALLET, lease("l1", 10), revision=5)
     install(book, WALLET, lease("l2", 7), revision=6)
     book.take([Draw(WALLET, "chat", 4)], 101.0)
-    assert [(w.lease_id, w.amount) for w in book.recall(WALLET, 6, idle_only=False)] == [("l1", 6)]
+    assert [(w.lease_id, w.amount) for w in book.cut(WALLET, 6)] == [("l1", 6)]
     assert fund(book, WALLET, 101.0) == 7
+
+
+def test_idle_is_what_nobody_holds_and_has_not_just_come() -> None:
+    """A lease that has just come is left to those who waited for it; it is not among those that were looked through."""
+    book = LeaseBook()
+    install(book, WALLET, lease("l1", 10), revision=5)
+    book.hold(book.take([Draw(WALLET, "chat", 4)], 101.0))
+    book.install(WALLET, lease("l2", 7), sent_at=100.9, received_at=101.0, revision=5)
+    assert [(w.lease_id, w.amount) for w in book.withdraw_idle(WALLET, 101.01)] == [("l1", 6)]
+    assert book.settled_in(WALLET, 101.01) == ("l1",)
+    assert book.is_fresh(WALLET, 101.01)
+    assert [(w.lease_id, w.amount) for w in book.withdraw_idle(WALLET, 101.1)] == [("l2", 7)]
+    assert book.settled_in(WALLET, 101.1) == ("l1", "l2")
+    assert not book.is_fresh(WALLET, 101.1)
 
 
 def test_earlier_incarnations_holds_are_shown_and_never_spent() -> None:

@@ -13,6 +13,7 @@ from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef
 from sidecar.leases.book import LeaseBook
+from sidecar.leases.held import FRESH_SECONDS
 from sidecar.leases.keeper import Keeper
 from sidecar.leases.ports import Answered
 from sidecar.leases.requests import Waiter, wire_ref
@@ -127,6 +128,7 @@ class Rig:
         self.journal = FakeJournal()
         self.sessions = FakeSessions()
         self.uploads = FakeUploads()
+        self.answers: list[feed.Recalled] = []
         numbers = itertools.count(1)
         self.keeper = Keeper(
             self.book,
@@ -148,6 +150,12 @@ class Rig:
     def reply(self, index: int, reply: session.AcquireLeasesResponse | Unreachable | Refused) -> None:
         """The control plane answers, and the keeper steps."""
         self.port.sent[index][1](reply)
+        self.keeper.step()
+
+    def recall(self, *, revision: int = 4, idle_only: bool = True) -> None:
+        """The control plane wants the wallet's leases back, and the keeper steps."""
+        recall = feed.Recall(ref=wire_ref(WALLET), revision=revision, idle_only=idle_only, recall_id="x")
+        self.keeper.recall(recall, self.answers.append)
         self.keeper.step()
 
     def fund(self, ref: BalanceRef = WALLET) -> int:
@@ -212,6 +220,50 @@ def test_callers_of_one_balance_wait_together_and_several_balances_go_in_one_req
     assert third.is_done
     assert rig.grade(first) is Grade.GRANTED
     assert rig.fund() == 100
+
+
+def test_what_a_call_lacks_is_asked_for_though_it_seems_to_be_there(rig: Rig) -> None:
+    """Of one call another feature spends what is free for this one, too: it needs what it lacks, not the rest."""
+    rig.ask(needed=30)
+    rig.keeper.step()
+    rig.reply(0, granted(30))
+    rig.keeper.ask([Short(WALLET, "chat", 10, 30)], rig.clock.monotonic() + 2.0)
+    rig.keeper.step()
+    assert rig.port.sent[1][0].wants[0].need == 10
+
+
+def test_a_refusal_is_for_those_that_it_was_asked_for(rig: Rig) -> None:
+    """Who came while a larger request, or one for another feature, was on its way is asked for next."""
+    large = rig.ask(needed=75)
+    rig.keeper.step()
+    small = rig.ask(needed=5)
+    other = rig.keeper.ask([Short(WALLET, "image", 90, 90)], rig.clock.monotonic() + 2.0)
+    rig.reply(0, granted(0, available=10))
+    assert rig.grade(large) is Grade.EXHAUSTED
+    assert not small.is_done
+    assert rig.port.sent[1][0].wants[0].need == 5
+    rig.reply(1, granted(5, lease_id="m"))
+    assert rig.grade(small) is Grade.GRANTED
+    assert other.outcome[WALLET, "image"].grade is Grade.GRANTED, "something came: it may decide again"
+
+
+def test_what_was_asked_ahead_refuses_nobody(rig: Rig) -> None:
+    """A renewal that gets nothing has recalled nothing: a call that came meanwhile is asked for itself."""
+    rig.ask(needed=75)
+    rig.keeper.step()
+    rig.reply(0, granted(75))
+    with rig.book.lock:
+        rig.book.take([Draw(WALLET, "chat", 75)], rig.clock.monotonic())
+    for _ in range(20):
+        rig.clock.advance(0.3)
+        rig.keeper.step()
+        if len(rig.port.sent) > 1:
+            break
+    assert rig.port.sent[1][0].wants[0].need == 0
+    waiter = rig.ask(needed=5)
+    rig.reply(1, granted(0))
+    assert not waiter.is_done
+    assert rig.port.sent[2][0].wants[0].need == 5
 
 
 def test_a_lease_is_in_the_outbox_before_it_is_spent(rig: Rig) -> None:
@@ -301,7 +353,7 @@ def test_held_by_others_is_honoured_for_its_time(rig: Rig) -> None:
     assert not rig.ask().is_done
 
 
-def test_a_recall_is_obeyed_and_overtakes_a_reply_that_is_older(rig: Rig) -> None:
+def test_a_cut_is_obeyed_and_overtakes_a_reply_that_is_older(rig: Rig) -> None:
     """What is free goes into the outbox and up at once; a lease of an older revision is given back on arrival."""
     rig.ask()
     rig.keeper.step()
@@ -310,8 +362,8 @@ def test_a_recall_is_obeyed_and_overtakes_a_reply_that_is_older(rig: Rig) -> Non
         rig.book.take([Draw(WALLET, "chat", 25)], rig.clock.monotonic())
     rig.ask(needed=100)
     rig.keeper.step()
-    recall = feed.Recall(ref=wire_ref(WALLET), revision=4, idle_only=False, recall_id="x")
-    assert rig.keeper.recall(recall) == 1
+    rig.recall(revision=4, idle_only=False)
+    assert [answer.last_seq for answer in rig.answers] == [1]
     assert rig.journal.returned == [("l0", 50)]
     assert rig.uploads.kicks == 1
     assert rig.fund() == 0
@@ -324,24 +376,49 @@ def test_a_recall_is_obeyed_and_overtakes_a_reply_that_is_older(rig: Rig) -> Non
     assert rig.fund() == 10
 
 
-def test_a_recall_of_idle_slices_leaves_a_reply_what_its_callers_need(rig: Rig) -> None:
-    """The reply under way was older: callers get their need, the rest goes back on arrival."""
+def test_a_recall_of_idle_slices_takes_them_whatever_their_revision(rig: Rig) -> None:
+    """Somebody else needs them now; what is in use stays, and the answer names the leases it speaks of."""
+    rig.ask()
+    rig.keeper.step()
+    rig.reply(0, granted(75, revision=4))
+    with rig.book.lock:
+        rig.book.take([Draw(WALLET, "chat", 25)], rig.clock.monotonic())
+    rig.clock.advance(1)
+    rig.recall(revision=4)
+    assert rig.journal.returned == [("l0", 50)]
+    assert [(list(answer.lease_ids), answer.last_seq) for answer in rig.answers] == [(["l0"], 1)]
+
+
+def test_a_recall_leaves_what_has_just_come_to_those_who_waited_for_it(rig: Rig) -> None:
+    """It is answered at once without that lease, and again once what is left of it was returned."""
     rig.ask(needed=30)
     rig.keeper.step()
-    rig.keeper.recall(feed.Recall(ref=wire_ref(WALLET), revision=4, idle_only=True, recall_id="x"))
-    rig.reply(0, granted(100, revision=3))
-    assert rig.fund() == 30
+    rig.recall()
+    assert [list(answer.lease_ids) for answer in rig.answers] == [[]]
+    rig.reply(0, granted(100))
+    assert rig.fund() == 100
+    with rig.book.lock:
+        rig.book.take([Draw(WALLET, "chat", 30)], rig.clock.monotonic())
+    assert rig.journal.returned == []
+    assert rig.keeper.step() < FRESH_SECONDS, "it must be looked at again soon"
+    rig.clock.advance(FRESH_SECONDS)
+    rig.keeper.step()
     assert rig.journal.returned == [("l0", 70)]
+    assert [(list(answer.lease_ids), answer.last_seq) for answer in rig.answers] == [([], 0), (["l0"], 1)]
+    rig.clock.advance(FRESH_SECONDS)
+    rig.keeper.step()
+    assert len(rig.answers) == 2, "nothing new is to be said"
 
 
-def test_a_recall_that_can_not_be_written_is_not_obeyed(rig: Rig) -> None:
-    """The amount stays spendable here, and the recall is not answered."""
+def test_a_recall_that_can_not_be_written_is_not_answered(rig: Rig) -> None:
+    """The amount stays spendable here."""
     rig.ask()
     rig.keeper.step()
     rig.reply(0, granted(75))
+    rig.clock.advance(1)
     rig.journal.failing = True
-    with pytest.raises(NotWritten):
-        rig.keeper.recall(feed.Recall(ref=wire_ref(WALLET), revision=4, recall_id="x"))
+    rig.recall()
+    assert rig.answers == []
     assert rig.fund() == 75
 
 

@@ -662,21 +662,29 @@ class Recalled(_message.Message):
 
     RECALL_ID_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
+    LEASE_IDS_FIELD_NUMBER: _builtins.int
     recall_id: _builtins.str
     """Which recall."""
     last_seq: _builtins.int
     """The number of the last such return in the present incarnation; once the cursor has reached it, nothing idle is left with this
     holder. 0: there was nothing to return.
     """
+    @_builtins.property
+    def lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The leases of that balance that are meant by this. One that is missing is not known to the holder yet, or has just arrived for
+        callers that are about to spend it: the answer comes again, with that lease, once what is idle of it was returned too.
+        """
+
     def __init__(
         self,
         *,
         recall_id: _builtins.str = ...,
         last_seq: _builtins.int = ...,
+        lease_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "recall_id", b"recall_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "lease_ids", b"lease_ids", "recall_id", b"recall_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
