@@ -407,7 +407,7 @@ async def _others(uow: UnitOfWork, holder: session.Holder, balance_ids: Collecti
 
 
 async def _have_obeyed(uow: UnitOfWork, recall_ids: Mapping[str, str]) -> set[str]:
-    """Leases of which nothing idle is left with their holders: they have said so, and what they gave back is in the books.
+    """Leases of which nothing idle is left with their holders: they have said so, and what came back is in the books.
 
     A lease that was granted while the recall was on its way is not among them: its holder may not have known of it.
     """

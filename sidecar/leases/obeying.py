@@ -1,7 +1,8 @@
 """Obeying recalls: what the control plane wants back goes into the outbox as returns, and is answered.
 
-A recall for a limit that was lowered takes everything of an earlier revision at once. One for a caller elsewhere takes what
-is idle; what has just come, or is still on its way, is not: then the recall stays for a moment, and is answered again.
+A recall for a limit that was lowered takes everything of an earlier revision at once. One for a caller elsewhere takes
+what is idle; what has just come, or is still on its way, is not: then the recall stays for a moment, and is answered
+again.
 """
 
 from collections.abc import Callable

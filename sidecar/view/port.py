@@ -38,8 +38,8 @@ class Recalls(Protocol):
     """Obeys recalls: the keeper."""
 
     def recall(self, recall: feed.Recall, answer: Callable[[feed.Recalled], None]) -> None:
-        """Has what the recall names given back, durably; `answer` is then called, from another thread, perhaps more than
-        once, and not at all when nothing could be written. Does not block.
+        """Has what the recall names given back, durably; `answer` is then called, from another thread, perhaps more
+        than once, and not at all when nothing could be written. Does not block.
         """
 
 
