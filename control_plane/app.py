@@ -21,6 +21,7 @@ from control_plane.config import Settings
 from control_plane.db.engine import create_engine
 from control_plane.db.migrate import make_ready
 from control_plane.db.unit_of_work import Clock, Database
+from control_plane.faults import Faults
 from control_plane.feed.poller import Poller
 from control_plane.metrics import Metrics
 from control_plane.rest.app import create_app
@@ -60,7 +61,7 @@ async def running(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         database = Database(engine, clock=clock)
         poller = Poller(database)
         await poller.poll()
-        metrics = Metrics(CollectorRegistry(), poller)
+        metrics = Metrics(CollectorRegistry(), poller, database.kept(Faults))
         stack.enter_context(_task(Sweeper(database, settings, metrics).run()))
         stack.enter_context(_task(poller.run()))
 

@@ -14,10 +14,11 @@ from control_plane.customers.entitled import MAX_IDS
 from control_plane.customers.tables import customers
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
+from control_plane.feed.hints import hints_of
 from control_plane.feed.history import Changed, read_changed, read_standing
 from control_plane.feed.states import catalog_state, catalogs_of, customer_states, subject_states
 from control_plane.leases.tables import leases, recall_answers, recalls
-from control_plane.ledger.balances import changed_since, hints
+from control_plane.ledger.balances import changed_since
 from purser.sync.v1.feed_pb2 import CatalogRevision, CustomerState, Recall, SubjectState
 from purser.sync.v1.session_pb2 import BalanceHint, BalanceRef
 
@@ -180,9 +181,16 @@ class Poller:
                 self._reached = standing.revision
             if self._listeners:
                 self._recalls = await self._read_recalls(uow)
-                if self._monotonic() >= self._hints_due:
-                    await self._read_hints(uow)
             self.heard = Heard(standing.generation, standing.revision, uow.now, self._monotonic())
+        self._wake()
+        if self._listeners and self._monotonic() >= self._hints_due:
+            # Apart, and last: a fault in what is only shown must not keep back changes, recalls and the heartbeat.
+            self._hints_due = self._monotonic() + HINTS_SECONDS
+            async with self._database.read() as uow:
+                await self._read_hints(uow)
+            self._wake()
+
+    def _wake(self) -> None:
         for listener in self._listeners:
             listener.wake()
 
@@ -229,16 +237,12 @@ class Poller:
         return found
 
     async def _read_hints(self, uow: UnitOfWork) -> None:
-        self._hints_due = self._monotonic() + HINTS_SECONDS
-        since = self._hints_since
-        self._hints_since = uow.now
         for name in self._hinted.keys() - self._customers.keys():
             del self._hinted[name]
-        if since is None:
-            return
+        since = self._hints_since or uow.now
+        wanted = await self._with_children(uow, await changed_since(uow, since - HINTS_OVERLAP))
         found: dict[str, Sequence[BalanceHint]] = {}
-        for name in await self._with_children(uow, await changed_since(uow, since - HINTS_OVERLAP)):
-            several = await hints(uow, name)
+        for name, several in (await hints_of(uow, wanted)).items():
             content = hash(tuple(hint.SerializeToString(deterministic=True) for hint in several))
             if self._hinted.get(name) != content:
                 self._hinted[name] = content
@@ -246,6 +250,7 @@ class Poller:
         if found:
             self._round += 1
             self._hint_rounds.append(HintRound(self._round, found))
+        self._hints_since = uow.now
 
     async def _with_children(self, uow: UnitOfWork, changed: Sequence[str]) -> Sequence[str]:
         """Followed customers among these, and those whose parent is among them: they show its budgets too."""

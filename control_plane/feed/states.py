@@ -11,7 +11,7 @@ from control_plane.customers.entitled import MAX_IDS, is_storable, read_customer
 from control_plane.customers.tables import subjects
 from control_plane.db.types import to_micros
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.ledger.balances import hints
+from control_plane.feed.hints import hints_of
 from purser.sync.v1.feed_pb2 import CatalogRevision, CustomerState, SubjectState, SubscriptionState
 from sidecar.engine.customer import Customer, Subscription
 
@@ -28,12 +28,10 @@ def _optional(at: datetime | None) -> Timestamp | None:
 
 async def customer_states(uow: UnitOfWork, customer_ids: Collection[str]) -> Mapping[str, CustomerState]:
     """One for every id; those that do not exist say so."""
-    states: dict[str, CustomerState] = {}
-    for customer_id, customer in (await read_customers(uow, customer_ids)).items():
-        state = _customer_state(customer)
-        if customer.exists:
-            state.hints.extend(await hints(uow, customer_id))
-        states[customer_id] = state
+    found = await read_customers(uow, customer_ids)
+    states = {customer_id: _customer_state(customer) for customer_id, customer in found.items()}
+    for customer_id, several in (await hints_of(uow, [one for one in found if found[one].exists])).items():
+        states[customer_id].hints.extend(several)
     return states
 
 

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, StatementError
 
+from control_plane.db.types import AmountOutOfRange
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import FieldProblem, Invalid
+from control_plane.faults import is_database_fault
 from control_plane.leases.sessions import lock_or_make_session, save_session
 from control_plane.usage.booking import Booked, book
 from control_plane.usage.dead_letters import Dead, DeadReason, bury, exhume, mark_replayed
-from control_plane.usage.records import Item, uid_of
+from control_plane.usage.records import Item, Unbookable, uid_of
 from purser.sync.v1 import usage_pb2 as sync
 
 ATTEMPTS: Final = 3
@@ -80,7 +82,7 @@ async def _book(uow: UnitOfWork, items: Sequence[Item], attempts: int = ATTEMPTS
         async with uow.connection.begin_nested():
             return await book(uow, items)
     except Exception as error:
-        if _is_database_fault(error):
+        if is_database_fault(error):
             raise
         fault = error
     if len(items) > 1:
@@ -90,16 +92,16 @@ async def _book(uow: UnitOfWork, items: Sequence[Item], attempts: int = ATTEMPTS
         return booked
     if isinstance(fault, IntegrityError) and attempts > 1:
         return await _book(uow, items, attempts - 1)
-    dead = Dead(items[0], DeadReason.UNBOOKABLE, f"{type(fault).__name__}: {str(fault)[:300]}")
+    dead = Dead(items[0], DeadReason.UNBOOKABLE, _why(fault))
     await bury(uow, [dead])
     return Booked(dead=[dead])
 
 
-def _is_database_fault(error: Exception) -> bool:
-    """Is it the database's doing, and no record's: a lost connection, a deadlock, a full disk?"""
-    if isinstance(error, OperationalError | InterfaceError):
-        return True
-    return isinstance(error, DBAPIError) and error.connection_invalidated
+def _why(fault: Exception) -> str:
+    """In words; of what the database's driver wrapped, its cause."""
+    cause = (isinstance(fault, StatementError) and fault.orig) or fault
+    known = isinstance(cause, Unbookable | AmountOutOfRange)
+    return str(cause) if known else f"{type(cause).__name__}: {str(cause)[:300]}"
 
 
 def _check(request: sync.ReportBatchRequest) -> None:
