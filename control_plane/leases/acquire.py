@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import and_, insert, or_, select
 
 from control_plane.db.unit_of_work import Database, UnitOfWork
+from control_plane.faults import Faults, is_database_fault
 from control_plane.feed.bus import Bus
 from control_plane.leases import rates, verdicts
 from control_plane.leases.recalls import post_recalls
@@ -133,6 +134,62 @@ async def _attempt(
         return stored
     row.seen_at = uow.now
     await save_session(uow, row)
+    try:
+        async with uow.connection.begin_nested():
+            reply = await _answer(uow, settings, request, recalled)
+    except Exception as error:
+        if is_database_fault(error):
+            raise
+        reply = await _each_apart(uow, settings, request, recalled or {})
+    if isinstance(reply, Pending):
+        return reply
+    encoded = reply.SerializeToString(deterministic=True)
+    await _store_reply(uow, request, encoded)
+    return encoded
+
+
+async def _each_apart(
+    uow: UnitOfWork,
+    settings: LeaseSettings,
+    request: session.AcquireLeasesRequest,
+    recalled: Mapping[str, str],
+) -> session.AcquireLeasesResponse:
+    """One of them can not be answered: it alone is refused. Returns that can not be applied come again with the
+    outbox.
+    """
+    reply = session.AcquireLeasesResponse(revision=await uow.read_revision())
+    alone = session.AcquireLeasesRequest(holder=request.holder, epoch=request.epoch)
+    parts = [(None, request.returns), *((want, ()) for want in request.wants)]
+    for want, returns in parts:
+        del alone.wants[:], alone.returns[:]
+        alone.returns.extend(returns)
+        if want is not None:
+            alone.wants.append(want)
+        try:
+            async with uow.connection.begin_nested():
+                answer = await _answer(uow, settings, alone, recalled)
+                assert isinstance(answer, session.AcquireLeasesResponse), "recalls are out already"
+                reply.acquired.extend(answer.acquired)
+        except Exception as error:
+            if is_database_fault(error):
+                raise
+            if want is None:
+                uow.kept(Faults).set_apart("returns", outbox_id=request.holder.outbox_id)
+                continue
+            uow.kept(Faults).set_apart("want", customer_id=want.ref.customer_id, balance=want.ref.balance)
+            refusal = _refused(session.REFUSAL_KIND_FAILED, "a fault of the control plane, logged there")
+            refusal.refusal.retry_after.FromTimedelta(settings.retry_after)
+            reply.acquired.append(refusal)
+    return reply
+
+
+async def _answer(
+    uow: UnitOfWork,
+    settings: LeaseSettings,
+    request: session.AcquireLeasesRequest,
+    recalled: Mapping[str, str] | None,
+) -> session.AcquireLeasesResponse | Pending:
+    """Everything that is asked for; None in `recalled`: or, where something is missing, recalls of it."""
     vault = Vault(uow)
     asked = [await _ask(uow, want) for want in request.wants]
     await _open(vault, asked, request)
@@ -152,9 +209,7 @@ async def _attempt(
     await vault.save()  # slices refer to grants, some of which are new
     await insert_leases(uow, made)
     await _add_hints(uow, asked, reply)
-    encoded = reply.SerializeToString(deterministic=True)
-    await _store_reply(uow, request, encoded)
-    return encoded
+    return reply
 
 
 async def _ask(uow: UnitOfWork, want: session.Want) -> Asked:

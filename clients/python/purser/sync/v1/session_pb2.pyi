@@ -35,6 +35,8 @@ class _RefusalKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusalKi
     """Others hold leases that have been recalled; ask again."""
     REFUSAL_KIND_NO_SUCH_BALANCE: _RefusalKind.ValueType  # 3
     """No such balance: not entitled (any more), as of the reply's revision."""
+    REFUSAL_KIND_FAILED: _RefusalKind.ValueType  # 4
+    """It could not be decided: a fault of the control plane that concerns this want alone; ask again."""
 
 class RefusalKind(_RefusalKind, metaclass=_RefusalKindEnumTypeWrapper):
     """What kind of no."""
@@ -47,6 +49,8 @@ REFUSAL_KIND_HELD_BY_OTHERS: RefusalKind.ValueType  # 2
 """Others hold leases that have been recalled; ask again."""
 REFUSAL_KIND_NO_SUCH_BALANCE: RefusalKind.ValueType  # 3
 """No such balance: not entitled (any more), as of the reply's revision."""
+REFUSAL_KIND_FAILED: RefusalKind.ValueType  # 4
+"""It could not be decided: a fault of the control plane that concerns this want alone; ask again."""
 Global___RefusalKind: _TypeAlias = RefusalKind  # noqa: Y015
 
 @_typing.final
