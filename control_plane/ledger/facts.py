@@ -9,12 +9,14 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from control_plane.db.types import AmountOutOfRange
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import occurrence_id
 from control_plane.ledger.journal import Entry
 from control_plane.ledger.replay import replay
 from control_plane.ledger.rows import ROLLOVER, FactRow, GrantRow, burn_order, in_burn_order
 from control_plane.ledger.tables import fact_burns, facts
+from sidecar.engine.values import MAX_AMOUNT
 
 
 async def charge(vault: Vault, new: Sequence[tuple[FactRow, Entry]]) -> None:
@@ -22,7 +24,7 @@ async def charge(vault: Vault, new: Sequence[tuple[FactRow, Entry]]) -> None:
 
     Their balances are locked. A fact whose grants are ended, that is not its window's newest, or that meets
     open overage or a rollover makes the window be replayed: the result is the same, whatever the order of
-    arrival.
+    arrival. Raises AmountOutOfRange where what is used of a balance would leave 63 bits.
     """
     by_window: defaultdict[tuple[str, datetime | None], list[tuple[FactRow, Entry]]] = defaultdict(list)
     for fact, entry in new:
@@ -35,6 +37,7 @@ async def charge(vault: Vault, new: Sequence[tuple[FactRow, Entry]]) -> None:
         holding = vault.held[identity]
         arrived.sort(key=lambda pair: pair[0].order)
         rows = [fact for fact, _ in arrived]
+        _check_fits(holding, rows)
         if (
             not holding.row.overage
             and await _is_newest(vault, rows[0])
@@ -113,6 +116,14 @@ async def came_free(vault: Vault, holding: Holding, touched: Iterable[GrantRow],
             grant.trim()
     for start in sorted(starts, key=lambda at: (at is not None, at)):
         await settle(vault, holding, start, cause=cause)
+
+
+def _check_fits(holding: Holding, rows: Sequence[FactRow]) -> None:
+    """What is used, leased or over stays within what the columns, and sums over them, can hold."""
+    taken = sum(grant.amount - grant.available - grant.ended for grant in holding.grants.values())
+    if taken + holding.row.overage + sum(fact.amount for fact in rows) > MAX_AMOUNT:
+        row = holding.row
+        raise AmountOutOfRange(f"what is used of {row.name} of {row.customer_id} would not fit 63 bits")
 
 
 async def _is_newest(vault: Vault, first: FactRow) -> bool:
