@@ -46,7 +46,7 @@ class Cold:
 
     def customer(self, customer_id: str, deadline: float) -> CustomerEntry | None:
         """The customer, fetched if need be. None: not before `deadline` (monotonic seconds), or at once
-        while the feed is away.
+        while the feed is away. A feed that is just being opened is waited for.
         """
         entry = self._view.customer(customer_id)
         if entry is not None:
@@ -66,6 +66,10 @@ class Cold:
         flight = (is_customer, key)
         lookup = self._view.customer if is_customer else self._view.subject
         pulse = self._view.pulse
+        if pulse.is_connecting:
+            # Just started: whether there is a feed to ask will be known in a moment.
+            with self._blocking():
+                self._view.wait_for(lambda: not pulse.is_connecting, max(0.0, deadline - self._monotonic()))
         with self._lock:
             waiting = self._asked.get(flight, 0)
             self._asked[flight] = waiting + 1

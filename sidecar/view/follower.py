@@ -1,6 +1,6 @@
 """The feed's state machine: a message comes in, the view changes, messages go back. No thread, no clock, no socket."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,9 +28,10 @@ class Step:
 class Follower:
     """Follows one feed into one view. Called from one thread, but `subscribe…`, which any thread may call."""
 
-    def __init__(self, view: View) -> None:
-        """Nothing is followed yet."""
+    def __init__(self, view: View, wanted: Callable[[], Iterable[str]] = tuple) -> None:
+        """Nothing is followed yet. `wanted()`: customers that every stream follows, whether they are held or not."""
         self._view = view
+        self._wanted = wanted
         self._customers: set[str] = set()
         self._subjects: set[str] = set()
         self._fresh_start = False
@@ -52,6 +53,9 @@ class Follower:
         )
         self._fresh_start = self._view.revision == 0
         loose_customers = [key for key, chained in customers.items() if not chained]
+        missing = [key for key in self._wanted() if key not in self._customers]
+        self._customers.update(missing)
+        loose_customers += missing
         loose_subjects = [key for key, chained in subjects.items() if not chained]
         return (feed.FollowRequest(start=first), *_subscriptions(loose_customers, loose_subjects))
 

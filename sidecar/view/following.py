@@ -3,7 +3,7 @@ starts again.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 
 import structlog
@@ -51,8 +51,11 @@ class Following:
         label: str,
         monotonic: Callable[[], float],
         delays: Callable[[], Iterator[float]],
+        wanted: Callable[[], Iterable[str]],
     ) -> None:
-        """`delays()`: seconds to wait before each further attempt, growing, with full jitter."""
+        """`delays()`: seconds to wait before each further attempt, growing, with full jitter. `wanted()`: customers
+        to follow from the first, whether they are held or not.
+        """
         self._view = view
         self._feed = feed_port
         self._recalls = recalls
@@ -60,7 +63,7 @@ class Following:
         self._label = label
         self._monotonic = monotonic
         self._delays = delays
-        self._follower = Follower(view)
+        self._follower = Follower(view, wanted)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._outgoing: Outgoing | None = None
@@ -71,6 +74,7 @@ class Following:
 
     def start(self) -> None:
         """Begins to follow."""
+        self._view.pulse.connecting()
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> None:
@@ -124,6 +128,7 @@ class Following:
                 if not came:
                     came = True
                     self._view.pulse.connected(True)
+                    self._view.wake()
                     _log.info("the feed is connected", revision=self._view.revision)
                 step = self._follower.receive(message, received_at=self._monotonic())
                 if not self._take(step, outgoing):

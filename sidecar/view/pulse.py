@@ -40,10 +40,16 @@ class Pulse:
         self._restored = False
         self._persisted: tuple[datetime, float] | None = None
         self._connected = False
+        self._connecting = False
         self._returns = 0
+
+    def connecting(self) -> None:
+        """The first attempt in this process begins."""
+        self._connecting = True
 
     def connected(self, is_connected: bool) -> None:
         """The feed came or went."""
+        self._connecting = False
         if is_connected and not self._connected:
             self._returns += 1
         self._connected = is_connected
@@ -63,6 +69,11 @@ class Pulse:
     def is_connected(self) -> bool:
         """Is the feed connected?"""
         return self._connected
+
+    @property
+    def is_connecting(self) -> bool:
+        """Has the first attempt in this process not come to anything yet? Who asks now will soon know more."""
+        return self._connecting
 
     def restore(self, as_of: datetime | None, *, wall_now: datetime, monotonic: float) -> None:
         """A view was read that was confirmed last at `as_of`; what passed since is known by this machine's

@@ -19,6 +19,20 @@ def follower(*customer_ids: str, bound: int = 100) -> Follower:
     return found
 
 
+def test_wanted_customers_are_followed_from_the_first() -> None:
+    """Who is wanted is subscribed on every stream, held or not, and taken over when it comes."""
+    following = Follower(view(), lambda: ["acme"])
+    for _ in range(2):
+        first, *rest = following.start(session.Holder(outbox_id="o", incarnation_id="i"), "test")
+        assert not first.start.customer_ids
+        assert [list(message.subscribe.customer_ids) for message in rest] == [["acme"]]
+    following.receive(snapshot(5, customer()), received_at=1.0)
+    assert following._view.customer("acme") is not None
+    first, *rest = following.start(session.Holder(outbox_id="o", incarnation_id="i"), "test")
+    assert list(first.start.customer_ids) == ["acme"]
+    assert not rest
+
+
 def test_a_snapshot_is_taken_over_and_acknowledged() -> None:
     """After a snapshot the customer is known, the view stands at its revision, and an ACK goes back."""
     following = follower("acme")

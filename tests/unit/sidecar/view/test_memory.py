@@ -85,6 +85,31 @@ def test_one_subscription_for_all_who_ask() -> None:
     assert asked.customers == ["acme"]
 
 
+def test_a_feed_that_is_being_opened_is_waited_for() -> None:
+    """Who asks before the first attempt has come to anything is answered once it has: by the feed, or that there is
+    none.
+    """
+    for comes in (True, False):
+        held = view()
+        held.pulse.connecting()
+        asked = Asked(held)
+        looking = cold(held, asked)
+        found: list[object] = []
+        thread = threading.Thread(
+            target=lambda at=looking, to=found: to.append(at.customer("acme", time.monotonic() + 20))
+        )
+        thread.start()
+        assert not asked.customers
+        held.pulse.connected(comes)
+        held.wake()
+        if comes:
+            while not asked.customers:
+                time.sleep(0.001)
+            held.apply(revision=1, catalogs=[catalog()], customers=[customer()], advance=True)
+        thread.join(10)
+        assert [entry is not None for entry in found] == [comes]
+
+
 def test_nobody_waits_while_the_feed_is_away() -> None:
     """Without a feed the answer is at once that it is not known."""
     held = view()
