@@ -191,6 +191,7 @@ class Sidecar:
             label=settings.name,
             monotonic=clock.monotonic,
             delays=self._delays,
+            wanted=self._wanted,
         )
         self._cold = Cold(
             view=self._view,
@@ -232,7 +233,7 @@ class Sidecar:
         answers = Answers(self._view, self._standings, clock, self._new_id, encoding.decision_bytes)
         self._refusals = Refusals(self._control_now)
         settling = Settling(judge, till)
-        desk = self._desk = Desk(outbox=self._outbox, book=self._book, view=self._view, now=self._control_now)
+        desk = self._desk = Desk(outbox=self._outbox, book=self._book, parties=parties)
         commits = Commits(self._outbox, self._book, till, desk, self._unreported)
         ending = Ending(desk, settling, commits, self._control_now)
         self._expiry = Expiry(desk, ending, self._control_now)
@@ -256,8 +257,8 @@ class Sidecar:
                 unreported=self._unreported,
                 late_window=self._settings.late_window,
             ),
-            reserve=Reserve(parties, judge, answers, desk, commits, self._refusals),
-            settle=Settle(desk, settling, commits, ending, Facts(parties, self._outbox, clock), clock),
+            reserve=Reserve(parties, judge, answers, desk, commits, self._outbox, self._refusals),
+            settle=Settle(desk, settling, commits, ending, Facts(parties, self._outbox, clock)),
             extend=Extend(parties, judge, till, answers, desk, commits),
             release=Release(desk, ending),
             listing=self._listing,
@@ -389,6 +390,9 @@ class Sidecar:
 
     def _is_pinned(self, customer_id: str) -> bool:
         return self._desk.is_pinned(customer_id) or self._listing.is_watched(customer_id)
+
+    def _wanted(self) -> list[str]:
+        return self._desk.customers()
 
     def _acknowledged(self, incarnation_id: str, cursor: int) -> None:
         if incarnation_id == self._outbox.identity.incarnation_id:

@@ -1,5 +1,6 @@
 """What a caller sent, as the verbs take it: the message as data, and what is derived from it once."""
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -28,6 +29,11 @@ class Asked(NamedTuple):
             occurred_at=occurred_at,
             gauge_feature=self.gauge_feature,
         )
+
+
+def content_hash(message: usage.UsageEvent) -> bytes:
+    """SHA-256 over what the caller sent: a repeat is known by it. 32 bytes."""
+    return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
 
 
 def make_event(

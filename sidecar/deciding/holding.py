@@ -6,15 +6,18 @@ from datetime import datetime
 from decimal import Decimal
 
 from purser.v1 import usage_pb2 as usage
+from sidecar.deciding.asked import content_hash
 from sidecar.deciding.entitlements import Held
 from sidecar.deciding.errors import Malformed, Violation
+from sidecar.deciding.records import filled
+from sidecar.deciding.report import key_scope
 from sidecar.deciding.reserved import Hold, Line, Reserved, encode
 from sidecar.deciding.settling import Settlement, held_lines, lines
 from sidecar.engine.decision import Amount
 from sidecar.engine.reservation import ReservationState
 from sidecar.engine.values import format_decimal
 from sidecar.leases.terms import Taken
-from sidecar.outbox.port import LeaseChange, Reservation
+from sidecar.outbox.port import KeyEntry, LeaseChange, Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +96,51 @@ def merged_units(known: tuple[Line, ...], more: tuple[Line, ...]) -> tuple[Line,
     return tuple({line.balance: line for line in (*known, *more)}.values())
 
 
-def with_replaced(reserved: Reserved, event: usage.UsageEvent | None) -> bytes:
-    """The estimate with the attributes and ids that a settle gives. Its customer can not change."""
-    if event is None:
-        return reserved.event
-    if event.customer_id and event.customer_id != reserved.customer_id:
-        text = f"the reservation is of {reserved.customer_id!r}"
-        raise Malformed([Violation("event.customer_id", text)])
+def with_replaced(reserved: Reserved, event: usage.UsageEvent | None) -> usage.UsageEvent:
+    """The estimate with the attributes and ids that a later call gives. Whose it is and what it is can not change:
+    raises Malformed.
+    """
     message = reserved.message
+    if event is None:
+        return message
+    wrong = [
+        Violation(f"event.{name}", f"the reservation is of {of!r}")
+        for name, of in (("customer_id", reserved.customer_id), ("event_name", message.event_name))
+        if getattr(event, name) not in {"", of}
+    ]
+    if wrong:
+        raise Malformed(wrong)
     for name, value in event.attributes.items():
         message.attributes[name] = value
     for name in ("app_id", "correlation_id"):
         if getattr(event, name):
             setattr(message, name, getattr(event, name))
-    return message.SerializeToString()
+    return message
 
 
-def set_measures(event: usage.UsageEvent, measures: Mapping[str, Decimal]) -> None:
-    event.ClearField("measures")
+def recorded(
+    reserved: Reserved, *, key: str, measures: Mapping[str, Decimal]
+) -> tuple[usage.UsageEvent, KeyEntry]:
+    """An event of a reservation as it is recorded, and its key.
+
+    What it is known by again is what the caller has said in all, without the instant, which each sidecar gives: the
+    same through another one is the same event, and other totals are not.
+    """
+    said = reserved.message
+    said.idempotency_key = key
+    said.ClearField("occurred_at")
+    said.ClearField("measures")
     for name, value in measures.items():
-        event.measures[name] = format_decimal(value)
+        said.measures[name] = format_decimal(value)
+    scope = key_scope(reserved.customer_id, reserved.subject_id)
+    entry = KeyEntry(scope, key, content_hash(said), reserved.decision)
+    event = filled(
+        said,
+        customer_id=reserved.customer_id,
+        subject_id=reserved.subject_id,
+        occurred_at=reserved.reserved_at,
+    )
+    return event, entry
 
 
 def require_complete(event: usage.UsageEvent | None) -> None:

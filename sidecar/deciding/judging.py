@@ -138,7 +138,7 @@ class Judge:
             return self._stranger(
                 party, feature, event_name, make, event=event, freshness=freshness, explain=explain, at=at
             )
-        found = self.fresh_charges(_made(make, party.entitlements, at))
+        found = self.fresh_charges(billed(make, party.entitlements, at))
         touched = [line.entitlement for line in found.features]
         if found.entitlement is not None and found.entitlement not in touched:
             touched.append(found.entitlement)
@@ -176,7 +176,7 @@ class Judge:
         if policy is OnUnknownCustomer.DEFAULT_PLAN:
             guest = self.strangers.guest(party.customer_id, self.till.now())
             if guest is not None:
-                found = _made(make, guest, at)
+                found = billed(make, guest, at)
                 said = Finding(
                     "trouble",
                     feature,
@@ -232,8 +232,10 @@ def _bare(feature: str, finding: Finding, refused: Reason, *, explain: bool) -> 
     )
 
 
-def _made(make: Callable[[Entitlements], Bill], entitlements: Entitlements, at: str) -> Bill:
-    """The bill; what only the catalog can tell is malformed becomes `Malformed`."""
+def billed(make: Callable[[Entitlements], Bill], entitlements: Entitlements, at: str) -> Bill:
+    """The bill; what only the catalog can tell is malformed becomes `Malformed`. `at`: where the event stands in the
+    request.
+    """
     try:
         return make(entitlements)
     except PartExceedsWhole as error:

@@ -5,20 +5,23 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.asked import Asked
 from sidecar.deciding.errors import Malformed, Violation
+from sidecar.deciding.judging import billed
 from sidecar.deciding.party import Parties, Party
 from sidecar.deciding.records import fact, filled
 from sidecar.deciding.unreported import Unreported
 from sidecar.engine.bill import bill
 from sidecar.engine.catalog import Catalog
-from sidecar.engine.rating import PartExceedsWhole, check_parts
-from sidecar.engine.values import BalanceKind, BalanceRef, Reason
+from sidecar.engine.evaluate import Charge
+from sidecar.engine.metering import quantity
+from sidecar.engine.rating import PartExceedsWhole, rate
+from sidecar.engine.values import AmountOutOfRange, BalanceKind, BalanceRef, Event, Reason
 from sidecar.outbox.port import KeyEntry, KeyTaken, Outbox, Write, Written
-from sidecar.runtime.clock import Clock
+from sidecar.runtime.clock import EPOCH, Clock
 from sidecar.view.memory import View
 
 AHEAD_MAX: Final = timedelta(minutes=5)
@@ -54,6 +57,15 @@ class ReportResult:
     message: str = ""
 
 
+class _Fact(NamedTuple):
+    """One event on its way into the outbox."""
+
+    write: Write
+    entry: KeyEntry
+    charges: tuple[Charge, ...]
+    """What it adds to the balances that are shown until the control plane counts it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """The verb."""
@@ -71,19 +83,23 @@ class Report:
         Raises Malformed (and then nothing was recorded), NotWritten and OutcomeUnknown.
         """
         now = self.parties.now()
-        self._check_amounts(asked)
         results: list[ReportResult | None] = []
-        writes: list[Write] = []
-        facts: list[tuple[Asked, Party, datetime]] = []
-        for item in asked:
+        facts: list[_Fact] = []
+        wrong: list[Violation] = []
+        for index, item in enumerate(asked):
             rejected = self._judge(item, now)
             results.append(rejected)
-            if rejected is None:
+            wrong += amount_violations(self.view, item.message, f"events[{index}]")
+            if rejected is None and not wrong:
                 party = self._party(item, deadline)
-                occurred_at = item.occurred_at or now
-                writes.append(self._write(item, party, occurred_at, now))
-                facts.append((item, party, occurred_at))
-        outcomes = iter(zip(self.outbox.commit_all(writes) if writes else (), writes, facts, strict=True))
+                try:
+                    facts.append(self._fact(item, party, now, at=f"events[{index}]"))
+                except Malformed as error:
+                    wrong += error.violations
+        if wrong:
+            raise Malformed(wrong)
+        written = self.outbox.commit_all([fact.write for fact in facts]) if facts else ()
+        outcomes = iter(zip(written, facts, strict=True))
         return [self._result(*next(outcomes)) if result is None else result for result in results]
 
     def _judge(self, item: Asked, now: datetime) -> ReportResult | None:
@@ -126,53 +142,32 @@ class Report:
         wait_until = min(deadline, self.clock.monotonic() + SUBJECT_WAIT_SECONDS)
         return self.parties.find("", message.subject_id, deadline=wait_until)
 
-    def _write(self, item: Asked, party: Party, occurred_at: datetime, now: datetime) -> Write:
+    def _fact(self, item: Asked, party: Party, now: datetime, *, at: str) -> _Fact:
+        """What is to be written of an event. Raises Malformed: amounts that nothing can hold."""
+        occurred_at = item.occurred_at or now
         event = filled(
             item.message, customer_id=party.customer_id, subject_id=party.subject_id, occurred_at=occurred_at
         )
-        entry = KeyEntry(
-            key_scope(party.customer_id, party.subject_id), event.idempotency_key, item.content_hash, b""
-        )
-        return Write(usage=fact(event, content_hash=item.content_hash, accepted_at=now), key=entry)
+        scope = key_scope(party.customer_id, party.subject_id)
+        entry = KeyEntry(scope, event.idempotency_key, item.content_hash, b"")
+        charges: tuple[Charge, ...] = ()
+        if party.entitlements is not None:
+            what = item.event(party, occurred_at)
+            charges = billed(lambda by: bill(by, event=what), party.entitlements, at).charges
+        usage = fact(event, content_hash=item.content_hash, accepted_at=now)
+        return _Fact(Write(usage=usage, key=entry), entry, charges)
 
-    def _result(
-        self,
-        outcome: object,
-        write: Write,
-        known: tuple[Asked, Party, datetime],
-    ) -> ReportResult:
-        assert write.key is not None, "a fact has a key"
-        item, party, occurred_at = known
-        key = write.key.key
+    def _result(self, outcome: object, written: _Fact) -> ReportResult:
+        key = written.entry.key
         if isinstance(outcome, KeyTaken):
-            if outcome.entry.content_hash == item.content_hash:
+            if outcome.entry.content_hash == written.entry.content_hash:
                 return ReportResult(key, UsageStatus.DUPLICATE)
             text = "the key was used before with other content; use a new key for a new event"
             return ReportResult(key, UsageStatus.REJECTED, RejectReason.KEY_CONFLICT, text)
         assert isinstance(outcome, Written), "a fact moves no reservation"
-        self._show(outcome.seq, item, party, occurred_at)
+        if written.charges:
+            self.unreported.charged(outcome.seq, touched(written.charges))
         return ReportResult(key, UsageStatus.ACCEPTED)
-
-    def _show(self, seq: int, item: Asked, party: Party, occurred_at: datetime) -> None:
-        """Counts it in the balances that are shown until the control plane does."""
-        if party.entitlements is None:
-            return
-        event = item.event(party, occurred_at)
-        self.unreported.charged(seq, touched(bill(party.entitlements, event=event).charges))
-
-    def _check_amounts(self, asked: Sequence[Asked]) -> None:
-        """What only the catalog can tell is malformed: a part that is larger than its whole."""
-        known = self.view.current_catalog
-        if known is None:
-            return
-        wrong: list[Violation] = []
-        for index, item in enumerate(asked):
-            if item.message.measures:
-                message = item.message
-                measures = {name: Decimal(value) for name, value in message.measures.items()}
-                wrong += part_violations(known[1], message.event_name, measures, f"events[{index}]")
-        if wrong:
-            raise Malformed(wrong)
 
 
 def reads(catalog: Catalog, event_name: str) -> bool:
@@ -184,25 +179,40 @@ def reads(catalog: Catalog, event_name: str) -> bool:
     )
 
 
-def part_violations(
-    catalog: Catalog, event_name: str, measures: Mapping[str, Decimal], at: str
-) -> list[Violation]:
-    """Measures that are larger than what they are a part of, by any card that reads the event."""
-    for card in catalog.rate_cards.values():
-        if card.event == event_name and card.parts:
-            try:
-                check_parts(card, measures)
-            except PartExceedsWhole as error:
-                return [Violation(f'{at}.measures["{error.part}"]', str(error))]
+def amount_violations(view: View, message: usage.UsageEvent, at: str) -> list[Violation]:
+    """What only the catalog can tell is malformed, whoever the customer is: a part that is larger than its whole, and
+    amounts that no balance can hold.
+    """
+    known = view.current_catalog
+    if known is None or not message.measures:
+        return []
+    catalog, measures = known[1], message.measures
+    event = Event(
+        event_name=message.event_name,
+        occurred_at=EPOCH,
+        customer_id=message.customer_id,
+        measures={name: Decimal(measures[name]) for name in measures},
+        attributes=dict(message.attributes),
+    )
+    try:
+        for card in catalog.rate_cards.values():
+            if card.event == event.event_name:
+                rate(card, event, with_lines=False)
+        for meter in catalog.meters.values():
+            quantity(meter, event)
+    except PartExceedsWhole as error:
+        return [Violation(f'{at}.measures["{error.part}"]', str(error))]
+    except AmountOutOfRange as error:
+        return [Violation(f"{at}.measures", str(error))]
     return []
 
 
-def touched(charges: Sequence[object]) -> Mapping[BalanceRef, int]:
+def touched(charges: Sequence[Charge]) -> Mapping[BalanceRef, int]:
     """What charges add to balances that are shown."""
     sums: dict[BalanceRef, int] = {}
     for charge in charges:
-        if charge.spec.kind not in {BalanceKind.RATE, BalanceKind.GAUGE}:  # type: ignore[attr-defined]
-            sums[charge.ref] = sums.get(charge.ref, 0) + charge.quantity  # type: ignore[attr-defined]
+        if charge.spec.kind not in {BalanceKind.RATE, BalanceKind.GAUGE}:
+            sums[charge.ref] = sums.get(charge.ref, 0) + charge.quantity
     return sums
 
 

@@ -57,14 +57,17 @@ class Reserved:
     holds: tuple[Hold, ...] = ()
     units: tuple[Line, ...] = ()
     """Unit and scale of every balance that it holds or charges; amounts are not read."""
+    was_settled: bool = False
+    """Something happened: its end makes an event, also where no measure was given."""
     totals: Mapping[str, Decimal] = field(default_factory=dict)
-    """The highest measures that were settled. Empty: nothing was."""
+    """The highest measures that were settled."""
     charged: tuple[Line, ...] = ()
     returned: tuple[Line, ...] = ()
     overage: tuple[Line, ...] = ()
     recorded_as: str = ""
+    """The key of what was recorded in place of its event, or beyond it."""
     late: int = 0
-    """How many facts were recorded after its end."""
+    """How many facts were recorded beside its event."""
     is_fact: bool = False
     """Nobody here knew the customer's balances: its event is a fact."""
 
@@ -93,7 +96,9 @@ class Reserved:
             feature=self.feature,
             expires_at=self.expires_at,
             state=self.state,
+            was_settled=self.was_settled,
             settled=self.totals,
+            late=self.late,
         )
 
     @property
@@ -153,6 +158,7 @@ def encode(reserved: Reserved) -> bytes:
             "expires_at": microseconds(reserved.expires_at),
             "holds": [[*hold.ref, *hold[1:]] for hold in reserved.holds],
             "units": reserved.units,
+            "was_settled": reserved.was_settled,
             "totals": {name: format_decimal(value) for name, value in reserved.totals.items()},
             "charged": reserved.charged,
             "returned": reserved.returned,
@@ -184,6 +190,7 @@ def decode(state: bytes, version: int) -> Reserved:
         expires_at=from_microseconds(data["expires_at"]),
         holds=tuple(Hold(BalanceRef(*hold[:3]), *hold[3:]) for hold in data["holds"]),
         units=_lines(data["units"]),
+        was_settled=data["was_settled"],
         totals={name: Decimal(value) for name, value in data["totals"].items()},
         charged=_lines(data["charged"]),
         returned=_lines(data["returned"]),

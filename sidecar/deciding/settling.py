@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from sidecar.deciding.asked import make_event
 from sidecar.deciding.funds import held_funds, sum_funds, without_rates
-from sidecar.deciding.judging import Judge
+from sidecar.deciding.judging import Judge, billed
 from sidecar.deciding.reserved import Allotted, Hold, Line, Reserved, allot
 from sidecar.deciding.spending import Till, leased
 from sidecar.engine.bill import bill
@@ -44,7 +44,7 @@ class Settling:
     till: Till
 
     def bill(self, reserved: Reserved, entitlements: Entitlements, totals: Mapping[str, Decimal]) -> Bill:
-        """What the totals touch. Rates were asked when it was reserved, and are not asked again."""
+        """What the totals touch. Rates were asked when it was reserved, and are not asked again. Raises Malformed."""
         event = make_event(
             reserved.message,
             customer_id=reserved.customer_id,
@@ -53,18 +53,21 @@ class Settling:
             key=reserved.reservation_id,
             measures=totals,
         )
-        found = bill(entitlements, event=event, feature=reserved.feature)
+        found = billed(lambda by: bill(by, event=event, feature=reserved.feature), entitlements, "event")
         return without_rates(self.judge.fresh_charges(found))
 
     def settle(self, reserved: Reserved, found: Bill, *, deadline: float | None) -> Settlement:
-        """Takes what the holds lack from the book; `deadline`: for leasing more. None: nothing is leased."""
+        """Takes what the holds lack from the book, and leases what the book lacks: within `deadline`, and not for long.
+        None: nothing is leased.
+        """
         settlement = self._try(reserved, found)
         lacking = tuple(short for short in settlement.outcome.shortfalls if not short.spec.decided_remotely)
         if not lacking or deadline is None:
             return settlement
         self._give_back(settlement)
+        wait_until = min(deadline, self.till.clock.monotonic() + SETTLE_LEASE_SECONDS)
         with self.till.blocking():
-            self.till.keeper.acquire(lacking, deadline)
+            self.till.keeper.acquire(lacking, wait_until)
         return self._try(reserved, found)
 
     def _give_back(self, settlement: Settlement) -> None:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.engine.values import EXACT, ZERO, Event
+
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 class ReservationState(IntEnum):
@@ -36,6 +38,24 @@ class AlreadyEnded(ValueError):
         self.state = state
 
 
+class Said(NamedTuple):
+    """What a settle says. What it leaves out is as it was."""
+
+    measures: Mapping[str, Decimal]
+    """Totals so far. None at all is a settle, too: a meter that counts events needs no measure."""
+    attributes: Mapping[str, str] = _NOTHING
+    app_id: str = ""
+    correlation_id: str = ""
+
+    def replaced(self, event: Event) -> Event:
+        """The event with the attributes and ids that were said."""
+        return event._replace(
+            attributes={**event.attributes, **self.attributes},
+            app_id=self.app_id or event.app_id,
+            correlation_id=self.correlation_id or event.correlation_id,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """A hold for one call whose cost is not known yet."""
@@ -46,12 +66,12 @@ class Reservation:
     feature: str
     expires_at: datetime
     state: ReservationState = ReservationState.OPEN
+    was_settled: bool = False
+    """Something happened: its end makes an event, whatever the totals."""
     settled: Mapping[str, Decimal] = field(default_factory=dict)
-    """The highest totals so far; empty: nothing was settled."""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    """What settles have replaced, over the estimate's."""
+    """The highest totals so far."""
     late: int = 0
-    """Facts made after its end."""
+    """Facts made beside its event: after its end, or because another event has its key."""
 
     @property
     def is_open(self) -> bool:
@@ -61,11 +81,7 @@ class Reservation:
     @property
     def charged(self) -> Event:
         """The one event that it makes, keyed by its id, with the totals so far."""
-        return self.estimate._replace(
-            idempotency_key=self.reservation_id,
-            measures=self.settled,
-            attributes={**self.estimate.attributes, **self.attributes},
-        )
+        return self.estimate._replace(idempotency_key=self.reservation_id, measures=self.settled)
 
 
 class Step(NamedTuple):
@@ -80,27 +96,28 @@ class Step(NamedTuple):
     """False: a repeat; nothing is to be written."""
 
 
-def settle(
-    reservation: Reservation, measures: Mapping[str, Decimal], attributes: Mapping[str, str], *, final: bool
-) -> Step:
+def settle(reservation: Reservation, said: Said, *, final: bool) -> Step:
     """Says what was used so far; `final` makes the event.
 
-    Raises MeasureFell, and AlreadyEnded for other totals after the final ones or any after a release. After expiry what
-    exceeds the totals charged becomes a fact with key `<id>#late`; a further one `<id>#late2`, and so on.
+    Raises MeasureFell, and AlreadyEnded for anything else than was said before after the final one, or anything at all
+    after a release. After expiry what exceeds the totals charged becomes a fact with key `<id>#late`; a further one
+    `<id>#late2`, and so on.
     """
     if reservation.state is ReservationState.EXPIRED:
-        return _late(reservation, measures, attributes)
+        return _late(reservation, said)
+    estimate = said.replaced(reservation.estimate)
     if not reservation.is_open:
-        same = reservation.state is ReservationState.SETTLED and all(
-            reservation.settled.get(name, ZERO) == value for name, value in measures.items()
-        )
-        if not same:
+        same = reservation.state is ReservationState.SETTLED and estimate == reservation.estimate
+        if not same or any(
+            reservation.settled.get(name, ZERO) != value for name, value in said.measures.items()
+        ):
             raise AlreadyEnded(reservation.reservation_id, reservation.state)
         return Step(reservation, None, changed=False)
     after = replace(
         reservation,
-        settled=_raised(reservation.settled, measures),
-        attributes={**reservation.attributes, **attributes},
+        estimate=estimate,
+        was_settled=True,
+        settled=_raised(reservation.settled, said.measures),
         state=ReservationState.SETTLED if final else ReservationState.OPEN,
     )
     return Step(after, after.charged if final else None, changed=after != reservation)
@@ -139,26 +156,41 @@ def settle_unknown(reservation_id: str, event: Event) -> Event:
     return event._replace(idempotency_key=reservation_id)
 
 
+def key_taken(reservation: Reservation) -> Step:
+    """Another event has the key of the one that it makes: what was used is a fact under the next key of its own."""
+    assert not reservation.is_open, "only an end makes an event"
+    after = replace(reservation, late=reservation.late + 1)
+    return Step(after, after.charged._replace(idempotency_key=_late_key(after)), is_fact=True)
+
+
 def _end(reservation: Reservation, state: ReservationState) -> Step:
     after = replace(reservation, state=state)
-    return Step(after, after.charged if reservation.settled else None)
+    return Step(after, after.charged if reservation.was_settled else None)
 
 
-def _late(reservation: Reservation, measures: Mapping[str, Decimal], attributes: Mapping[str, str]) -> Step:
-    raised = _raised(reservation.settled, measures)
+def _late(reservation: Reservation, said: Said) -> Step:
+    raised = _raised(reservation.settled, said.measures)
     excess = {
         name: EXACT.subtract(value, reservation.settled.get(name, ZERO)) for name, value in raised.items()
     }
     assert all(value >= 0 for value in excess.values()), "totals do not fall"
     beyond = {name: value for name, value in excess.items() if value}
-    if not beyond:
+    if reservation.was_settled and not beyond:
         return Step(reservation, None, changed=False)
-    late = reservation.late + 1
     after = replace(
-        reservation, settled=raised, attributes={**reservation.attributes, **attributes}, late=late
+        reservation,
+        estimate=said.replaced(reservation.estimate),
+        was_settled=True,
+        settled=raised,
+        late=reservation.late + 1,
     )
-    key = f"{reservation.reservation_id}#late{late if late > 1 else ''}"
-    return Step(after, after.charged._replace(idempotency_key=key, measures=beyond), is_fact=True)
+    return Step(
+        after, after.charged._replace(idempotency_key=_late_key(after), measures=beyond), is_fact=True
+    )
+
+
+def _late_key(reservation: Reservation) -> str:
+    return f"{reservation.reservation_id}#late{reservation.late if reservation.late > 1 else ''}"
 
 
 def _raised(before: Mapping[str, Decimal], now: Mapping[str, Decimal]) -> dict[str, Decimal]:

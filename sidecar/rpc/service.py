@@ -11,10 +11,11 @@ from google.protobuf.message import Message
 
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
-from sidecar.deciding.asked import Asked
+from sidecar.deciding.asked import Asked, content_hash
 from sidecar.deciding.check import Check, Question
 from sidecar.deciding.consume import Consume
 from sidecar.deciding.entitlements import Entitled, Held, Listing
+from sidecar.deciding.errors import Malformed, Violation
 from sidecar.deciding.holding import Standing
 from sidecar.deciding.report import Report
 from sidecar.deciding.reserving.extend import Extend, Release
@@ -64,9 +65,16 @@ class EntitlementService:
         """BatchCheckAccess."""
         validate.batch(request)
         deadline = self._deadline(context)
-        return b"".join(
-            framed(self._verbs.check(question(item), deadline=deadline)) for item in request.requests
-        )
+        answers: list[bytes] = []
+        wrong: list[Violation] = []
+        for index, item in enumerate(request.requests):
+            try:
+                answers.append(framed(self._verbs.check(question(item), deadline=deadline)))
+            except Malformed as error:
+                wrong += [Violation(f"requests[{index}].{v.field}", v.description) for v in error.violations]
+        if wrong:
+            raise Malformed(wrong)
+        return b"".join(answers)
 
     def consume_usage(self, request: api.ConsumeUsageRequest, context: grpc.ServicerContext) -> bytes:
         """ConsumeUsage."""
@@ -153,11 +161,11 @@ class EntitlementService:
         return rest if extended.decision is None else framed(extended.decision) + rest
 
     def release_reservation(
-        self, request: api.ReleaseReservationRequest, _context: grpc.ServicerContext
+        self, request: api.ReleaseReservationRequest, context: grpc.ServicerContext
     ) -> bytes:
         """ReleaseReservation."""
         validate.release(request)
-        standing = self._verbs.release(request.reservation_id)
+        standing = self._verbs.release(request.reservation_id, deadline=self._deadline(context))
         return api.ReleaseReservationResponse(reservation=_reservation(standing)).SerializeToString()
 
     def list_entitlements(self, request: api.ListEntitlementsRequest, context: grpc.ServicerContext) -> bytes:
@@ -208,7 +216,7 @@ def asked(event: usage.UsageEvent, feature: str = "") -> Asked:
             filled.gauge_feature = gauge
             event = filled
     occurred_at = wire.instant(event.occurred_at) if event.HasField("occurred_at") else None
-    return Asked(event, wire.content_hash(event), occurred_at, gauge)
+    return Asked(event, content_hash(event), occurred_at, gauge)
 
 
 def question(request: api.CheckAccessRequest) -> Question:

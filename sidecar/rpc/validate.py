@@ -27,6 +27,7 @@ TTL_MAX_SECONDS: Final = 24 * 3600
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 _SECONDS_MIN = -62_135_596_800  # 0001-01-01T00:00:00Z, as google.protobuf.Timestamp bounds it
 _SECONDS_MAX = 253_402_300_799  # 9999-12-31T23:59:59Z
+_SPAN_SECONDS_MAX = 315_576_000_000  # 10,000 years, as google.protobuf.Duration bounds it
 _GAUGE_CHANGES = (usage.GAUGE_CHANGE_ADD, usage.GAUGE_CHANGE_REMOVE, usage.GAUGE_CHANGE_SET)
 
 
@@ -297,6 +298,8 @@ def _min_revision(
 def _duration(span: Duration, at: str) -> list[Violation]:
     if span.seconds < 0 or not 0 <= span.nanos < 1_000_000_000:
         return [Violation(at, "must not be negative")]
+    if span.seconds > _SPAN_SECONDS_MAX:
+        return [Violation(at, "is longer than 10,000 years")]
     return []
 
 

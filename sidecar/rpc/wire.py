@@ -1,6 +1,5 @@
 """Between `purser.v1` and the engine's values. What arrives here was validated; nothing here can refuse."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -40,11 +39,6 @@ def duration(of: timedelta) -> Duration:
     """The inverse of `span`."""
     seconds, micros = divmod(of // _MICROSECOND, 1_000_000)
     return Duration(seconds=seconds, nanos=micros * 1000)
-
-
-def content_hash(message: usage.UsageEvent) -> bytes:
-    """SHA-256 over what the caller sent: a repeat is known by it. 32 bytes."""
-    return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
 
 
 def balance_message(state: BalanceState) -> answers.BalanceState:

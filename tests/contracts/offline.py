@@ -14,9 +14,11 @@ import grpc
 import yaml
 
 from purser.sync.v1 import feed_pb2 as feed
+from purser.sync.v1 import usage_pb2 as sync
 from purser.v1 import entitlement_service_pb2_grpc as stubs
 from sidecar.app import Sidecar
 from sidecar.config import settings_from
+from sidecar.runtime.clock import Clock
 from sidecar.view.snapshot import SnapshotFile
 
 CATALOG = """
@@ -62,6 +64,18 @@ class Offline:
     stub: stubs.EntitlementServiceStub
     channel: grpc.Channel
 
+    def records(self) -> list[sync.Usage]:
+        """Every usage record in the outbox, in order."""
+        found: list[sync.Usage] = []
+        outbox = self.sidecar._outbox
+        for item in outbox.incarnations():
+            batch = outbox.read_batch(item.incarnation_id, max_records=1 << 30, max_bytes=1 << 30)
+            if batch is not None:
+                found += [
+                    record.usage for record in sync.ReportBatchRequest.FromString(batch.payload).records
+                ]
+        return found
+
     def written(self) -> int:
         """How many records the outbox has."""
         return sum(item.last_seq for item in self.sidecar._outbox.incarnations())
@@ -90,7 +104,7 @@ def write_snapshot(folder: Path, *, as_of: datetime, catalog: str = CATALOG) -> 
 
 
 @contextmanager
-def offline_sidecar(folder: Path, **flags: Any) -> Iterator[Offline]:
+def offline_sidecar(folder: Path, *, clock: Clock | None = None, **flags: Any) -> Iterator[Offline]:
     """Runs one on free ports in `folder`, which holds its outbox and snapshot."""
     settings = settings_from(
         control_plane="127.0.0.1:9",
@@ -100,7 +114,7 @@ def offline_sidecar(folder: Path, **flags: Any) -> Iterator[Offline]:
         drain_seconds=1,
         **flags,
     )
-    sidecar = Sidecar(settings)
+    sidecar = Sidecar(settings, clock=clock)
     sidecar.start()
     channel = grpc.insecure_channel(sidecar.grpc_address)
     try:

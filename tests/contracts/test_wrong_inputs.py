@@ -185,6 +185,51 @@ MALFORMED = [
         api.ReportUsageRequest(events=[event("a"), event("b", measures={"cached_input_tokens": "2"})]),
         'events[1].measures["cached_input_tokens"]',
     ),
+    (
+        "beyond 63 bits in a report",
+        api.ReportUsageRequest(events=[event("a"), event("b", measures={"input_tokens": "9" * 40})]),
+        "events[1].measures",
+    ),
+    (
+        "beyond 63 bits of a stranger",
+        api.ReportUsageRequest(events=[event("a", customer_id="never", measures={"input_tokens": "9" * 40})]),
+        "events[0].measures",
+    ),
+    (
+        "beyond 63 bits of a meter",
+        api.ReportUsageRequest(events=[event("a", event_name="job", measures={"points": "9" * 20})]),
+        "events[0].measures",
+    ),
+    (
+        "beyond 63 bits in a check",
+        api.CheckAccessRequest(customer_id="acme", event=event("", measures={"input_tokens": "9" * 40})),
+        "event.measures",
+    ),
+    (
+        "quantity beyond 63 bits",
+        api.CheckAccessRequest(customer_id="acme", feature="quota", quantity="9" * 20),
+        "quantity",
+    ),
+    (
+        "beyond 63 bits in a reservation",
+        api.ReserveUsageRequest(reservation_id="r", event=event(measures={"input_tokens": "9" * 40})),
+        "event.measures",
+    ),
+    (
+        "beyond 63 bits in a batch",
+        api.BatchCheckAccessRequest(
+            requests=[
+                api.CheckAccessRequest(customer_id="acme", feature="sso"),
+                api.CheckAccessRequest(customer_id="acme", event=event(measures={"input_tokens": "9" * 40})),
+            ]
+        ),
+        "requests[1].event.measures",
+    ),
+    (
+        "age of ten million years",
+        api.CheckAccessRequest(customer_id="acme", feature="sso", max_staleness=Duration(seconds=10**15)),
+        "max_staleness",
+    ),
     ("no reservation id", api.ReserveUsageRequest(event=event()), "reservation_id"),
     ("ttl of nothing", api.ReserveUsageRequest(reservation_id="r", event=event(), ttl=Duration()), "ttl"),
     (
@@ -376,13 +421,13 @@ def test_measures_of_a_settle_never_fall(offline: Offline) -> None:
 def test_a_settle_of_an_expired_reservation(offline: Offline) -> None:
     """What exceeds the totals charged is recorded as a fact with the key `<id>#late`, once."""
     ttl = Duration(nanos=1_000_000)
-    call(offline, api.ReserveUsageRequest(reservation_id="late", event=event(""), ttl=ttl))
+    call(offline, api.ReserveUsageRequest(reservation_id="too-late", event=event(""), ttl=ttl))
     before = offline.written()
     offline.sidecar._expiry()
-    settle = api.SettleReservationRequest(reservation_id="late", event=event(""), final=True)
+    settle = api.SettleReservationRequest(reservation_id="too-late", event=event(""), final=True)
     answer = call(offline, settle)
     assert answer.reservation.state == api.RESERVATION_STATE_EXPIRED
-    assert answer.recorded_as == "late#late"
+    assert answer.recorded_as == "too-late#late"
     assert call(offline, settle) == answer
     assert offline.written() == before + 1
 

@@ -1,26 +1,25 @@
 """The reservations that are open, and the rule that calls of one go one after the other."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from sidecar.deciding.party import Parties
 from sidecar.deciding.reserved import Reserved, decode
 from sidecar.engine.entitlement import Entitlements
 from sidecar.leases.book import LeaseBook
 from sidecar.outbox.port import Outbox
-from sidecar.view.memory import View
 
 
 class Desk:
     """Thread-safe. What it remembers is in the outbox already; who changes a reservation is `alone` with it."""
 
-    def __init__(self, *, outbox: Outbox, book: LeaseBook, view: View, now: Callable[[], datetime]) -> None:
-        """Knows no reservation until `restore`. `now`: the control plane's clock as known."""
+    def __init__(self, *, outbox: Outbox, book: LeaseBook, parties: Parties) -> None:
+        """Knows no reservation until `restore`."""
         self._outbox = outbox
         self._book = book
-        self._view = view
-        self._now = now
+        self._parties = parties
         self._lock = threading.Lock()
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
         self._open: dict[str, tuple[Reserved, Entitlements | None]] = {}
@@ -39,6 +38,10 @@ class Desk:
     def is_pinned(self, customer_id: str) -> bool:
         """Has this customer an open reservation?"""
         return customer_id in self._per_customer
+
+    def customers(self) -> list[str]:
+        """Those with an open reservation: their states are wanted before anybody asks for them."""
+        return [customer_id for customer_id in list(self._per_customer) if customer_id]
 
     def due(self, now: datetime) -> list[str]:
         """The ids of those whose time has run out."""
@@ -75,17 +78,26 @@ class Desk:
         found = self._open.get(reservation_id)
         return None if found is None else found[1]
 
-    def entitlements(self, reserved: Reserved) -> Entitlements | None:
-        """Those that it was decided by; after a restart the present ones. None: not known, so that its event
-        is a fact.
+    def is_known(self, reserved: Reserved) -> bool:
+        """False: after a restart, and its customer is not here yet."""
+        return (
+            reserved.is_fact
+            or self.decided_by(reserved.reservation_id) is not None
+            or self._parties.view.customer(reserved.customer_id) is not None
+        )
+
+    def entitlements(self, reserved: Reserved, deadline: float | None) -> Entitlements | None:
+        """Those that it was decided by; after a restart the present ones, for which the control plane is waited for
+        until `deadline` (None: not at all). None: nobody can tell, so that its event is a fact.
         """
+        if reserved.is_fact:
+            return None
         known = self.decided_by(reserved.reservation_id)
         if known is not None:
             return known
-        entry = self._view.customer(reserved.customer_id)
-        if entry is None or not entry.customer.exists:
+        if deadline is None and not self.is_known(reserved):
             return None
-        return self._view.compiled(entry, self._now()).entitlements
+        return self._parties.find(reserved.customer_id, "", deadline=deadline or 0.0).entitlements
 
     def remember(self, reserved: Reserved, entitlements: Entitlements | None) -> None:
         """It is open, and stands like this."""

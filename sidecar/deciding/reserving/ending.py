@@ -4,18 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from purser.v1 import usage_pb2 as usage
-from sidecar.deciding.errors import ReservationEnded
-from sidecar.deciding.holding import as_taken, set_measures, units_of
-from sidecar.deciding.records import decided, fact, filled
-from sidecar.deciding.report import key_scope
+from sidecar.deciding.errors import Malformed, ReservationEnded
+from sidecar.deciding.holding import as_taken, recorded, units_of
+from sidecar.deciding.records import decided, fact
 from sidecar.deciding.reserved import Reserved
 from sidecar.deciding.reserving.commits import Commits, Event
 from sidecar.deciding.reserving.desk import Desk
 from sidecar.deciding.settling import Settlement, Settling, held_lines
 from sidecar.deciding.spending import Spent
+from sidecar.engine import reservation as machine
+from sidecar.engine.evaluate import Bill
 from sidecar.engine.reservation import ReservationState
-from sidecar.outbox.port import KeyEntry, KeyTaken, ReservationMoved
+from sidecar.outbox.port import KeyTaken, ReservationMoved
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +30,20 @@ class Ending:
     def __call__(
         self, reserved: Reserved, state: ReservationState, *, deadline: float | None = None
     ) -> Reserved:
-        """All in one commit. `deadline`: for leasing what the holds lack; None: nothing is leased.
+        """All in one commit. `deadline`: for a customer that is not known yet, and for leasing what the holds lack;
+        None: nothing is waited for.
 
-        Raises ReservationEnded, NotWritten and OutcomeUnknown.
+        Raises Malformed when it is settled with amounts that nothing can hold, ReservationEnded, NotWritten and
+        OutcomeUnknown.
         """
         ended = replace(reserved, version=reserved.version + 1, state=state, holds=())
-        if not (reserved.totals or state is ReservationState.SETTLED):
+        if not reserved.was_settled:
             return self._write(reserved, _all_returned(reserved, ended), None)
-        message = _event(reserved)
-        key = KeyEntry(
-            key_scope(reserved.customer_id, reserved.subject_id),
-            reserved.reservation_id,
-            reserved.content_hash,
-            reserved.decision,
-        )
-        entitlements = None if reserved.is_fact else self.desk.entitlements(reserved)
-        if entitlements is None:
-            recorded = fact(message, content_hash=reserved.content_hash, accepted_at=self.now())
-            event = Event(recorded, key, left=reserved.holds)
+        found = self._bill(reserved, state, deadline)
+        if found is None:
+            event = self._fact(reserved, ended, reserved.reservation_id)
             return self._write(reserved, _all_returned(reserved, ended), event)
-        found = self.settling.bill(reserved, entitlements, reserved.totals)
         settlement = self.settling.settle(reserved, found, deadline=deadline)
-        event = Event(
-            _decided(reserved, message, settlement),
-            key,
-            Spent(settlement.outcome, settlement.taken),
-            settlement.allotted.paid,
-            settlement.allotted.left,
-        )
         units = units_of(reserved, settlement)
         ended = replace(
             ended,
@@ -66,39 +52,58 @@ class Ending:
             returned=held_lines(settlement.allotted.left, units),
             units=units,
         )
-        return self._write(reserved, ended, event)
+        return self._write(reserved, ended, _decided(reserved, settlement))
+
+    def _bill(self, reserved: Reserved, state: ReservationState, deadline: float | None) -> Bill | None:
+        """What its totals touch. None: nobody can tell, so that its event is a fact."""
+        entitlements = self.desk.entitlements(reserved, deadline)
+        if entitlements is None:
+            return None
+        try:
+            return self.settling.bill(reserved, entitlements, reserved.totals)
+        except Malformed:
+            if state is ReservationState.SETTLED:
+                raise
+            # Nobody is there to say it again: it is kept, and judged at the books.
+            return None
 
     def _write(self, before: Reserved, ended: Reserved, event: Event | None) -> Reserved:
         result = self.commits.end(before, ended, event)
         if isinstance(result, KeyTaken):
-            # The same event was recorded otherwise: the reservation ends without one of its own, and holds nothing.
-            freed = replace(_all_returned(before, ended), charged=(), overage=())
-            return self._write(before, freed, None)
+            assert event is not None, "only an event has a key"
+            return self._otherwise(before, ended, same=result.entry.content_hash == event.key.content_hash)
         if isinstance(result, ReservationMoved):
             raise ReservationEnded(before.reservation_id, "changed meanwhile")
         return ended
+
+    def _otherwise(self, before: Reserved, ended: Reserved, *, same: bool) -> Reserved:
+        """Another event has its key. The same one: it is recorded already. Another: what was used is a fact with a
+        key of its own. Either way nothing is held any more, and nothing charged from what was.
+        """
+        freed = replace(_all_returned(before, ended), charged=(), overage=())
+        if same:
+            return self._write(before, replace(freed, recorded_as=before.reservation_id), None)
+        step = machine.key_taken(ended.machine())
+        assert step.event is not None, "what was used is an event"
+        key = step.event.idempotency_key
+        freed = replace(freed, late=step.reservation.late, recorded_as=key)
+        return self._write(before, freed, self._fact(before, freed, key))
+
+    def _fact(self, before: Reserved, ended: Reserved, key: str) -> Event:
+        event, entry = recorded(ended, key=key, measures=ended.totals)
+        usage = fact(event, content_hash=entry.content_hash, accepted_at=self.now())
+        return Event(usage, entry, left=before.holds)
 
 
 def _all_returned(reserved: Reserved, ended: Reserved) -> Reserved:
     return replace(ended, returned=held_lines(reserved.holds, reserved.units))
 
 
-def _event(reserved: Reserved) -> usage.UsageEvent:
-    event = filled(
-        reserved.message,
-        customer_id=reserved.customer_id,
-        subject_id=reserved.subject_id,
-        occurred_at=reserved.reserved_at,
-        key=reserved.reservation_id,
-    )
-    set_measures(event, reserved.totals)
-    return event
-
-
-def _decided(reserved: Reserved, event: usage.UsageEvent, settlement: Settlement) -> bytes:
-    return decided(
+def _decided(reserved: Reserved, settlement: Settlement) -> Event:
+    event, entry = recorded(reserved, key=reserved.reservation_id, measures=reserved.totals)
+    usage = decided(
         event,
-        content_hash=reserved.content_hash,
+        content_hash=entry.content_hash,
         decision_id=reserved.decision_id,
         decided_at=reserved.reserved_at,
         view_revision=reserved.view_revision,
@@ -106,3 +111,5 @@ def _decided(reserved: Reserved, event: usage.UsageEvent, settlement: Settlement
         costs=settlement.outcome.costs,
         covered=(*as_taken(settlement.allotted.paid), *settlement.taken),
     )
+    spent = Spent(settlement.outcome, settlement.taken)
+    return Event(usage, entry, spent, settlement.allotted.paid, settlement.allotted.left)

@@ -30,9 +30,14 @@ class Expiry:
             try:
                 with self.desk.alone(reservation_id):
                     found = self.desk.find(reservation_id)
-                    if found is not None and found.is_open and found.expires_at <= now:
-                        self.ending(found, ReservationState.EXPIRED)
-                        ended += 1
+                    if found is None or not found.is_open or found.expires_at > now:
+                        continue
+                    if found.was_settled and not self.desk.is_known(found):
+                        # After a restart its customer is on the way. What it holds pays for it as soon as that is
+                        # here; until then nothing could be booked anyway.
+                        continue
+                    self.ending(found, ReservationState.EXPIRED)
+                    ended += 1
             except (NotWritten, OutcomeUnknown) as error:
                 _log.warning(
                     "a reservation could not be ended yet", reservation_id=reservation_id, cause=str(error)

@@ -7,7 +7,14 @@ from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.answers import Answers
 from sidecar.deciding.asked import Asked
 from sidecar.deciding.errors import ReservationEnded, ReservationUnknown
-from sidecar.deciding.holding import ExtendAnswer, Standing, holds_of, merged_units, standing_of
+from sidecar.deciding.holding import (
+    ExtendAnswer,
+    Standing,
+    holds_of,
+    merged_units,
+    standing_of,
+    with_replaced,
+)
 from sidecar.deciding.judging import Judge
 from sidecar.deciding.party import Parties
 from sidecar.deciding.reserved import Reserved
@@ -56,8 +63,9 @@ class Extend:
         self, reserved: Reserved, event: usage.UsageEvent, expires_at: datetime, deadline: float
     ) -> ExtendAnswer:
         """Holds what a larger estimate needs beyond what is held, or changes nothing."""
-        message = reserved.message
-        message.MergeFrom(event)
+        message = with_replaced(reserved, event)
+        for name, value in event.measures.items():
+            message.measures[name] = value
         now = self.parties.now()
         asked = Asked(message, reserved.content_hash, None)
         party = self.parties.find(reserved.customer_id, reserved.subject_id, deadline=deadline)
@@ -91,12 +99,12 @@ class Release:
     desk: Desk
     ending: Ending
 
-    def __call__(self, reservation_id: str) -> Standing:
+    def __call__(self, reservation_id: str, *, deadline: float) -> Standing:
         """Raises NotWritten and OutcomeUnknown. Of an unknown reservation: a standing that says so."""
         with self.desk.alone(reservation_id):
             reserved = self.desk.find(reservation_id)
             if reserved is None:
                 return Standing(reservation_id, ReservationState.UNSPECIFIED, None, ())
             if reserved.is_open:
-                reserved = self.ending(reserved, ReservationState.RELEASED)
+                reserved = self.ending(reserved, ReservationState.RELEASED, deadline=deadline)
             return standing_of(reserved)

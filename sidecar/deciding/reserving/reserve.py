@@ -12,11 +12,13 @@ from sidecar.deciding.holding import ReserveAnswer, holds_of, standing_of
 from sidecar.deciding.judging import Judge
 from sidecar.deciding.party import Parties
 from sidecar.deciding.refusals import Refusals
+from sidecar.deciding.report import key_scope
 from sidecar.deciding.reserved import Reserved
 from sidecar.deciding.reserving.commits import Commits
 from sidecar.deciding.reserving.desk import Desk
 from sidecar.deciding.settling import lines
 from sidecar.engine.reservation import ReservationState
+from sidecar.outbox.port import Outbox
 
 TTL: Final = timedelta(minutes=5)
 
@@ -30,6 +32,7 @@ class Reserve:
     answers: Answers
     desk: Desk
     commits: Commits
+    outbox: Outbox
     refusals: Refusals
 
     def __call__(
@@ -54,6 +57,9 @@ class Reserve:
             party = self.parties.find(
                 message.customer_id, message.subject_id, min_revision=min_revision, deadline=deadline
             )
+            # Its event will have the id as its key: what has that key already is another event.
+            if self.outbox.key(key_scope(party.customer_id, party.subject_id), reservation_id) is not None:
+                raise ReservationConflict(reservation_id)
             judged = self.judge.event(
                 party, asked.event(party, occurred_at), feature=feature, explain=explain
             )

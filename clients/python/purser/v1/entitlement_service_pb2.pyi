@@ -560,7 +560,8 @@ class SettleReservationRequest(_message.Message):
     @_builtins.property
     def event(self) -> _usage_pb2.UsageEvent:
         """Measures so far: cumulative, never less than in an earlier settle. Attributes and ids that are given replace the estimate's;
-        those that are absent stay as they were reserved. Required for a reservation that is unknown: customer and event name too.
+        those that are absent stay as they were reserved. Customer and event name can not change. Without measures it is a settle,
+        too: what counts events needs none. Required for a reservation that is unknown: customer and event name too.
         """
 
     def __init__(
@@ -590,8 +591,9 @@ class SettleReservationResponse(_message.Message):
     OVERAGE_FIELD_NUMBER: _builtins.int
     RECORDED_AS_FIELD_NUMBER: _builtins.int
     recorded_as: _builtins.str
-    """Set when the settle came too late, or for an unknown reservation: the key of the fact that was recorded instead,
-    `<reservation_id>#late` or the reservation's id. Empty otherwise.
+    """Set when the usage is recorded otherwise than as the reservation's event: the key under which it is. `<reservation_id>#late`:
+    as a fact, because the settle came too late, or because another event has the reservation's id as its key. The reservation's
+    id: as a fact, because the reservation is unknown, or because this very event was recorded before. Empty otherwise.
     """
     @_builtins.property
     def reservation(self) -> Global___Reservation:

@@ -38,6 +38,7 @@ def test_what_was_written_comes_back() -> None:
         expires_at=AT,
         holds=(Hold(WALLET, "chat", "lease", 75, 5),),
         units=(Line("wallet:usd", "usd", 9, 1),),
+        was_settled=True,
         totals={"input_tokens": Decimal("412.5")},
         charged=(Line("wallet:usd", "usd", 9, 70),),
         recorded_as="r#late",
