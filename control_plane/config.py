@@ -74,6 +74,9 @@ class Settings(BaseSettings):
         timedelta(hours=1),
         description="The longest max_staleness of any feature; quarantine lasts at least that.",
     )
+    verdict_lasts: timedelta = Field(
+        timedelta(minutes=5), description="How long a gauge's verdict holds its seat without its event."
+    )
     sweep_every: timedelta = Field(
         timedelta(seconds=1), description="How often expiry and quarantine are booked."
     )
@@ -123,6 +126,7 @@ class Settings(BaseSettings):
             quarantine_timeout=self.quarantine_timeout,
             quarantine_policy=self.quarantine_policy,
             max_staleness=self.max_staleness,
+            verdict_lasts=self.verdict_lasts,
         )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from control_plane.config import Settings
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.history import forget_history
+from control_plane.leases.gauges import forget_lapsed, sweep_verdicts
 from control_plane.leases.quarantine import forget_replies, sweep_leases
 from control_plane.ledger.expiry import sweep_grants
 from control_plane.metrics import Metrics
@@ -32,6 +33,7 @@ class Sweeper:
         self._steps: Mapping[str, Step] = {
             "grants": sweep_grants,
             "leases": lambda uow: sweep_leases(uow, settings.leases),
+            "verdicts": sweep_verdicts,
         }
         self._cleaning: Mapping[str, Step] = {
             "feed": lambda uow: forget_history(uow, before=uow.now - settings.feed_kept),
@@ -74,6 +76,7 @@ class Sweeper:
 
     async def _forget_replies(self, uow: UnitOfWork) -> int:
         await forget_replies(uow, self._settings.leases)
+        await forget_lapsed(uow)
         return 0
 
     async def _count_dead_letters(self, uow: UnitOfWork) -> int:

@@ -3,6 +3,7 @@ part or not at all.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,7 +14,7 @@ from sqlalchemy import and_, insert, or_, select
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.faults import Faults, is_database_fault
 from control_plane.feed.bus import Bus
-from control_plane.leases import rates, verdicts
+from control_plane.leases import gauges, rates, verdicts
 from control_plane.leases.recalls import post_recalls
 from control_plane.leases.restored import Pause, read_pause, refused
 from control_plane.leases.returns import Return, Uid, apply_returns
@@ -158,12 +159,12 @@ async def _each_apart(
     outbox.
     """
     reply = session.AcquireLeasesResponse(revision=await uow.read_revision())
-    alone = session.AcquireLeasesRequest(holder=request.holder, epoch=request.epoch)
-    parts = [(None, request.returns), *((want, ()) for want in request.wants)]
-    for want, returns in parts:
-        del alone.wants[:], alone.returns[:]
-        alone.returns.extend(returns)
-        if want is not None:
+    for want in (None, *request.wants):
+        alone = session.AcquireLeasesRequest(holder=request.holder, request_id=request.request_id)
+        if want is None:
+            alone.returns.extend(request.returns)
+            alone.given_up.extend(request.given_up)
+        else:
             alone.wants.append(want)
         try:
             async with uow.connection.begin_nested():
@@ -230,7 +231,7 @@ async def _ask(uow: UnitOfWork, want: session.Want) -> Asked:
 
 
 async def _open(vault: Vault, asked: Collection[Asked], request: session.AcquireLeasesRequest) -> None:
-    """Locks everything that is touched, in order, and applies the caller's returns first."""
+    """Locks everything that is touched, in order; first applies what the caller gives back and gives up."""
     uow = vault.uow
     returns = [
         Return(Uid(item.uid.outbox_id, item.uid.incarnation_id, item.uid.seq), item.lease_id, item.amount)
@@ -245,7 +246,14 @@ async def _open(vault: Vault, asked: Collection[Asked], request: session.Acquire
         for item in asked
         if item.found is not None and not item.unlimited
     ]
-    held = await open_balances(vault, wanted, also=set(also))
+    given_up: defaultdict[str, list[str]] = defaultdict(list)
+    for one in request.given_up:
+        ref = BalanceRef(one.ref.customer_id, one.ref.subject_id, one.ref.balance)
+        given_up[balance_id(ref)].append(_asked_by(request.holder, one.request_id))
+    held = await open_balances(vault, wanted, also={*also, *given_up})
+    for identity, asked_by in given_up.items():
+        if identity in vault.held and await gauges.give_up(uow, identity, asked_by):
+            vault.held[identity].touched = True
     for item in asked:
         item.holding = held.get(item.ref)
     if returns:
@@ -298,7 +306,7 @@ async def _grant_all(
             )
             reply.acquired.append(acquired)
         else:
-            reply.acquired.append(await _decide(vault, item, pause.leases))
+            reply.acquired.append(await _decide(vault, settings, request, item, pause.leases))
     return reply, made
 
 
@@ -390,7 +398,13 @@ def _leased(
     return acquired
 
 
-async def _decide(vault: Vault, item: Asked, pause: timedelta) -> session.Acquired:
+async def _decide(
+    vault: Vault,
+    settings: LeaseSettings,
+    request: session.AcquireLeasesRequest,
+    item: Asked,
+    pause: timedelta,
+) -> session.Acquired:
     """A verdict, at once, but for a gauge that would grow during the pause after a restore: who else holds what may be
     in rows that are sent again by then. One that shrinks frees at once, and `max` and `latest` depend on
     nobody else's value.
@@ -400,15 +414,22 @@ async def _decide(vault: Vault, item: Asked, pause: timedelta) -> session.Acquir
     at = want.occurred_at.ToDatetime(vault.now.tzinfo) if want.HasField("occurred_at") else vault.now
     limit = verdicts.most(spec)
     if spec.kind is BalanceKind.GAUGE:
-        verdict = await verdicts.change_holder(
-            vault.uow,
+        change = gauges.Change(
             balance_id=balance_id(item.ref),
             holder_id=want.holder_id,
+            event_key=want.idempotency_key,
+            at=at,
             quantity=want.need,
             adds=want.adds,
-            at=at,
-            key=want.idempotency_key,
+            state=gauges.State.VERDICT,
+            asked_by=[_asked_by(request.holder, request.request_id)],
+        )
+        verdict = await gauges.decide(
+            vault.uow,
+            change,
+            customer_id=item.ref.customer_id,
             limit=verdicts.NOTHING_MORE if pause and limit is not None else limit,
+            lasts=settings.verdict_lasts,
         )
         if pause and not verdict.allowed:
             return refused(pause)
@@ -427,6 +448,10 @@ async def _decide(vault: Vault, item: Asked, pause: timedelta) -> session.Acquir
     return session.Acquired(
         verdict=session.Verdict(allowed=verdict.allowed, used=verdict.used, limit=spec.limit)
     )
+
+
+def _asked_by(holder: session.Holder, request_id: str) -> str:
+    return f"{holder.outbox_id}/{holder.incarnation_id}/{request_id}"
 
 
 def _refused(kind: session.RefusalKind.ValueType, message: str) -> session.Acquired:

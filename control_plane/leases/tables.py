@@ -162,12 +162,29 @@ gauge_holders = Table(
     Column("balance_id", Text, ForeignKey("balances.id"), primary_key=True),
     Column("holder_id", Text, primary_key=True),
     Column("quantity", Scaled, nullable=False),
-    Column("occurred_at", Instant, nullable=False),
-    Column("event_key", Text, nullable=False),
     CheckConstraint("quantity >= 0", name="quantity"),
 )
-"""Per holder the change with the greatest (occurred_at, event_key). A holder that was removed stays, with 0,
-so that an older change stays older."""
+"""What each holder holds: what its changes come to."""
+
+gauge_changes = Table(
+    "gauge_changes",
+    metadata,
+    Column("balance_id", Text, ForeignKey("balances.id"), primary_key=True),
+    Column("holder_id", Text, primary_key=True),
+    Column("event_key", Text, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("quantity", Scaled, nullable=False),
+    Column("adds", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("expires_at", Instant),
+    Column("asked_by", Json, nullable=False),
+    CheckConstraint("quantity >= 0", name="quantity"),
+    CheckConstraint("state IN ('verdict', 'lapsed', 'booked')", name="state"),
+    Index("ix_gauge_changes_state", "state", "expires_at"),
+)
+"""Changes of holders, those that can not matter any more left out. `verdict`: allowed at `at`, counts until
+`expires_at` unless its event is `booked`; `lapsed`: counts no more; `asked_by`: the requests that were told of it and
+have not given it up (outbox, incarnation and request id)."""
 
 peaks = Table(
     "peaks",

@@ -1,15 +1,15 @@
-"""What only the control plane can decide: gauges, and meters that aggregate by `max` or `latest`. Their
+"""What only the control plane can decide, besides gauges: meters that aggregate by `max` or `latest`. Their
 balances are locked.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.leases.tables import gauge_holders, peaks
+from control_plane.leases.gauges import Verdict
+from control_plane.leases.tables import peaks
 from sidecar.engine.catalog import Aggregate, OveragePolicy
 from sidecar.engine.entitlement import BalanceSpec
 
@@ -17,67 +17,11 @@ NOTHING_MORE: Final = -1
 """A limit that blocks all adding."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """May it go ahead, and what stands in the books after it."""
-
-    allowed: bool
-    used: int
-
-
 def most(spec: BalanceSpec) -> int | None:
     """The most that may be held or reached, a soft limit's cap included. None: no end."""
     if spec.limit is None or spec.overage is OveragePolicy.ALLOW:
         return None
     return spec.limit + (spec.cap if spec.overage is OveragePolicy.ALLOW_UP_TO else 0)
-
-
-async def change_holder(
-    uow: UnitOfWork,
-    *,
-    balance_id: str,
-    holder_id: str,
-    quantity: int,
-    adds: bool,
-    at: datetime,
-    key: str,
-    limit: int | None,
-) -> Verdict:
-    """Lets a holder hold `quantity` (`adds`: at least that much). The change with the greatest (at, key)
-    stands.
-
-    A repeat, or one that is older than what stands, changes nothing and is allowed. `limit` blocks only
-    adding.
-    """
-    connection = uow.connection
-    used = await held(uow, balance_id)
-    query = select(gauge_holders).where(
-        gauge_holders.c.balance_id == balance_id, gauge_holders.c.holder_id == holder_id
-    )
-    row = (await connection.execute(query)).first()
-    if row is not None and (at, key) <= (row.occurred_at, row.event_key):
-        return Verdict(allowed=True, used=used)
-    before = row.quantity if row is not None else 0
-    after = max(before, quantity) if adds else quantity
-    if after > before and limit is not None and used - before + after > limit:
-        return Verdict(allowed=False, used=used)
-    values = {"quantity": after, "occurred_at": at, "event_key": key}
-    if row is None:
-        await connection.execute(
-            insert(gauge_holders), [{"balance_id": balance_id, "holder_id": holder_id, **values}]
-        )
-    else:
-        mine = (gauge_holders.c.balance_id == balance_id) & (gauge_holders.c.holder_id == holder_id)
-        await connection.execute(update(gauge_holders).where(mine).values(values))
-    return Verdict(allowed=True, used=used - before + after)
-
-
-async def held(uow: UnitOfWork, balance_id: str) -> int:
-    """What all holders of a gauge hold."""
-    query = select(func.coalesce(func.sum(gauge_holders.c.quantity), 0)).where(
-        gauge_holders.c.balance_id == balance_id
-    )
-    return int((await uow.connection.execute(query)).scalar_one())
 
 
 async def reach(

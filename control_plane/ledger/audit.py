@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sqlalchemy import func, literal, select
 
 from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.leases.gauges import violations as gauge_violations
 from control_plane.leases.rows import LeaseRow, read_leases
 from control_plane.ledger.replay import replay
 from control_plane.ledger.rows import FactRow, GrantRow
@@ -31,6 +32,7 @@ async def audit(uow: UnitOfWork) -> list[str]:
     found += _lease_violations(all_grants, list(leases.values()))
     found += await _posting_violations(uow, all_grants, list(leases.values()))
     found += await _fact_violations(uow, all_grants)
+    found += await gauge_violations(uow)
     return found
 
 

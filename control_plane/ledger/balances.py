@@ -140,7 +140,9 @@ async def stand(
                 else _peak(spec, peak, row, vault.now)
             )
             limit = spec.limit if spec else None
-            found[identity] = Standing(row, limit, spent=used, available=max(0, (limit or 0) - used))
+            over = 0 if limit is None else max(0, used - limit)
+            free = 0 if limit is None else max(0, limit - used)
+            found[identity] = Standing(row, limit, spent=used - over, overage=over, available=free)
         else:
             due = dict(holding.grants)
             if spec is not None:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from control_plane.catalog.revisions import current_revision, read_catalogs
 from control_plane.customers import entitled
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.leases import verdicts
+from control_plane.leases import gauges, verdicts
 from control_plane.leases.returns import Return, apply_returns
 from control_plane.leases.rows import (
     PRESUMED,
@@ -406,16 +406,16 @@ class _Booking:
         event = judged.event
         self._held[ref].touched = True
         if spec.kind is BalanceKind.GAUGE:
-            await verdicts.change_holder(
-                self._uow,
+            change = gauges.Change(
                 balance_id=balance_id(ref),
                 holder_id=event.holder_id,
+                event_key=event.idempotency_key,
+                at=event.occurred_at,
                 quantity=value,
                 adds=event.gauge_change is GaugeChange.ADD,
-                at=event.occurred_at,
-                key=event.idempotency_key,
-                limit=None,
+                state=gauges.State.BOOKED,
             )
+            await gauges.settle(self._uow, change, about=f"{ref.balance} of {ref.customer_id}")
         else:
             await verdicts.reach(
                 self._uow,

@@ -93,7 +93,8 @@ class Consume:
             error.resolution.then(lambda applied: None if applied else self.till.give_back(spent))
             raise
         if isinstance(result, KeyTaken):
-            self.till.give_back(spent)
+            # Not the verdict: it is that of the event which has the key.
+            self.till.give_back(spent._replace(verdicts=None))
             return self._repeated(result.entry, entry.content_hash)
         assert isinstance(result, Written), "a consume moves no reservation"
         self.till.settled(spent)

@@ -164,6 +164,7 @@ class Till:
         with self.book.lock:
             self.book.give_back(spent.taken, self.clock.monotonic())
         give_back(self.waivers, spent.waived)
+        self.keeper.give_up_remote(spent.verdicts or {})
 
     # Inside
 
@@ -268,7 +269,7 @@ class Till:
                 )
                 spent = spent._replace(outcome=outcome, waived=(*spent.waived, counted), is_fallback=True)
                 continue
-            self.give_back(spent)
+            self.give_back(spent._replace(verdicts=verdicts))
             funds = remote_funds(remote) | {charge.ref: Fund(0)}
             funds |= {ref: Fund(2**62, 2**62) for ref in bill.refs if ref not in funds}
             outcome = decide(bill, funds)

@@ -77,7 +77,8 @@ class Keeper:
         self._asking = Asking(book, self._refusals, random)
         self._returning = Returning(book, journal, clock, metrics)
         self._obeying = Obeying(book, self._returning, lambda ref: ref in self._asking.in_flight)
-        self.decide_remote = Remote(port, sessions, clock, make_id, self._tell_hints).decide
+        remote = Remote(port, sessions, clock, make_id, self._tell_hints)
+        self.decide_remote, self.give_up_remote = remote.decide, remote.give_up
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._holder: session.Holder | None = None
         self._wake: Callable[[], None] = lambda: None

@@ -1,9 +1,10 @@
 """What only the control plane can decide: gauges, and meters that aggregate by `max` or `latest`."""
 
 import queue
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef
@@ -14,6 +15,8 @@ from sidecar.leases.requests import wire_ref
 from sidecar.leases.terms import UNREACHABLE, Grade, RemoteFailure, RemoteVerdict
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.trouble import Refused, Unreachable
+
+GIVING_UP_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Remote:
         idempotency_key: str,
         deadline: float,
     ) -> RemoteVerdict | RemoteFailure:
-        """Blocks until the answer or the deadline."""
+        """Blocks until the answer or the deadline. What holds a seat and comes to nothing is to be given up."""
         opened = self.sessions.opened
         if opened is None or self.port.is_down:
             return RemoteFailure(Grade.UNREACHABLE, UNREACHABLE.message)
@@ -64,9 +67,33 @@ class Remote:
         try:
             answer = answers.get(timeout=seconds)
         except queue.Empty:
+            self._give_up(ref, request.request_id if holder_id else "")
             return RemoteFailure(Grade.UNREACHABLE, "the control plane did not answer in time")
+        if isinstance(answer, Unreachable):
+            self._give_up(ref, request.request_id if holder_id else "")
         if isinstance(answer, Refused) and answer.code == "FAILED_PRECONDITION":
             self.sessions.superseded()
         if isinstance(answer, session.AcquireLeasesResponse):
             self.heard(answer, sent_at)
-        return arrival.verdict(answer)
+        said = arrival.verdict(answer)
+        if isinstance(said, RemoteVerdict) and said.allowed and holder_id:
+            return replace(said, request_id=request.request_id)
+        return said
+
+    def give_up(self, verdicts: Mapping[BalanceRef, RemoteVerdict]) -> None:
+        """What these hold is free again. Waits for nobody; if it gets lost, their time ends it."""
+        for ref, verdict in verdicts.items():
+            self._give_up(ref, verdict.request_id)
+
+    def _give_up(self, ref: BalanceRef, request_id: str) -> None:
+        opened = self.sessions.opened
+        if opened is None or not request_id:
+            return
+        holder, epoch = opened
+        request = session.AcquireLeasesRequest(
+            holder=holder,
+            epoch=epoch,
+            request_id=self.make_id(),
+            given_up=[session.GivenUp(ref=wire_ref(ref), request_id=request_id)],
+        )
+        self.port.acquire(request, GIVING_UP_SECONDS, lambda _: None)

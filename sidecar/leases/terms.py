@@ -95,12 +95,14 @@ AcquireOutcome = Mapping[tuple[BalanceRef, str], Acquired]
 
 @dataclass(frozen=True, slots=True)
 class RemoteVerdict:
-    """What the control plane decided about a gauge, a `max` or a `latest`; it is in its books already."""
+    """What the control plane decided about a gauge, a `max` or a `latest`. It counts there already."""
 
     allowed: bool
     used: int
     limit: int | None
     """None: unlimited."""
+    request_id: str = ""
+    """Names it when it is given up. Empty: there is nothing to give up."""
 
 
 @dataclass(frozen=True, slots=True)

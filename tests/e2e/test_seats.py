@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import grpc
+import pytest
+
 import purser
+from purser.sync.v1 import session_pb2 as session
+from purser.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from tests.e2e.fleet import CATALOG, Fleet, eventually
 
 
@@ -39,6 +46,49 @@ def test_set(small_fleet: Fleet) -> None:
     assert not _seat(client, "team", "SET", 3)
     assert _seat(client, "team", "SET", 1)
     assert _seat(client, "ann")
+
+
+def test_a_verdict_that_nobody_heard(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sidecar dies between its verdict and its commit: after a while its seats are free; those whose events came are
+    not.
+    """
+    monkeypatch.setenv("PURSER_VERDICT_LASTS", "PT2S")
+    fleet = Fleet(tmp_path, database_url)
+    try:
+        fleet.publish()
+        fleet.customer("acme", "prepaid")
+        client = fleet.sidecar().client
+        assert _seat(client, "ann")
+        assert _verdict(fleet, "bob")
+        assert not _seat(client, "cleo"), "both seats are taken"
+        eventually(lambda: bool(_seat(client, "cleo")), seconds=10, what="bob's seat is free")
+        eventually(lambda: fleet.balance("acme", "gauge:seats")["spent"] == 2, seconds=5, what="two are held")
+        assert not _seat(client, "dora")
+    finally:
+        fleet.close()
+
+
+def _verdict(fleet: Fleet, holder_id: str) -> bool:
+    """What a sidecar asks before it commits; no more is heard of it."""
+    with grpc.insecure_channel(fleet.sync_address) as channel:
+        sync = SyncServiceStub(channel)
+        holder = session.Holder(outbox_id="lost", incarnation_id="lost")
+        itself = [session.IncarnationState(incarnation_id="lost")]
+        opened = sync.OpenSession(session.OpenSessionRequest(holder=holder, open_incarnations=itself))
+        want = session.Want(
+            ref=session.BalanceRef(customer_id="acme", balance="gauge:seats"),
+            need=1,
+            amount=1,
+            holder_id=holder_id,
+            adds=True,
+            idempotency_key=holder_id,
+        )
+        request = session.AcquireLeasesRequest(
+            holder=holder, epoch=opened.epoch, request_id="verdict", wants=[want]
+        )
+        return bool(sync.AcquireLeases(request).acquired[0].verdict.allowed)
 
 
 def _seat(client: purser.Client, holder: str, change: str = "ADD", quantity: int = 1) -> purser.Decision:

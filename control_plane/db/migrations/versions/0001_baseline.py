@@ -303,12 +303,27 @@ def upgrade() -> None:
         sa.Column("balance_id", sa.Text(), nullable=False),
         sa.Column("holder_id", sa.Text(), nullable=False),
         sa.Column("quantity", sa.BigInteger(), nullable=False),
-        sa.Column("occurred_at", sa.BigInteger(), nullable=False),
-        sa.Column("event_key", sa.Text(), nullable=False),
         sa.CheckConstraint("quantity >= 0", name=op.f("ck_gauge_holders_quantity")),
         sa.ForeignKeyConstraint(["balance_id"], ["balances.id"], name=op.f("fk_gauge_holders_balance_id")),
         sa.PrimaryKeyConstraint("balance_id", "holder_id", name=op.f("pk_gauge_holders")),
     )
+    op.create_table(
+        "gauge_changes",
+        sa.Column("balance_id", sa.Text(), nullable=False),
+        sa.Column("holder_id", sa.Text(), nullable=False),
+        sa.Column("event_key", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("quantity", sa.BigInteger(), nullable=False),
+        sa.Column("adds", sa.Boolean(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("asked_by", sa.Text(), nullable=False),
+        sa.CheckConstraint("quantity >= 0", name=op.f("ck_gauge_changes_quantity")),
+        sa.CheckConstraint("state IN ('verdict', 'lapsed', 'booked')", name=op.f("ck_gauge_changes_state")),
+        sa.ForeignKeyConstraint(["balance_id"], ["balances.id"], name=op.f("fk_gauge_changes_balance_id")),
+        sa.PrimaryKeyConstraint("balance_id", "holder_id", "event_key", name=op.f("pk_gauge_changes")),
+    )
+    op.create_index("ix_gauge_changes_state", "gauge_changes", ["state", "expires_at"], unique=False)
     op.create_table(
         "grants",
         sa.Column("id", sa.Text(), nullable=False),
@@ -588,6 +603,8 @@ def downgrade() -> None:
     op.drop_index("ix_grants_begun", table_name="grants")
     op.drop_index("ix_grants_balance_id", table_name="grants")
     op.drop_table("grants")
+    op.drop_index("ix_gauge_changes_state", table_name="gauge_changes")
+    op.drop_table("gauge_changes")
     op.drop_table("gauge_holders")
     op.drop_index("ix_transactions_event_uid", table_name="transactions")
     op.drop_index("ix_transactions_decision_id", table_name="transactions")

@@ -5,6 +5,7 @@ import pytest
 from control_plane.db.unit_of_work import Database
 from control_plane.ledger.balances import standings
 from control_plane.usage.dead_letters import list_dead_letters
+from purser.v1 import usage_pb2 as usage
 from sidecar.engine.values import MAX_AMOUNT
 from tests.integration.control_plane.conftest import SteppedClock
 from tests.integration.control_plane.leases.holder import Holder, check_books
@@ -63,3 +64,21 @@ async def test_usage_that_would_not_fit_is_a_dead_letter(
     assert await reasons(database) == ["what is used of allowance:api of acme would not fit 63 bits"]
     assert await used(database, "allowance:api") == 6_000_000_000_007_000_000 <= MAX_AMOUNT
     await check_books(database)
+
+
+async def test_holders_that_would_not_fit_are_dead_letters(database: Database, clock: SteppedClock) -> None:
+    """What all holders of a gauge hold fits as well."""
+    holder = await begun(database)
+    for who in ("ann", "bob", "cleo"):
+        holder.report_fact(
+            "acme",
+            at=clock(),
+            name="seat",
+            holder_id=who,
+            gauge_change=usage.GAUGE_CHANGE_SET,
+            gauge_feature="seats",
+            measures={"quantity": "1" if who == "cleo" else "6000000000000000000"},
+        )
+    await holder.upload()
+    assert await reasons(database) == ["what is held of gauge:seats of acme would not fit 63 bits"]
+    assert await used(database, "gauge:seats") == 6_000_000_000_000_000_001

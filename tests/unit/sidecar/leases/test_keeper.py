@@ -17,7 +17,7 @@ from sidecar.leases.held import FRESH_SECONDS
 from sidecar.leases.keeper import Keeper
 from sidecar.leases.ports import Answered
 from sidecar.leases.requests import Waiter, wire_ref
-from sidecar.leases.terms import Grade
+from sidecar.leases.terms import Grade, RemoteVerdict
 from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
 from sidecar.runtime.trouble import NotWritten, Refused, Unreachable
@@ -539,14 +539,28 @@ def test_a_process_that_stops_waits_for_what_it_asked_for(rig: Rig) -> None:
 
 
 def test_a_verdict_is_the_control_planes(rig: Rig) -> None:
-    """A gauge is decided there; without an answer in time it is unreachable, which may have been booked."""
+    """A gauge is decided there; without an answer in time it is unreachable, and given up: it may have been allowed."""
     failure = _decide(rig, reply=None)
     assert failure == Grade.UNREACHABLE
+    asked, given_up = (request for request, _ in rig.port.sent[-2:])
+    assert [one.request_id for one in given_up.given_up] == [asked.request_id]
     reply = session.AcquireLeasesResponse()
     reply.acquired.add().verdict.CopyFrom(session.Verdict(allowed=True, used=3, limit=5))
     assert _decide(rig, reply=reply) is True
     want = rig.port.sent[-1][0].wants[0]
     assert (want.holder_id, want.need, want.adds, want.idempotency_key) == ("ann", 1, True, "k")
+
+
+def test_a_verdict_that_came_to_nothing_is_given_up(rig: Rig) -> None:
+    """By the request that asked for it; one that holds nothing is not."""
+    gauge = BalanceRef("acme", "", "gauge:seats")
+    allowed = RemoteVerdict(allowed=True, used=1, limit=2, request_id="r")
+    rig.keeper.give_up_remote({gauge: allowed})
+    (given_up,) = rig.port.sent[-1][0].given_up
+    assert (given_up.ref.balance, given_up.request_id) == ("gauge:seats", "r")
+    sent = len(rig.port.sent)
+    rig.keeper.give_up_remote({gauge: RemoteVerdict(allowed=True, used=1, limit=2)})
+    assert len(rig.port.sent) == sent
 
 
 def _decide(rig: Rig, reply: session.AcquireLeasesResponse | None) -> object:

@@ -401,6 +401,7 @@ class AcquireLeasesRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WANTS_FIELD_NUMBER: _builtins.int
     RETURNS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """As answered by OpenSession; an older one is FAILED_PRECONDITION."""
     request_id: _builtins.str
@@ -411,11 +412,15 @@ class AcquireLeasesRequest(_message.Message):
 
     @_builtins.property
     def wants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Want]:
-        """1 to 100, each of its own balance."""
+        """At most 100, each of its own balance; none where something is only given back or given up."""
 
     @_builtins.property
     def returns(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseReturn]:
         """Returns that are in the outbox already, to be applied first; each is applied once, by its uid."""
+
+    @_builtins.property
+    def given_up(self) -> _containers.RepeatedCompositeFieldContainer[Global___GivenUp]:
+        """Verdicts on gauges that came to nothing: what they hold is free at once. One that is not known changes nothing."""
 
     def __init__(
         self,
@@ -425,14 +430,43 @@ class AcquireLeasesRequest(_message.Message):
         request_id: _builtins.str = ...,
         wants: _abc.Iterable[Global___Want] | None = ...,
         returns: _abc.Iterable[Global___LeaseReturn] | None = ...,
+        given_up: _abc.Iterable[Global___GivenUp] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "holder", b"holder", "request_id", b"request_id", "returns", b"returns", "wants", b"wants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "given_up", b"given_up", "holder", b"holder", "request_id", b"request_id", "returns", b"returns", "wants", b"wants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcquireLeasesRequest: _TypeAlias = AcquireLeasesRequest  # noqa: Y015
+
+@_typing.final
+class GivenUp(_message.Message):
+    """A verdict that came to nothing: its caller did not hear it, or something else refused the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request of the same holder that asked for it. Where others asked with the same key, it ends when all have given it up."""
+    @_builtins.property
+    def ref(self) -> Global___BalanceRef:
+        """The gauge."""
+
+    def __init__(
+        self,
+        *,
+        ref: Global___BalanceRef | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GivenUp: _TypeAlias = GivenUp  # noqa: Y015
 
 @_typing.final
 class Want(_message.Message):
@@ -607,7 +641,9 @@ class Acquired(_message.Message):
 
     @_builtins.property
     def verdict(self) -> Global___Verdict:
-        """For a gauge, `max` or `latest`: the control plane's verdict, already in the books."""
+        """For a gauge, `max` or `latest`: the control plane's verdict. It counts already; a gauge's for some minutes, and for good once its event
+        is reported.
+        """
 
     @_builtins.property
     def hint(self) -> Global___BalanceHint:
@@ -762,7 +798,7 @@ Global___RateShare: _TypeAlias = RateShare  # noqa: Y015
 
 @_typing.final
 class Verdict(_message.Message):
-    """What the control plane decided and booked at once."""
+    """What the control plane decided."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

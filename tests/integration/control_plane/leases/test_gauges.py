@@ -1,0 +1,213 @@
+"""Gauges: a verdict holds its seat until its event is booked, is given up, or lapses; on both databases."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from control_plane.db.unit_of_work import Database
+from control_plane.leases.acquire import acquire
+from control_plane.ledger.balances import Standing, standings
+from control_plane.usage.sweep import sweep
+from purser.sync.v1 import session_pb2 as session
+from purser.sync.v1 import usage_pb2 as sync
+from purser.v1 import usage_pb2 as usage
+from tests.integration.control_plane.conftest import SteppedClock
+from tests.integration.control_plane.leases.holder import SETTINGS, Holder, check_books
+from tests.integration.control_plane.leases.test_remote import SEATS, begun
+
+ADD, REMOVE, SET = usage.GAUGE_CHANGE_ADD, usage.GAUGE_CHANGE_REMOVE, usage.GAUGE_CHANGE_SET
+
+
+async def ask(holder: Holder, who: str, key: str, at: datetime, **want: Any) -> session.Verdict:
+    """Asks for a seat, by default one more holder."""
+    need = want.pop("need", 1)
+    want.setdefault("adds", True)
+    answer = await holder.acquire(SEATS, need, holder_id=who, idempotency_key=key, occurred_at=at, **want)
+    return answer.verdict
+
+
+def write(
+    holder: Holder,
+    who: str,
+    key: str,
+    at: datetime,
+    change: Any = ADD,
+    quantity: int = 1,
+    *,
+    decided: bool = True,
+) -> sync.Record:
+    """Writes the event of a verdict, or a fact."""
+    fields: dict[str, Any] = {"holder_id": who, "gauge_change": change, "gauge_feature": "seats", "name": ""}
+    if change != REMOVE:
+        fields["measures"] = {"quantity": str(quantity)}
+    if not decided:
+        return holder.report_fact("acme", at=at, key=key, **fields)
+    record = holder.consume(SEATS, at=at, key=key, **fields)
+    record.usage.charges[0].feature = "seats"
+    return record
+
+
+async def standing(database: Database) -> Standing:
+    async with database.read() as uow:
+        (found,) = [one for one in await standings(uow, "acme") if one.row.name == "gauge:seats"]
+        return found
+
+
+async def used(database: Database) -> int:
+    return (await standing(database)).used
+
+
+@pytest.mark.parametrize("swept", [True, False])
+async def test_a_verdict_without_its_event_lapses(
+    database: Database, clock: SteppedClock, swept: bool
+) -> None:
+    """The caller never heard it, and no event comes: after some minutes the seat is free again, with a sweep or, at
+    the latest, at the next verdict.
+    """
+    (holder,) = await begun(database, "one")
+    assert (await ask(holder, "ann", "a", clock())).allowed
+    assert (await ask(holder, "bob", "b", clock())).allowed
+    clock.advance(seconds=299)
+    assert not (await ask(holder, "cleo", "c", clock())).allowed
+    clock.advance(seconds=1)
+    if swept:
+        await sweep(database, SETTINGS)
+        assert await used(database) == 0
+    assert (await ask(holder, "cleo", "c", clock())).used == 1
+    await check_books(database)
+
+
+async def test_a_booked_verdict_stays(database: Database, clock: SteppedClock) -> None:
+    """Once its event is in the books a seat is held for good."""
+    (holder,) = await begun(database, "one")
+    assert (await ask(holder, "ann", "a", clock())).allowed
+    write(holder, "ann", "a", clock())
+    assert not (await holder.upload()).dead_letters
+    clock.advance(days=2)
+    await sweep(database, SETTINGS)
+    assert await used(database) == 1
+    await check_books(database)
+
+
+async def test_a_verdict_is_given_up_at_once(database: Database, clock: SteppedClock) -> None:
+    """A sidecar says that a verdict came to nothing: the seat is free. Said twice, or of an unknown request, it changes
+    nothing.
+    """
+    (holder,) = await begun(database, "one")
+    await ask(holder, "ann", "a", clock(), request_id="first")
+    await ask(holder, "bob", "b", clock(), request_id="second")
+    for name in ("second", "second", "other"):
+        given_up = [session.GivenUp(ref=SEATS, request_id=name)]
+        request = session.AcquireLeasesRequest(
+            holder=holder.name, epoch=holder.epoch, request_id=f"up-{clock()}", given_up=given_up
+        )
+        await acquire(database, request, SETTINGS)
+        clock.advance(seconds=1)
+    assert await used(database) == 1
+    assert (await ask(holder, "cleo", "c", clock())).allowed
+
+
+async def test_who_repeats_a_key_keeps_its_verdict(database: Database, clock: SteppedClock) -> None:
+    """The first call did not hear its verdict and gives it up, late: the second, with the same key, has heard it."""
+    (holder,) = await begun(database, "one")
+    await ask(holder, "ann", "a", clock(), request_id="first")
+    assert (await ask(holder, "ann", "a", clock(), request_id="second")).allowed
+    for name, left in (("first", 1), ("second", 0)):
+        given_up = [session.GivenUp(ref=SEATS, request_id=name)]
+        request = session.AcquireLeasesRequest(
+            holder=holder.name, epoch=holder.epoch, request_id=f"up-{name}", given_up=given_up
+        )
+        await acquire(database, request, SETTINGS)
+        assert await used(database) == left
+
+
+async def test_the_same_key_is_the_same_verdict(database: Database, clock: SteppedClock) -> None:
+    """A retry, through whichever sidecar, takes no second seat, is allowed when the gauge is full by now, and when it
+    gives up what it asked for the first one's seat stays.
+    """
+    one, two = await begun(database, "one", "two")
+    assert (await ask(one, "ann", "a", clock())).allowed
+    assert (await ask(one, "bob", "b", clock())).allowed
+    clock.advance(minutes=4)
+    again = await ask(two, "ann", "a", clock(), request_id="again")
+    assert (again.allowed, again.used) == (True, 2)
+    given_up = [session.GivenUp(ref=SEATS, request_id="again")]
+    request = session.AcquireLeasesRequest(
+        holder=two.name, epoch=two.epoch, request_id="up", given_up=given_up
+    )
+    await acquire(database, request, SETTINGS)
+    clock.advance(minutes=4)
+    assert await used(database) == 2, "bob's is over and not swept yet; ann's lasts on"
+    await sweep(database, SETTINGS)
+    assert await used(database) == 1
+    write(one, "ann", "a", clock())
+    await one.upload()
+    write(one, "ann", "r", clock() + timedelta(seconds=1), REMOVE)
+    await one.upload(2)
+    assert (await ask(two, "ann", "a", clock() + timedelta(seconds=2))).used == 0, "that key is in the books"
+
+
+async def test_an_event_after_its_verdict_lapsed_is_booked(database: Database, clock: SteppedClock) -> None:
+    """It was acknowledged: it counts, and what is beyond the limit shows as overage."""
+    one, two = await begun(database, "one", "two")
+    at = clock()
+    for who in ("ann", "bob"):
+        assert (await ask(one, who, who, at)).allowed
+        write(one, who, who, at)
+    clock.advance(minutes=6)
+    assert (await ask(two, "cleo", "c", clock())).allowed
+    assert not (await one.upload()).dead_letters
+    stands = await standing(database)
+    assert (stands.used, stands.granted, stands.overage) == (3, 2, 1)
+    assert not (await ask(two, "dora", "d", clock())).allowed
+    await check_books(database)
+
+
+async def test_an_add_by_a_late_clock_counts(database: Database, clock: SteppedClock) -> None:
+    """A sidecar whose clock is behind adds a holder that another one has just removed: the seat is taken, also once the
+    event arrives.
+    """
+    ahead, behind = await begun(database, "ahead", "behind")
+    assert (await ask(ahead, "ann", "a", clock())).used == 1
+    late = clock()
+    clock.advance(seconds=2)
+    assert (await ask(ahead, "ann", "r", clock(), need=0, adds=False)).used == 0
+    for who in ("bob", "cleo"):
+        assert (await ask(ahead, who, who, clock())).allowed
+    assert not (await ask(behind, "ann", "b", late)).allowed, "both seats are taken"
+    assert (await ask(ahead, "bob", "br", clock(), need=0, adds=False)).allowed
+    assert (await ask(behind, "ann", "b", late)).used == 2
+    write(ahead, "ann", "r", clock(), REMOVE)
+    write(behind, "ann", "b", late)
+    await behind.upload()
+    await ahead.upload()
+    assert await used(database) == 2
+    await check_books(database)
+
+
+FACTS = [("ann", SET, 3), ("ann", REMOVE, 0), ("ann", ADD, 1), ("ann", ADD, 2)]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4)))[::4])
+async def test_facts_converge(database: Database, clock: SteppedClock, order: Sequence[int]) -> None:
+    """SET 3, REMOVE, ADD 1, ADD 2: two are held, in whatever order the facts arrive."""
+    (holder,) = await begun(database, "one")
+    for number in order:
+        who, change, quantity = FACTS[number]
+        at = clock() + timedelta(seconds=number)
+        write(holder, who, f"k{number}", at, change, quantity, decided=False)
+        assert not (await holder.upload(holder.last_seq)).dead_letters
+        await check_books(database)
+    assert await used(database) == 2
+
+
+async def test_two_seats_for_ten_at_once(database: Database, clock: SteppedClock) -> None:
+    """Ten ask at once through two sidecars: two are let in."""
+    holders = await begun(database, "one", "two")
+    asking = [ask(holders[n % 2], f"who-{n}", f"key-{n}", clock()) for n in range(10)]
+    assert sum(verdict.allowed for verdict in await asyncio.gather(*asking)) == 2
+    assert await used(database) == 2
