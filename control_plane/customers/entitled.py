@@ -53,6 +53,21 @@ async def at_instant(uow: UnitOfWork, customer_id: str, occurred_at: datetime) -
     return await compile_entitlements(uow, customer, await revision_at(uow, occurred_at), occurred_at)
 
 
+async def revisions_of(uow: UnitOfWork, customer_ids: Collection[str]) -> set[int]:
+    """Every catalog revision that these customers can have been entitled by: those of their pins, and the newest."""
+    found = {await current_revision(uow)}
+    possible = sorted(name for name in set(customer_ids) if is_storable(name))
+    for start in range(0, len(possible), MAX_IDS):
+        pinned = (
+            select(subscription_pins.c.catalog_revision)
+            .join(subscriptions, subscriptions.c.id == subscription_pins.c.subscription_id)
+            .where(subscriptions.c.customer_id.in_(possible[start : start + MAX_IDS]))
+            .distinct()
+        )
+        found.update((await uow.connection.execute(pinned)).scalars())
+    return found
+
+
 async def compile_entitlements(
     uow: UnitOfWork, customer: Customer, newest: int, at: datetime
 ) -> Entitlements:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import select
 
-from control_plane.catalog.revisions import current_revision, read_catalogs
+from control_plane.catalog.revisions import read_catalogs
 from control_plane.customers import entitled
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases import gauges, verdicts
@@ -118,10 +118,7 @@ class _Booking:
 
     async def _sort(self) -> None:
         usage = [item for item in self._items if item.is_usage]
-        if usage:
-            newest = await current_revision(self._uow)
-            meters = (await read_catalogs(self._uow, [newest]))[newest].meters.values()
-            self._unique_events = {meter.event for meter in meters if meter.aggregate is Aggregate.UNIQUE}
+        self._unique_events = await self._find_unique_events(usage)
         await self._keys.load(usage)
         again = await buried(
             self._uow, (item.name for item in usage if item.record.HasField("first_written"))
@@ -132,6 +129,16 @@ class _Booking:
                 self._returns.append(Return(item.uid, returned.lease_id, returned.amount))
             elif item.is_usage and item.name not in again:
                 await self._sort_usage(item)
+
+    async def _find_unique_events(self, usage: Iterable[Item]) -> set[str]:
+        """Events that a `unique` meter may count for these customers, by any revision that they are or were pinned to."""
+        customer_ids = {item.usage.event.customer_id for item in usage if item.usage.decided}
+        if not customer_ids:
+            return set()
+        revisions = await entitled.revisions_of(self._uow, customer_ids)
+        catalogs = (await read_catalogs(self._uow, revisions)).values()
+        meters = [meter for catalog in catalogs for meter in catalog.meters.values()]
+        return {meter.event for meter in meters if meter.aggregate is Aggregate.UNIQUE}
 
     async def _sort_usage(self, item: Item) -> None:
         try:

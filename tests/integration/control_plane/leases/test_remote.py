@@ -182,6 +182,20 @@ async def test_a_value_counts_once_in_its_window(database: Database, clock: Step
     await check_books(database)
 
 
+async def test_a_pinned_customer_counts_by_its_own_revision(database: Database, clock: SteppedClock) -> None:
+    """The newest catalog counts visits, not visitors: who stayed on the older one is still charged once per user."""
+    one, two = await begun(database, "one", "two")
+    await publish_text(database, CATALOG.replace("aggregate: unique, of: [user]", "aggregate: count"))
+    for holder in (one, two):
+        lease = (await holder.acquire(PEOPLE, 1)).leases[0].lease_id
+        holder.consume(PEOPLE, (lease, 1), at=clock(), name="visit", attributes={"user": "ada"})
+        assert not (await holder.upload()).dead_letters
+    async with database.read() as uow:
+        used = select(func.sum(postings.c.amount)).where(postings.c.account.like("usage:%"))
+        assert (await uow.connection.execute(used)).scalar_one() == 1
+    await check_books(database)
+
+
 async def test_the_highest_value_is_judged_here(database: Database, clock: SteppedClock) -> None:
     """Up to the limit it is allowed and remembered; above it is refused and leaves no trace."""
     (holder,) = await begun(database, "one")
