@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import select
-
 from control_plane.catalog.revisions import read_catalogs
 from control_plane.customers import entitled
 from control_plane.db.unit_of_work import UnitOfWork
@@ -18,22 +16,18 @@ from control_plane.leases.returns import Return, apply_returns
 from control_plane.leases.rows import (
     PRESUMED,
     LeaseRow,
-    read_leases,
     update_leases,
 )
 from control_plane.leases.settle import Freed
-from control_plane.leases.tables import leases
 from control_plane.ledger.facts import charge
-from control_plane.ledger.holding import IN_LIST, Holding, Vault
+from control_plane.ledger.holding import Vault
 from control_plane.ledger.identity import balance_id
 from control_plane.ledger.journal import Entry
-from control_plane.ledger.occurrences import Wanted, open_balances
 from control_plane.ledger.rows import FactRow
-from control_plane.ledger.specs import find_spec
-from control_plane.ledger.tables import balances
 from control_plane.usage.appends import Appends
 from control_plane.usage.dead_letters import Dead, DeadReason, buried, bury
 from control_plane.usage.keys import Keys, Standing
+from control_plane.usage.opening import Opened, Opening
 from control_plane.usage.pricing import Judged, Purse, judge, window_of
 from control_plane.usage.records import Item, Unbookable, check, engine_event, instant, ref_of
 from control_plane.usage.uniques import Counted
@@ -68,21 +62,26 @@ class _Uncovered(NamedTuple):
     at: datetime
 
 
-async def book(uow: UnitOfWork, items: Sequence[Item]) -> Booked:
-    """Books a run of records. Whatever it raises, nothing of the run may stay: the caller rolls back."""
-    return await _Booking(uow, items).run()
+async def book(uow: UnitOfWork, items: Sequence[Item], *, wary: bool = False) -> Booked:
+    """Books a run of records. Whatever it raises, nothing of the run may stay: the caller rolls back.
+
+    Overtaken is raised where a lease changed unforeseen: book again, `wary`, with more locks.
+    """
+    return await _Booking(uow, items, wary=wary).run()
 
 
 class _Booking:
     """One run. Reads and locks in the order: keys, balances by id, leases by id; then writes in bulk."""
 
-    def __init__(self, uow: UnitOfWork, items: Sequence[Item]) -> None:
+    def __init__(self, uow: UnitOfWork, items: Sequence[Item], *, wary: bool) -> None:
         self._uow = uow
         self._items = items
         self._vault = Vault(uow)
         self._freed = Freed(self._vault)
         self._keys = Keys(uow)
         self._counted = Counted(uow)
+        self._opening = Opening(uow, self._vault, self._freed, wary)
+        self._opened = Opened()
         self._appends = Appends(uow, self._vault.journal)
         self._booked = Booked()
         self._decided: list[Item] = []
@@ -90,10 +89,6 @@ class _Booking:
         self._returns: list[Return] = []
         self._remote: dict[str, Judged] = {}
         self._unique_events: set[str] = set()
-        self._units: dict[str, str] = {}
-        self._leases: dict[str, LeaseRow] = {}
-        self._held: dict[BalanceRef, Holding] = {}
-        self._specs: dict[BalanceRef, BalanceSpec] = {}
         self._new_facts: list[tuple[FactRow, Entry]] = []
 
     async def run(self) -> Booked:
@@ -103,7 +98,7 @@ class _Booking:
         self._book_decided()
         await self._book_facts()
         await self._book_remote()
-        changed = await apply_returns(self._uow, self._freed, self._leases, self._returns)
+        changed = await apply_returns(self._uow, self._freed, self._opened.leases, self._returns)
         await self._freed.pay()
         await charge(self._vault, self._new_facts)
         await update_leases(self._uow, self._changed_leases(changed))
@@ -131,7 +126,7 @@ class _Booking:
                 await self._sort_usage(item)
 
     async def _find_unique_events(self, usage: Iterable[Item]) -> set[str]:
-        """Events that a `unique` meter may count for these customers, by any revision that they are or were pinned to."""
+        """Events that a `unique` meter may count for these customers, by any revision that they were pinned to."""
         customer_ids = {item.usage.event.customer_id for item in usage if item.usage.decided}
         if not customer_ids:
             return set()
@@ -194,35 +189,10 @@ class _Booking:
     # Locks
 
     async def _open(self) -> None:
-        """Finds out which balances move, locks them in order, then the leases."""
-        spending: defaultdict[str, int] = defaultdict(int)
-        for item in self._decided:
-            for charge_ in item.usage.charges:
-                for part in charge_.covered:
-                    spending[part.lease_id] += part.amount
-        lease_ids = spending.keys() | {item.lease_id for item in self._returns}
-        glimpsed = await self._glimpse(lease_ids)
         self._return_repeated()
-        moving = {item.lease_id for item in self._returns}
-        moving |= {
-            lease_id
-            for lease_id, amount in spending.items()
-            if lease_id in glimpsed
-            and (glimpsed[lease_id].state == PRESUMED or amount > glimpsed[lease_id].unsettled)
-        }
-        also = {glimpsed[lease_id].balance_id for lease_id in moving if lease_id in glimpsed}
         wanted = [item for judged in (*self._facts, *self._remote.values()) for item in judged.wanted()]
-        wanted += await self._wanted_uncovered(glimpsed, spending)
-        self._held = await open_balances(self._vault, _each_once(wanted), also=also)
-        self._specs = {item.ref: item.spec for item in wanted}
-        windows: defaultdict[str, set[datetime | None]] = defaultdict(set)
-        for one in wanted:
-            windows[balance_id(one.ref)].add(window_of(one.spec, one.at))
-        await self._vault.load_windows(windows)
-        for ids in _parts(sorted(lease_ids)):
-            self._leases |= await read_leases(self._uow, leases.c.id.in_(ids))
-        await self._freed.load(self._leases[lease_id] for lease_id in moving if lease_id in self._leases)
-        await self._read_units()
+        returning = {item.lease_id for item in self._returns}
+        self._opened = await self._opening.open(self._decided, returning, wanted)
 
     def _return_repeated(self) -> None:
         """What another had counted already is not spent again."""
@@ -233,53 +203,6 @@ class _Booking:
                     self._returns += [
                         Return(item.uid, part.lease_id, part.amount, "counted") for part in parts
                     ]
-
-    async def _glimpse(self, lease_ids: Iterable[str]) -> dict[str, LeaseRow]:
-        """Leases as they are now, without a lock: only to know which balances to lock first."""
-        found: dict[str, LeaseRow] = {}
-        for part in _parts(sorted(lease_ids)):
-            found |= await read_leases(self._uow, leases.c.id.in_(part), lock=False)
-        return found
-
-    async def _wanted_uncovered(
-        self, glimpsed: dict[str, LeaseRow], spending: dict[str, int]
-    ) -> list[Wanted]:
-        """Balances of decided charges that no lease covers (any more)."""
-        wanted: list[Wanted] = []
-        found: dict[tuple[BalanceRef, datetime], Wanted] = {}
-        for item in self._decided:
-            at = instant(item.usage.decided_at)
-            for charge_ in item.usage.charges:
-                short = any(
-                    part.lease_id not in glimpsed
-                    or spending[part.lease_id] > glimpsed[part.lease_id].unsettled
-                    for part in charge_.covered
-                )
-                if not charge_.uncovered and not short:
-                    continue
-                key = (ref_of(charge_.ref), at)
-                if key not in found:
-                    found[key] = await self._wanted_at(*key)
-                wanted.append(found[key])
-        return wanted
-
-    async def _wanted_at(self, ref: BalanceRef, at: datetime) -> Wanted:
-        then = await entitled.at_instant(self._uow, ref.customer_id, at)
-        spec = then.balances.get(ref.balance)
-        if spec is not None:
-            return Wanted(ref, spec, at, then.grants)
-        now = await find_spec(self._uow, ref, self._uow.now)
-        if now is None:
-            raise Unbookable(f"{ref.balance} of {ref.customer_id} is not known")
-        return Wanted(ref, now.spec, at, now.entitlements.grants)
-
-    async def _read_units(self) -> None:
-        self._units = {holding.row.id: holding.row.unit for holding in self._vault.held.values()}
-        ids = sorted({lease.balance_id for lease in self._leases.values()} - self._units.keys())
-        for part in _parts(ids):
-            query = select(balances.c.id, balances.c.unit).where(balances.c.id.in_(part))
-            rows = await self._uow.connection.execute(query)
-            self._units.update((row.id, row.unit) for row in rows)
 
     # Decided usage
 
@@ -306,12 +229,12 @@ class _Booking:
     def _book_charge(self, item: Item, charge_: sync.Charge, entry: Entry, decided_at: datetime) -> None:
         beyond = 0
         for part in charge_.covered:
-            lease = self._leases.get(part.lease_id)
+            lease = self._opened.leases.get(part.lease_id)
             amount = min(part.amount, lease.unsettled) if lease is not None else 0
             beyond += part.amount - amount
             if lease is None or not amount:
                 continue
-            unit = self._units[lease.balance_id]
+            unit = self._opened.units[lease.balance_id]
             paid = lease.spend(amount)
             if lease.state == PRESUMED:
                 self._freed.truth(lease, paid)
@@ -340,8 +263,8 @@ class _Booking:
     def _clamped(self, usage: sync.Usage, decided_at: datetime) -> datetime:
         for charge_ in usage.charges:
             for part in charge_.covered:
-                if part.lease_id in self._leases:
-                    return self._leases[part.lease_id].clamp(decided_at)
+                if part.lease_id in self._opened.leases:
+                    return self._opened.leases[part.lease_id].clamp(decided_at)
         return decided_at
 
     def _fact(self, item: Item, entry: Entry, charge_: _Uncovered) -> None:
@@ -349,7 +272,7 @@ class _Booking:
         fact = FactRow(
             id=f"{item.name}:{len(self._new_facts)}:{cause}",
             balance_id=balance_id(ref),
-            window_start=window_of(self._specs[ref], at),
+            window_start=window_of(self._opened.specs[ref], at),
             event_uid=item.name,
             transaction_id=entry.id,
             occurred_at=at,
@@ -368,7 +291,9 @@ class _Booking:
             for part in charge_.covered
         }
         changed = {lease.id: lease for lease in returned}
-        changed |= {lease_id: self._leases[lease_id] for lease_id in spent if lease_id in self._leases}
+        changed |= {
+            lease_id: self._opened.leases[lease_id] for lease_id in spent if lease_id in self._opened.leases
+        }
         return [changed[lease_id] for lease_id in sorted(changed)]
 
     # Facts
@@ -377,7 +302,7 @@ class _Booking:
         purse = Purse(self._vault)
         for judged in sorted(self._facts, key=lambda one: (one.event.occurred_at, one.event.idempotency_key)):
             judged.bill = self._counted.fresh(judged)
-            outcome = purse.price(judged, self._held)
+            outcome = purse.price(judged, self._opened.held)
             entry = self._appends.event(
                 judged.item, at=judged.event.occurred_at, status="unrated" if outcome.unrated else "booked"
             )
@@ -406,12 +331,12 @@ class _Booking:
     async def _book_remote(self) -> None:
         for judged in (*self._facts, *self._remote.values()):
             for charge_ in judged.bill.charges:
-                if charge_.spec.decided_remotely and charge_.ref in self._held:
+                if charge_.spec.decided_remotely and charge_.ref in self._opened.held:
                     await self._reach(judged, charge_.ref, charge_.spec, charge_.quantity)
 
     async def _reach(self, judged: Judged, ref: BalanceRef, spec: BalanceSpec, value: int) -> None:
         event = judged.event
-        self._held[ref].touched = True
+        self._opened.held[ref].touched = True
         if spec.kind is BalanceKind.GAUGE:
             change = gauges.Change(
                 balance_id=balance_id(ref),
@@ -442,12 +367,3 @@ def _is_remote(usage: sync.Usage) -> bool:
     if usage.event.gauge_change:
         return True
     return any(not charge_.covered and not charge_.uncovered for charge_ in usage.charges)
-
-
-def _each_once(wanted: Iterable[Wanted]) -> list[Wanted]:
-    """One per balance and instant."""
-    return list({(item.ref, item.at): item for item in wanted}.values())
-
-
-def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return [ids[start : start + IN_LIST] for start in range(0, len(ids), IN_LIST)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import StatementError
 
 from control_plane.db.types import AmountOutOfRange
 from control_plane.db.unit_of_work import UnitOfWork
@@ -12,11 +12,12 @@ from control_plane.faults import is_database_fault
 from control_plane.leases.sessions import lock_or_make_session, save_session
 from control_plane.usage.booking import Booked, book
 from control_plane.usage.dead_letters import Dead, DeadReason, bury, exhume, mark_replayed
+from control_plane.usage.opening import Overtaken
 from control_plane.usage.records import Item, Unbookable, uid_of
 from purser.sync.v1 import usage_pb2 as sync
 
 ATTEMPTS: Final = 3
-"""A single record is tried so often: somebody else may have won its key in the middle of it."""
+"""A single record is tried so often: somebody else may have won its key in the middle of it, or moved what it moves."""
 
 
 class SequenceGap(ValueError):
@@ -72,36 +73,49 @@ async def book_items(uow: UnitOfWork, items: Sequence[Item]) -> Booked:
     return await _book(uow, items)
 
 
-async def _book(uow: UnitOfWork, items: Sequence[Item], attempts: int = ATTEMPTS) -> Booked:
-    """Books a run in a savepoint; one that fails for its own fault is halved until the record at fault stands
-    alone.
+async def _book(
+    uow: UnitOfWork, items: Sequence[Item], *, wary: bool = False, attempts: int = ATTEMPTS
+) -> Booked:
+    """Books a run in a savepoint. What was overtaken by others is booked again with more locks; what fails for its own
+    fault is halved until the record at fault stands alone.
     """
     if not items:
         return Booked()
     try:
         async with uow.connection.begin_nested():
-            return await book(uow, items)
+            return await book(uow, items, wary=wary)
     except Exception as error:
         if is_database_fault(error):
             raise
         fault = error
+    if isinstance(fault, Overtaken) and not wary:
+        return await _book(uow, items, wary=True)
     if len(items) > 1:
         middle = len(items) // 2
-        booked = await _book(uow, items[:middle])
-        booked.add(await _book(uow, items[middle:]))
+        booked = await _book(uow, items[:middle], wary=wary)
+        booked.add(await _book(uow, items[middle:], wary=wary))
         return booked
-    if isinstance(fault, IntegrityError) and attempts > 1:
-        return await _book(uow, items, attempts - 1)
+    if not _is_its_own(fault) and attempts > 1:
+        return await _book(uow, items, wary=True, attempts=attempts - 1)
     dead = Dead(items[0], DeadReason.UNBOOKABLE, _why(fault))
     await bury(uow, [dead])
     return Booked(dead=[dead])
 
 
+def _is_its_own(fault: Exception) -> bool:
+    """Does the record say what can not be booked, whatever others do meanwhile?"""
+    return isinstance(_cause(fault), Unbookable | AmountOutOfRange)
+
+
+def _cause(fault: Exception) -> BaseException:
+    """Of what the database's driver wrapped, what it was."""
+    return (isinstance(fault, StatementError) and fault.orig) or fault
+
+
 def _why(fault: Exception) -> str:
-    """In words; of what the database's driver wrapped, its cause."""
-    cause = (isinstance(fault, StatementError) and fault.orig) or fault
-    known = isinstance(cause, Unbookable | AmountOutOfRange)
-    return str(cause) if known else f"{type(cause).__name__}: {str(cause)[:300]}"
+    """In words."""
+    cause = _cause(fault)
+    return str(cause) if _is_its_own(fault) else f"{type(cause).__name__}: {str(cause)[:300]}"
 
 
 def _check(request: sync.ReportBatchRequest) -> None:

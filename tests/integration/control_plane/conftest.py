@@ -1,6 +1,7 @@
 """A control plane's database, empty but for its tables, on SQLite and on PostgreSQL."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -35,7 +36,20 @@ def clock() -> SteppedClock:
 @pytest.fixture
 async def database(database_url: str, clock: SteppedClock) -> AsyncIterator[Database]:
     """Runs the test on both databases, with all tables, revision 0, and `clock` for its time."""
-    engine = create_engine(database_url)
+    async with _made(database_url, clock) as made:
+        yield made
+
+
+@pytest.fixture
+async def postgres_database(postgres_url: str, clock: SteppedClock) -> AsyncIterator[Database]:
+    """As `database`, on PostgreSQL alone: for what happens only where transactions run side by side."""
+    async with _made(postgres_url, clock) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _made(url: str, clock: SteppedClock) -> AsyncIterator[Database]:
+    engine = create_engine(url)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(all_tables().create_all)
