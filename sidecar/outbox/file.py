@@ -134,7 +134,7 @@ class OutboxFile:
         ).fetchone()[0]
         self.earlier_leases = {row[0] for row in self.connection.execute("SELECT lease_id FROM leases")}
         self.connection.execute("COMMIT")
-        self.last_seq = self.committed_seq = 0
+        self.last_seq = self.committed_seq = self._begun_seq = 0
         self.group = 0
 
     def get_meta(self, name: str) -> str | None:
@@ -151,9 +151,10 @@ class OutboxFile:
 
     def begin(self) -> None:
         """Starts a group's transaction."""
-        self.connection.execute("BEGIN IMMEDIATE")
+        # First: a group that could not even begin is rolled back, too.
         self._begun_seq = self.last_seq
         self._changes.clear()
+        self.connection.execute("BEGIN IMMEDIATE")
 
     def finish_group(self) -> None:
         """The last statements before COMMIT: sums per lease, and the group's mark."""

@@ -1,6 +1,7 @@
 """The one writer and its groups: callers hand in what to write and wait; what is there is written in one transaction.
 
 It fails in the open: a store that does not take writes turns new ones away at once, and is tried again until it does.
+Whatever goes wrong, foreseen or not, everybody who waits is told, and the next group comes.
 """
 
 import queue
@@ -33,7 +34,7 @@ _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 class Pending(Generic[Answer]):
     """One caller's work on its way to the disk. A bare lock is the cheapest thing a thread can wait for."""
 
-    __slots__ = ("answer", "done", "drains", "error", "job", "writes")
+    __slots__ = ("answer", "done", "drains", "error", "is_over", "job", "writes")
 
     def __init__(self, writes: Sequence[Write] = (), job: Job | None = None, *, drains: bool = False) -> None:
         """Writes, or a job; `drains`: it makes room and is tried even when the store takes nothing new."""
@@ -42,6 +43,7 @@ class Pending(Generic[Answer]):
         self.drains = drains
         self.answer: object = None
         self.error: Exception | None = None
+        self.is_over = False
         self.done: LockType = allocate_lock()
         self.done.acquire()
 
@@ -56,11 +58,13 @@ class Pending(Generic[Answer]):
     def fail(self, error: Exception) -> None:
         """Turned away."""
         self.error = error
+        self.is_over = True
         self.done.release()
 
     def finish(self, answer: object) -> None:
         """Durable."""
         self.answer = answer
+        self.is_over = True
         self.done.release()
 
 
@@ -144,6 +148,17 @@ class GroupWriter:
     def step(self, *, timeout_seconds: float) -> bool:
         """Waits for work at most that long, then deals with all that is there. False: it was stopped."""
         group, is_last = self._gather(timeout_seconds)
+        try:
+            self._deal_with(group)
+        except Exception as error:  # noqa: BLE001
+            # Without this thread every caller would wait for ever. What was committed has been answered before.
+            _log.exception("the outbox's writer met what it did not foresee")
+            for pending in group:
+                if not pending.is_over:
+                    pending.fail(OutboxFailed(f"the outbox failed before it wrote: {error!r}"))
+        return not is_last
+
+    def _deal_with(self, group: list[Pending[object]]) -> None:
         if self._must_reopen or self._damage is not None or (self._refusal is not None and not group):
             self._mend()
         elif group:
@@ -153,7 +168,6 @@ class GroupWriter:
             group = self._sort_out(group, refusal)
         if group:
             self._apply(group)
-        return not is_last
 
     def _sort_out(self, group: list[Pending[object]], refusal: NotWritten) -> list[Pending[object]]:
         """While nothing new is taken: what drains may still be tried, the rest is turned away."""
@@ -182,19 +196,22 @@ class GroupWriter:
     def _apply(self, group: list[Pending[object]]) -> None:
         file = self.file
         try:
-            answers = self._run_group(group)
+            answered = list(zip(group, self._run_group(group), strict=True))
             file.finish_group()
         except sqlite3.Error as error:
             self._not_written(group, error)
             return
+        except Exception as error:  # noqa: BLE001 whatever it was, nothing of the group is written
+            self._unforeseen(group, error)
+            return
         try:
             file.commit()
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 whatever it was, it may have happened
             self._unknown(group, error)
             return
-        self._metrics.outbox_group_writes.observe(sum(len(p.writes) for p in group))
-        for pending, answer in zip(group, answers, strict=True):
+        for pending, answer in answered:
             pending.finish(answer)
+        self._metrics.outbox_group_writes.observe(sum(len(p.writes) for p in group))
 
     def _run_group(self, group: list[Pending[object]]) -> list[object]:
         file = self.file
@@ -218,19 +235,33 @@ class GroupWriter:
                 taken += len(pending.writes)
         return answers
 
-    def _not_written(self, group: list[Pending[object]], error: sqlite3.Error) -> None:
-        """An error before COMMIT: nothing happened, which the callers may know."""
+    def _unforeseen(self, group: list[Pending[object]], error: Exception) -> None:
+        """An error before COMMIT that is none of the store's: what is at fault fails alone, the rest is written."""
+        self._roll_back()
+        if self._must_reopen or len(group) == 1:
+            _log.error("a write failed", exc_info=error)
+            for pending in group:
+                pending.fail(OutboxFailed(f"nothing was written: {error!r}"))
+            return
+        for pending in group:
+            self._apply([pending])
+
+    def _roll_back(self) -> None:
         try:
             self.file.roll_back()
-        except sqlite3.Error:
+        except Exception:  # noqa: BLE001 a transaction that can not be ended ends with its connection
             self._must_reopen = True
+
+    def _not_written(self, group: list[Pending[object]], error: sqlite3.Error) -> None:
+        """An error before COMMIT: nothing happened, which the callers may know."""
+        self._roll_back()
         self._turn_away(error)
         refusal = self._refusal
         assert refusal is not None
         for pending in group:
             pending.fail(_again(refusal))
 
-    def _unknown(self, group: list[Pending[object]], error: sqlite3.Error) -> None:
+    def _unknown(self, group: list[Pending[object]], error: Exception) -> None:
         """An error at COMMIT: it may be in the file or not. Says so, and finds out by opening the file anew."""
         resolution = Resolution()
         self._unresolved.append((self.file.group, resolution))
@@ -238,15 +269,15 @@ class GroupWriter:
         self._metrics.outbox_unknown_outcomes.inc()
         self._turn_away(error)
         for pending in group:
-            pending.fail(OutcomeUnknown(str(error), resolution))
+            pending.fail(OutcomeUnknown(str(error) or repr(error), resolution))
         self._mend()
 
-    def _turn_away(self, error: sqlite3.Error) -> None:
+    def _turn_away(self, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _DAMAGED:
             self._damage = str(error)
         kind = OutboxFull if code == sqlite3.SQLITE_FULL else OutboxFailed
-        self._refuse(kind(f"the outbox can not be written: {error}"))
+        self._refuse(kind(f"the outbox can not be written: {str(error) or repr(error)}"))
 
     def _refuse(self, refusal: NotWritten) -> None:
         if self._refusal is None:
@@ -278,14 +309,17 @@ class GroupWriter:
                 written = self.file.reopen()
             # The probe comes first: it overwrites what a failed commit may have left behind the end of the log.
             self._probe()
-        except (sqlite3.Error, OSError) as error:
-            self._refuse(self._refusal or OutboxFailed(f"the outbox can not be opened anew: {error}"))
-            _log.warning("outbox is still failing", error=str(error))
+        except Exception as error:  # noqa: BLE001 whatever it was, it is tried again
+            self._refuse(self._refusal or OutboxFailed(f"the outbox can not be opened anew: {error!r}"))
+            _log.warning("outbox is still failing", error=repr(error))
             return
         self._must_reopen = False
         unresolved, self._unresolved = self._unresolved, []
         for group, resolution in unresolved:
-            resolution.resolve(group <= written)
+            try:
+                resolution.resolve(group <= written)
+            except Exception:  # noqa: BLE001 the others must hear of theirs all the same
+                _log.exception("a write's outcome is known, and who waited for it failed")
         if self._refusal is not None:
             _log.info("outbox takes writes again")
         self._refusal = None
@@ -300,7 +334,7 @@ class GroupWriter:
             connection.execute("INSERT OR REPLACE INTO probe VALUES (1, zeroblob(?))", (PROBE_BYTES,))
             connection.execute("COMMIT")
             connection.execute("DELETE FROM probe")
-        except sqlite3.Error:
+        except Exception:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise

@@ -40,14 +40,22 @@ class Resolution:
         call(self._applied)
 
     def resolve(self, applied: bool) -> None:
-        """The file was read back. Only the first time counts."""
+        """The file was read back. Only the first time counts. Everybody is called; what one of them raised is raised
+        at the end.
+        """
         with self._lock:
             if self._applied is not None:
                 return
             self._applied = applied
             waiting, self._waiting = self._waiting, []
+        failed: list[Exception] = []
         for call in waiting:
-            call(applied)
+            try:
+                call(applied)
+            except Exception as error:  # noqa: BLE001 those behind it must hear of it all the same
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
 
 class OutcomeUnknown(Exception):

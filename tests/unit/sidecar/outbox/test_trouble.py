@@ -22,8 +22,10 @@ from sidecar.outbox.port import (
     Written,
 )
 from sidecar.outbox.sqlite import SqliteOutbox
+from sidecar.outbox.writer import Pending
 from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
+from tests.e2e.fleet import eventually
 from tests.unit.sidecar.outbox.faults import Faults, error
 
 Make = Callable[..., SqliteOutbox]
@@ -337,3 +339,111 @@ def test_remote_is_answered_only_when_the_control_plane_has_it(make: Make) -> No
     started = time.monotonic()
     assert outbox.commit(use("b"), timeout_seconds=30) == Written(2)
     assert time.monotonic() - started < 10
+
+
+def test_a_transaction_that_does_not_begin_uses_up_no_number(make: Make, faults: Faults) -> None:
+    """Somebody else has the file locked when a group begins: it is not written, and the next one goes on after the
+    last that was.
+    """
+    outbox = make()
+    for key in ("a", "b"):
+        outbox.commit(use(key))
+
+    def locked(sql: str) -> None:
+        if sql == "BEGIN IMMEDIATE":
+            faults.heal()
+            raise error(sqlite3.SQLITE_BUSY, "database is locked")
+
+    faults.before = locked
+    with pytest.raises(OutboxFailed):
+        outbox.commit(use("c"))
+    mend(outbox)
+    assert outbox.commit(use("d")) == Written(3)
+    assert keys(outbox) == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize("unforeseen", [OSError("too many open files"), MemoryError(), ValueError("a bug")])
+def test_what_nobody_foresaw_fails_its_own_write_alone(make: Make, unforeseen: Exception) -> None:
+    """An error that is none of the store's, before COMMIT: its caller hears that nothing was written, those who shared
+    its group are written, and the writer goes on.
+    """
+    outbox = make()
+    outbox.commit(use("before"))
+
+    def fails(_file: object) -> object:
+        raise unforeseen
+
+    group = [Pending[object]((use("a"),)), Pending[object]((), fails), Pending[object]((use("b"),))]
+    for pending in group:
+        outbox._writer._queue.put(pending)
+    mend(outbox)
+    with pytest.raises(OutboxFailed):
+        group[1].wait()
+    assert [pending.wait() for pending in (group[0], group[2])] == [[Written(2)], [Written(3)]]
+    assert healthy(outbox)
+    assert outbox.commit(use("after")) == Written(4)
+    assert keys(outbox) == ["before", "a", "b", "after"]
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_what_nobody_foresaw_at_commit_is_unknown(make: Make, faults: Faults, happened: bool) -> None:
+    """An error that is none of the store's, at COMMIT: its outcome is unknown, and then known, as any other's."""
+    outbox = make()
+    outbox.commit(use("before"))
+
+    def fail_once(sql: str = "COMMIT") -> None:
+        if sql == "COMMIT":
+            faults.heal()
+            raise MemoryError
+
+    if happened:
+        faults.after_commit = fail_once
+    else:
+        faults.before = fail_once
+    with pytest.raises(OutcomeUnknown) as caught:
+        outbox.commit(use("a"))
+    mend(outbox)
+    assert caught.value.resolution.applied is happened
+    outbox.commit(use("after"))
+    assert keys(outbox) == (["before", "a", "after"] if happened else ["before", "after"])
+
+
+def test_the_writer_outlives_what_nobody_foresaw(tmp_path: Path, faults: Faults) -> None:
+    """While it mends, or calls back: those who wait are told, and its thread goes on."""
+    numbers = itertools.count(1)
+    outbox = SqliteOutbox(
+        tmp_path / "outbox.sqlite3",
+        durability=Durability.POWER_LOSS,
+        clock=ManualClock(),
+        make_id=lambda: f"id{next(numbers)}",
+        boot_id="boot",
+        metrics=Metrics(CollectorRegistry()),
+        connect=faults.connect,
+        min_free_bytes=0,
+    )
+    try:
+
+        def broken(sql: str) -> None:
+            if "probe" in sql or sql == "COMMIT":
+                raise MemoryError
+
+        faults.before = broken
+        told: list[bool] = []
+        with pytest.raises(OutcomeUnknown) as caught:
+            outbox.commit(use("a"))
+
+        def fails(_applied: bool) -> None:
+            raise ValueError("a bug")
+
+        for call in (fails, told.append):
+            caught.value.resolution.then(call)
+        with pytest.raises(OutboxFailed):
+            outbox.commit(use("b"))
+        faults.heal()
+        eventually(lambda: healthy(outbox), seconds=10, what="the outbox takes writes again")
+        assert told == [False]
+        outbox.commit(use("c"))
+        assert keys(outbox) == ["c"]
+    finally:
+        faults.heal()
+        outbox.close()
