@@ -276,6 +276,7 @@ class Sidecar:
             read_threads=settings.read_threads,
             write_threads=settings.write_threads,
             stream_threads=settings.stream_threads,
+            calls_max=settings.calls_max,
         )
         tls = None
         if settings.tls_certificate is not None and settings.tls_key is not None:
@@ -286,7 +287,6 @@ class Sidecar:
             self._pools,
             address=settings.grpc,
             tls=tls,
-            calls_max=settings.calls_max,
         )
         edge = EdgeMetrics(self._registry, view=self._view, pools=self._pools.everything(), clock=self._clock)
         self._probes = Probes(

@@ -161,17 +161,24 @@ class Pools:
     writes: Pool
     streams: Pool
     refusals: Pool
+    calls_max: int
+    """Calls in flight in all of them, but for refusals."""
+
+    def are_full(self) -> bool:
+        """Are as many calls in flight as this sidecar takes on?"""
+        return self.reads.in_flight + self.writes.in_flight + self.streams.in_flight >= self.calls_max
 
     def everything(self) -> tuple[Pool, ...]:
         """For shutting down and for metrics."""
         return (self.reads, self.writes, self.streams, self.refusals)
 
 
-def make_pools(*, read_threads: int, write_threads: int, stream_threads: int) -> Pools:
+def make_pools(*, read_threads: int, write_threads: int, stream_threads: int, calls_max: int) -> Pools:
     """Pools whose queues are bounded to what can be answered within about a second."""
     return Pools(
         reads=Pool("reads", threads=read_threads, bound=2_000),
         writes=Pool("writes", threads=write_threads, bound=2_000),
         streams=Pool("streams", threads=stream_threads, bound=stream_threads),
         refusals=Pool("refusals", threads=1, bound=10_000),
+        calls_max=calls_max,
     )

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
@@ -23,6 +23,10 @@ from sidecar.rpc.status import UNFORESEEN, row_for, status_of
 SERVICE: Final = "purser.v1.EntitlementService"
 RECEIVE_MAX_BYTES: Final = 4 * validate.MESSAGE_MAX_BYTES
 """Above 4 MiB the handler answers, with details; above this gRPC itself refuses to read."""
+PENDING_MAX: Final = 1_000_000
+"""Calls that wait inside gRPC for us to look at them. By default it cancels some of them beyond 1,000, without a word;
+we turn them away ourselves, in words.
+"""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -90,7 +94,8 @@ class Handlers(grpc.GenericRpcHandler):
         method = self._methods.get(handler_call_details.method)
         if method is None:
             return None
-        return method.refusal if method.pool.is_full() else method.handler
+        is_full = method.pool.is_full() or self._pools.are_full()
+        return method.refusal if is_full else method.handler
 
     def drain(self) -> None:
         """New calls are turned away from now on."""
@@ -130,26 +135,22 @@ class Handlers(grpc.GenericRpcHandler):
         return behavior
 
     def _unary(self, behavior: Behavior, pool: Pool) -> Method:
-        def refuse(_raw: bytes, context: grpc.ServicerContext) -> bytes:
-            abort(context, Overloaded(pool.name))
-            raise AssertionError("abort raises")
-
-        return Method(
-            grpc.unary_unary_rpc_method_handler(_in(pool, behavior)),
-            grpc.unary_unary_rpc_method_handler(_in(self._pools.refusals, refuse)),
-            pool,
-        )
+        make = grpc.unary_unary_rpc_method_handler
+        return Method(make(_in(pool, behavior)), make(_in(self._pools.refusals, _refusal(pool))), pool)
 
     def _stream(self, behavior: Behavior, pool: Pool) -> Method:
-        def refuse(_raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-            abort(context, Overloaded(pool.name))
-            yield b""
+        make = grpc.unary_stream_rpc_method_handler
+        return Method(make(_in(pool, behavior)), make(_in(self._pools.refusals, _refusal(pool))), pool)
 
-        return Method(
-            grpc.unary_stream_rpc_method_handler(_in(pool, behavior)),
-            grpc.unary_stream_rpc_method_handler(_in(self._pools.refusals, refuse)),
-            pool,
-        )
+
+def _refusal(pool: Pool) -> Behavior:
+    """Turns a call away. The status is made once: many hear it in a herd."""
+    turned_away = status_of(Overloaded(pool.name))
+
+    def refuse(_raw: bytes, context: grpc.ServicerContext) -> NoReturn:
+        context.abort_with_status(turned_away)
+
+    return refuse
 
 
 def abort(context: grpc.ServicerContext, error: Exception) -> None:
@@ -176,17 +177,18 @@ class Tls:
 class ApiServer:
     """The server and its health. Loopback, a Unix socket, or TLS."""
 
-    def __init__(
-        self, handlers: Handlers, pools: Pools, *, address: str, tls: Tls | None, calls_max: int
-    ) -> None:
+    def __init__(self, handlers: Handlers, pools: Pools, *, address: str, tls: Tls | None) -> None:
         """Binds. Raises RuntimeError when the address can not be bound, OSError when the files can not be read."""
         self._handlers = handlers
         self._pools = pools
         self._server = grpc.server(
             pools.writes,
             handlers=[handlers],
-            maximum_concurrent_rpcs=calls_max,
+            # Beyond ours, which says what is wrong: those that we turn away are calls, too, until they have heard it.
+            maximum_concurrent_rpcs=pools.calls_max + pools.refusals.bound,
             options=[
+                ("grpc.server.max_pending_requests", PENDING_MAX),
+                ("grpc.server.max_pending_requests_hard_limit", PENDING_MAX),
                 ("grpc.max_receive_message_length", RECEIVE_MAX_BYTES),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
