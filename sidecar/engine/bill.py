@@ -18,8 +18,10 @@ from sidecar.engine.rate_card import Unknown
 from sidecar.engine.rating import Rated, rate
 from sidecar.engine.values import (
     EXACT,
+    MAX_AMOUNT,
     ONE,
     ZERO,
+    AmountOutOfRange,
     BalanceRef,
     Event,
     Finding,
@@ -79,6 +81,8 @@ def bill(
             lines = _event(entitlements, named, event, findings, unrated, explain=explain)
     elif named is not None:
         lines, probe = _quantity(entitlements, named, quantity, findings)
+    if len(lines) > 1:
+        _check_costs(lines)
     budgets = _budgets(entitlements, lines, subject_id, probe) if entitlements.budgets else ()
     # By position: naming eleven fields would cost a switch's check a tenth of its time.
     return Bill(
@@ -404,6 +408,20 @@ def _least(spec: BalanceSpec) -> int:
 def _meter(spec: BalanceSpec) -> Meter:
     assert spec.meter is not None, "allowances and rates have a meter"
     return spec.meter
+
+
+# ---- what features cost together
+
+
+def _check_costs(lines: tuple[FeatureBill, ...]) -> None:
+    """Raises AmountOutOfRange where several features, each in bounds, cost too much together."""
+    sums: dict[str, int] = {}
+    for line in lines:
+        if line.cost is not None:
+            unit = line.cost.unit
+            sums[unit] = sums.get(unit, 0) + line.cost.amount
+            if sums[unit] > MAX_AMOUNT:
+                raise AmountOutOfRange(f"all features together cost more {unit} than 63 bits hold")
 
 
 # ---- budgets

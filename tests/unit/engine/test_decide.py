@@ -9,7 +9,7 @@ from sidecar.engine.bill import NoMeter, bill
 from sidecar.engine.decide import decide
 from sidecar.engine.decision import Freshness, Standing, ViewSource, build
 from sidecar.engine.evaluate import Bill, Fund
-from sidecar.engine.values import BalanceRef, Event, Finding, GaugeChange, Reason
+from sidecar.engine.values import AmountOutOfRange, BalanceRef, Event, Finding, GaugeChange, Reason
 from tests.unit.engine.worlds import NOW, entitled, example, inference, subscription
 
 PLENTY = Fund(10**15)
@@ -164,6 +164,15 @@ def test_facts_pass_with_what_is_uncovered() -> None:
     outcome = decide(found, {WALLET: Fund(5)}, fact=True)
     drawn = {d.ref.balance: (d.within, d.uncovered) for d in outcome.draws}
     assert drawn["wallet:usd"] == (5, 14_231_995)
+
+
+def test_what_features_cost_together_fits_63_bits() -> None:
+    """Two features that share a wallet, each in bounds: their sum is out of range before anything is decided."""
+    catalog = example(two={"entitlements": {"chat": {"spends": "usd"}, "images": {"spends": "usd"}}})
+    event = inference(output_tokens=6 * 10**14, context_window=8192)
+    with pytest.raises(AmountOutOfRange):
+        bill(entitled(subscription("two"), catalog=catalog), event=event)
+    assert bill(entitled(subscription("pro"), catalog=catalog), event=event).refused is Reason.OK
 
 
 def test_a_decision_says_what_a_caller_needs() -> None:
