@@ -391,7 +391,8 @@ def _leased(
             message.begins_at.FromDatetime(lease.begins_at)
     if sum(lease.allotted for lease in made) < max(1, item.want.need):
         kind = session.REFUSAL_KIND_HELD_BY_OTHERS if held_back else session.REFUSAL_KIND_EXHAUSTED
-        words = "others hold what is left" if held_back else "used up"
+        # Whoever hears the other says what is left: it need not be nothing.
+        words = "others hold what is left" if held_back else ""
         acquired.refusal.CopyFrom(_refused(kind, words).refusal)
         if held_back:
             acquired.refusal.retry_after.FromTimedelta(settings.retry_after)

@@ -186,7 +186,7 @@ class Till:
             with self.blocking():
                 acquired = dict(self.keeper.acquire(outcome.shortfalls, deadline))
         assert outcome is not None, "there is at least one round"
-        return self._short(bill, remote, outcome, acquired)
+        return self._short(bill, remote, holds, outcome, acquired)
 
     def _decide_and_take(
         self, bill: Bill, remote: Sequence[Charge], holds: Sequence[Hold], *, may_lease: bool
@@ -214,6 +214,7 @@ class Till:
         self,
         bill: Bill,
         remote: Sequence[Charge],
+        holds: Sequence[Hold],
         outcome: Outcome,
         acquired: Mapping[tuple[BalanceRef, str], Acquired],
     ) -> Spent:
@@ -227,7 +228,26 @@ class Till:
                 return waived
         seconds = [got.retry_after_seconds for got in graded if got.retry_after_seconds is not None]
         retry_after = timedelta(seconds=max(seconds)) if seconds else None
+        if graded and all(got.grade is Grade.EXHAUSTED for got in graded):
+            outcome = self._as_shown(bill, remote, holds, outcome)
         return Spent(self._coloured(outcome, acquired), retry_after=retry_after)
+
+    def _as_shown(
+        self, bill: Bill, remote: Sequence[Charge], holds: Sequence[Hold], refused: Outcome
+    ) -> Outcome:
+        """What the control plane has refused, in the words of a check: with what is left of the whole, which is more
+        than what happens to be leased here.
+        """
+        now, finish_until = self.clock.monotonic(), self.finish_until(bill)
+        with self.book.lock:
+            here = book_funds(self.book, bill, now, finish_until)
+        charges = bill.charges
+        shown = leasable(charges, self.standings.of(charges, self.now()), self.view, here)
+        funds = sum_funds(held_funds(holds), shown) | remote_funds(remote)
+        funds |= {c.ref: here.get(c.ref, Fund(0)) for c in charges if c.spec.kind is BalanceKind.RATE}
+        outcome = decide(bill, funds)
+        # What is shown may lag behind: then the refusal stands as it was found here.
+        return refused if outcome.allowed or outcome.reason is not refused.reason else outcome
 
     def _waive(self, bill: Bill, remote: Sequence[Charge], away: Sequence[Shortfall]) -> Spent | None:
         """Lets through what the features' policies waive, as not covered; None: they do not."""

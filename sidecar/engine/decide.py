@@ -278,7 +278,8 @@ class _Tally:
     def short(self, charge: Charge, need: int, have: int) -> Finding:
         """What is missing, in words."""
         spec = charge.spec
-        said = f"{format_scaled(need, spec.scale)} {spec.unit} needed, {format_scaled(have, spec.scale)} to be had here"
+        needed, had, missing = (format_scaled(amount, spec.scale) for amount in (need, have, need - have))
+        said = f"{needed} {spec.unit} needed, {had} to be had, {missing} missing"
         return Finding("balance", spec.name, said, REASON_OF_KIND[spec.kind], ", ".join(spec.sources))
 
     def explain(self, charge: Charge, need: int, within: int, reason: Reason) -> None:

@@ -55,7 +55,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_VALUE_NOT_ALLOWED: _Reason.ValueType  # 12
     """A config entitlement does not admit the value that the event carries (a model that is not in the list)."""
     REASON_LIMIT_REACHED: _Reason.ValueType  # 13
-    """An allowance, a gauge or a soft limit's cap is used up."""
+    """An allowance, a gauge or a soft limit's cap is used up, or too little is left of it."""
     REASON_INSUFFICIENT_CREDITS: _Reason.ValueType  # 14
     """A wallet can not pay the cost."""
     REASON_BUDGET_EXCEEDED: _Reason.ValueType  # 15
@@ -105,7 +105,7 @@ REASON_REVOKED: Reason.ValueType  # 11
 REASON_VALUE_NOT_ALLOWED: Reason.ValueType  # 12
 """A config entitlement does not admit the value that the event carries (a model that is not in the list)."""
 REASON_LIMIT_REACHED: Reason.ValueType  # 13
-"""An allowance, a gauge or a soft limit's cap is used up."""
+"""An allowance, a gauge or a soft limit's cap is used up, or too little is left of it."""
 REASON_INSUFFICIENT_CREDITS: Reason.ValueType  # 14
 """A wallet can not pay the cost."""
 REASON_BUDGET_EXCEEDED: Reason.ValueType  # 15
