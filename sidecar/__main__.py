@@ -1,6 +1,7 @@
 """`python -m sidecar`: serves until SIGTERM or Ctrl-C, then drains."""
 
 import argparse
+import gc
 import signal
 import sys
 import threading
@@ -43,6 +44,9 @@ def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())
     sidecar.start()
+    # What was loaded by now stays: looking through it again and again costs a check a tenth of its time.
+    gc.collect()
+    gc.freeze()
     asked_to_stop.wait()
     sidecar.stop()
     return 0

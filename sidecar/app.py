@@ -1,7 +1,8 @@
 """The composer: the only place that knows all rooms. What a call passes through can be read off here.
 
 a check     rpc.fast (bytes known already) → rpc.service → deciding.check → view → engine
-a consume   rpc.service → deciding.consume → view → engine → leases.book (one lock) → outbox (one commit)
+a consume   rpc.fast_consume (content prepared already) → leases.book (one lock) → outbox (one commit)
+            rpc.service → deciding.consume → view → engine → leases.book (one lock) → outbox (one commit)
                                                    short of balance: leases.keeper → upstream
 a report    rpc.service → deciding.report → outbox (one commit)
 """
@@ -26,6 +27,7 @@ from sidecar.deciding.entitlements import Listing
 from sidecar.deciding.judging import Judge
 from sidecar.deciding.kept import Kept
 from sidecar.deciding.party import Parties
+from sidecar.deciding.prepared import Preparing
 from sidecar.deciding.refusals import Refusals
 from sidecar.deciding.report import Report
 from sidecar.deciding.reserving.commits import Commits
@@ -51,7 +53,8 @@ from sidecar.outbox.sender import Sender
 from sidecar.outbox.sessions import Sessions
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.rpc import encoding
-from sidecar.rpc.fast import FastChecks
+from sidecar.rpc.fast import FastChecks, LatestFreshness
+from sidecar.rpc.fast_consume import FastConsumes
 from sidecar.rpc.pools import blocking, make_pools
 from sidecar.rpc.server import ApiServer, Handlers, Tls
 from sidecar.rpc.service import EntitlementService, Verbs
@@ -283,7 +286,7 @@ class Sidecar:
             tls = Tls(settings.tls_certificate, settings.tls_key)
         service = EntitlementService(self._verbs)
         self._api = ApiServer(
-            Handlers(service, self._fast(), self._pools),
+            Handlers(service, *self._fast(), self._pools),
             self._pools,
             address=settings.grpc,
             tls=tls,
@@ -364,18 +367,25 @@ class Sidecar:
 
     # Inside
 
-    def _fast(self) -> FastChecks:
-        checks = Kept(
+    def _fast(self) -> tuple[FastChecks, FastConsumes]:
+        clock, random, freshness = self._clock, self._random, LatestFreshness(self._pulse)
+        kept = Kept(
             check=self._verbs.check,
             view=self._view,
             book=self._book,
             unreported=self._unreported,
-            clock=self._clock,
+            clock=clock,
         )
-        return FastChecks(checks, clock=self._clock, new_bits=lambda: self._random.getrandbits(60))
+        preparing = Preparing(self._verbs.consume, self._view, clock)
+        return (
+            FastChecks(kept, freshness=freshness, clock=clock, new_bits=lambda: random.getrandbits(60)),
+            FastConsumes(
+                preparing, freshness=freshness, clock=clock, new_bits=lambda: random.getrandbits(80)
+            ),
+        )
 
     def _control_now(self) -> datetime:
-        return self._pulse.control_now(wall_now=self._clock.now(), monotonic=self._clock.monotonic())
+        return self._pulse.control_now(self._clock)
 
     def _new_id(self) -> str:
         return f"d{self._random.getrandbits(80):020x}"

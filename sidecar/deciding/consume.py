@@ -1,5 +1,6 @@
 """ConsumeUsage: check and record in one atomic step, answered once it is durable."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -7,7 +8,7 @@ from typing import Final
 from sidecar.deciding.answers import Answers, Takes
 from sidecar.deciding.asked import Asked
 from sidecar.deciding.errors import KeyConflict, Malformed, Violation
-from sidecar.deciding.judging import Judge
+from sidecar.deciding.judging import Judge, Judged
 from sidecar.deciding.party import Parties, Party
 from sidecar.deciding.records import decided, fact, filled, lease_changes
 from sidecar.deciding.refusals import Refusals
@@ -56,7 +57,7 @@ class Consume:
         )
         spent = self.judge.spend(judged, deadline)
         decision_id = self.answers.new_id()
-        answer = self.answers.encoded(judged, spent, decision_id=decision_id, at=now, takes=Takes.USES)
+        answer = self.answered(judged, spent, decision_id=decision_id, at=now)
         if not spent.outcome.allowed:
             return self._refused(asked, party, feature, spent, answer)
         entry = KeyEntry(
@@ -81,9 +82,17 @@ class Consume:
                 costs=spent.outcome.costs,
                 covered=spent.taken,
             )
-        return self._commit(Write(usage=usage, key=entry, leases=lease_changes(spent.taken)), entry, spent)
+        return self.commit(usage, entry, spent, shown(spent))
 
-    def _commit(self, write: Write, entry: KeyEntry, spent: Spent) -> Consumed:
+    def answered(self, judged: Judged, spent: Spent, *, decision_id: str, at: datetime) -> bytes:
+        """The whole decision, with what it uses counted in its balances."""
+        return self.answers.encoded(judged, spent, decision_id=decision_id, at=at, takes=Takes.USES)
+
+    def commit(
+        self, usage: bytes, entry: KeyEntry, spent: Spent, amounts: Mapping[BalanceRef, int]
+    ) -> Consumed:
+        """Writes what was decided and taken; `amounts`: what is shown as used from then on. Raises as the call does."""
+        write = Write(usage, entry, None, lease_changes(spent.taken))
         try:
             result = self.outbox.commit(write)
         except NotWritten:
@@ -98,7 +107,7 @@ class Consume:
             return self._repeated(result.entry, entry.content_hash)
         assert isinstance(result, Written), "a consume moves no reservation"
         self.till.settled(spent)
-        self.unreported.charged(result.seq, shown(spent))
+        self.unreported.charged(result.seq, amounts)
         return Consumed(entry.answer, UsageStatus.ACCEPTED)
 
     def _refused(self, asked: Asked, party: Party, feature: str, spent: Spent, answer: bytes) -> Consumed:

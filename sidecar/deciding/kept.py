@@ -8,6 +8,7 @@ from sidecar.deciding.check import Check, Question
 from sidecar.deciding.judging import Judged
 from sidecar.deciding.unreported import Unreported
 from sidecar.engine.decision import Decision, ViewSource
+from sidecar.engine.evaluate import Bill
 from sidecar.engine.values import BalanceKind, BalanceRef
 from sidecar.leases.book import Spending as Book
 from sidecar.runtime.clock import Clock
@@ -36,6 +37,14 @@ class Basis(NamedTuple):
     balances: tuple[Stand, ...]
     until: float
     """Monotonic seconds."""
+
+
+def is_fresh_while_live(bill: Bill) -> bool:
+    """Is a LIVE view fresh enough for everything that the bill rests on?"""
+    touched = [line.entitlement for line in bill.features]
+    if bill.entitlement is not None:
+        touched.append(bill.entitlement)
+    return all(entitlement.feature.trouble.max_staleness >= _LIVE_WITHIN for entitlement in touched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +92,7 @@ class Kept:
         bill = judged.bill
         if compiled.stamp != party.stamp:
             return None
-        for line in bill.features:
-            if line.entitlement.feature.trouble.max_staleness < _LIVE_WITHIN:
-                return None
-        if bill.entitlement is not None and bill.entitlement.feature.trouble.max_staleness < _LIVE_WITHIN:
+        if not is_fresh_while_live(bill):
             return None
         most = KEPT_SECONDS
         balances: dict[BalanceRef, Stand] = {}

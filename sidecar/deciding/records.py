@@ -16,7 +16,7 @@ from sidecar.engine.values import BalanceKind, BalanceRef, format_decimal
 from sidecar.leases.terms import Taken
 from sidecar.outbox.port import LeaseChange
 from sidecar.runtime.clock import EPOCH
-from sidecar.runtime.fields import block, instant, number, text
+from sidecar.runtime.fields import block, moment, number, text
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _KEPT_MAX: Final = 8192
@@ -70,47 +70,80 @@ def decided(
     covered: Iterable[Taken],
 ) -> bytes:
     """Decided usage, with what it charges and to which leases: a `purser.sync.v1.Usage`, written by hand."""
-    leases: dict[tuple[BalanceRef, str], bytes] = {}
-    for taken in covered:
-        if not taken.is_rate:
-            of = taken.ref, taken.feature
-            leases[of] = leases.get(of, b"") + _covered(taken.lease_id, taken.amount)
-    parts = [
-        block(b"\x0a", event.SerializeToString()),
-        block(b"\x12", content_hash),
-        b"\x18\x01",
-        text(b"\x22", decision_id),
-        instant(b"\x2a", decided_at),
-        number(b"\x30", view_revision),
-    ]
-    parts += [
-        _charge(draw, leases.get((draw.ref, draw.feature), b""))
-        for draw in draws
-        if draw.spec.kind is not BalanceKind.RATE
-    ]
-    parts += [_cost(cost) for cost in costs]
-    return b"".join(parts)
+    return DecidedForm(draws, costs).encoded(
+        event.SerializeToString(),
+        content_hash=content_hash,
+        decision_id=decision_id,
+        decided_at=moment(decided_at),
+        view_revision=view_revision,
+        covered=covered,
+    )
+
+
+class DecidedForm:
+    """Decided usage with the same draws and costs, whatever its event, its moment, and the leases that pay."""
+
+    __slots__ = ("_charges", "_costs")
+
+    def __init__(self, draws: Sequence[Draw], costs: Sequence[CostCharge]) -> None:
+        """Rates are not booked."""
+        self._charges = [
+            ((draw.ref, draw.feature), _ref(draw.ref), _charge(draw))
+            for draw in draws
+            if draw.spec.kind is not BalanceKind.RATE
+        ]
+        self._costs = b"".join([_cost(cost) for cost in costs])
+
+    def encoded(
+        self,
+        event: bytes,
+        *,
+        content_hash: bytes,
+        decision_id: str,
+        decided_at: bytes,
+        view_revision: int,
+        covered: Iterable[Taken],
+    ) -> bytes:
+        """A `purser.sync.v1.Usage`. `event`: an encoded UsageEvent; `decided_at`: an encoded Timestamp."""
+        leases: dict[tuple[BalanceRef, str], bytes] = {}
+        for ref, feature, lease_id, amount, _, is_rate in covered:
+            if not is_rate:
+                of = ref, feature
+                leases[of] = leases.get(of, b"") + _covered(lease_id, amount)
+        parts = [
+            block(b"\x0a", event),
+            block(b"\x12", content_hash),
+            b"\x18\x01",
+            text(b"\x22", decision_id),
+            block(b"\x2a", decided_at),
+            number(b"\x30", view_revision),
+        ]
+        for of, head, tail in self._charges:
+            paid = leases.get(of, b"")
+            parts.append(block(b"\x3a", head + paid + tail))
+        parts.append(self._costs)
+        return b"".join(parts)
 
 
 def lease_changes(taken: Iterable[Taken], *, held: bool = False) -> tuple[LeaseChange, ...]:
     """What a write does to the leases it draws on: charges them, or holds."""
     sums: dict[str, int] = {}
-    for part in taken:
-        if not part.is_rate:
-            sums[part.lease_id] = sums.get(part.lease_id, 0) + part.amount
+    for _, _, lease_id, amount, _, is_rate in taken:
+        if not is_rate:
+            sums[lease_id] = sums.get(lease_id, 0) + amount
     if held:
-        return tuple(LeaseChange(lease_id, held=amount) for lease_id, amount in sums.items())
-    return tuple(LeaseChange(lease_id, charged=amount) for lease_id, amount in sums.items())
+        return tuple([LeaseChange(lease_id, 0, amount) for lease_id, amount in sums.items()])
+    return tuple([LeaseChange(lease_id, amount) for lease_id, amount in sums.items()])
 
 
+@lru_cache(maxsize=_KEPT_MAX)
 def _covered(lease_id: str, amount: int) -> bytes:
     return block(b"\x12", text(b"\x0a", lease_id) + number(b"\x10", amount))
 
 
-def _charge(draw: Draw, covered: bytes) -> bytes:
+def _charge(draw: Draw) -> bytes:
     exact = text(b"\x22", format_decimal(draw.exact))
-    ref, uncovered, feature = _ref(draw.ref), number(b"\x18", draw.uncovered), text(b"\x2a", draw.feature)
-    return block(b"\x3a", b"%b%b%b%b%b" % (ref, covered, uncovered, exact, feature))
+    return number(b"\x18", draw.uncovered) + exact + text(b"\x2a", draw.feature)
 
 
 @lru_cache(maxsize=_KEPT_MAX)

@@ -11,6 +11,7 @@ from sidecar.engine.evaluate import Charge
 from sidecar.engine.values import BalanceKind, BalanceRef
 from sidecar.leases.book import Spending as Book
 from sidecar.leases.terms import RemoteVerdict
+from sidecar.view.hints import Hint
 from sidecar.view.memory import View
 
 
@@ -37,22 +38,28 @@ class Standings:
 
     def one(self, ref: BalanceRef, spec: BalanceSpec, at: datetime) -> Standing:
         """Of one balance."""
-        hint = self.view.hint(ref)
-        if hint is not None and hint.period_end is not None and hint.period_end <= at:
-            # It speaks of a period that is over.
-            hint = None
-        used = self.unreported.of(ref)
-        reserved = self.book.held(ref)
-        if hint is None:
-            limit = spec.limit if spec.limit is not None or spec.kind is not BalanceKind.WALLET else 0
-            over = 0 if limit is None else max(0, used - limit)
-            return Standing(limit, used, over, reserved, None, _end(spec, at))
-        # A limit is the entitlement's own: a hint may be older than the catalog or the plan that changed it.
-        limit = hint.granted if spec.kind is BalanceKind.WALLET else spec.limit
-        used += hint.used
-        over = hint.overage if limit is None else max(hint.overage, used - limit)
-        resets_at = hint.period_end or _end(spec, at)
-        return Standing(limit, used, over, reserved, None, resets_at, hint.next_expiry_at)
+        limit, used, over, reserved, remaining, resets_at, next_expiry_at = told(
+            spec, self.view.hint(ref), at
+        )
+        used += self.unreported.of(ref)
+        if limit is not None and used - limit > over:
+            over = used - limit
+        return Standing(
+            limit, used, over, reserved + self.book.held(ref), remaining, resets_at, next_expiry_at
+        )
+
+
+def told(spec: BalanceSpec, hint: Hint | None, at: datetime) -> Standing:
+    """Of one balance, by the control plane's last word alone."""
+    if hint is None or (hint.period_end is not None and hint.period_end <= at):
+        # Nothing is known of it, or of a period that is over.
+        limit = spec.limit if spec.limit is not None or spec.kind is not BalanceKind.WALLET else 0
+        return Standing(limit, 0, 0, 0, None, _end(spec, at))
+    # A limit is the entitlement's own: a hint may be older than the catalog or the plan that changed it.
+    limit = hint.granted if spec.kind is BalanceKind.WALLET else spec.limit
+    return Standing(
+        limit, hint.used, hint.overage, 0, None, hint.period_end or _end(spec, at), hint.next_expiry_at
+    )
 
 
 def after(standing: Standing, verdict: RemoteVerdict) -> Standing:

@@ -463,6 +463,13 @@ def _take_amounts(
             continue
         if lease.scope and draw.feature not in lease.scope:
             continue
+        if not beyond and not lease.beyond and lease.free >= within:
+            # Most draws end here: one lease has enough.
+            lease.free -= within
+            lease.charged += within
+            lease.check()
+            taken.append(Taken(draw.ref, draw.feature, lease.lease_id, within, 0, is_rate=False))
+            return 0
         free_within = lease.free_within()
         part = min(within, free_within)
         # Beyond the limit burns last within a lease: only once nothing inside is left in it.

@@ -6,7 +6,7 @@ Amounts are integers in the balance's scale. Bytes that hold messages are encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from purser.sync.v1 import session_pb2 as session
 from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
@@ -66,8 +66,7 @@ class Identity:
         return session.Holder(outbox_id=self.outbox_id, incarnation_id=self.incarnation_id)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyEntry:
+class KeyEntry(NamedTuple):
     """An idempotency key, what the caller sent under it, and what was answered."""
 
     customer_id: str
@@ -78,8 +77,7 @@ class KeyEntry:
     """The first answer, encoded."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseChange:
+class LeaseChange(NamedTuple):
     """What a write does to one lease: differences, which may be negative. Rates and gauges have none."""
 
     lease_id: str
@@ -98,8 +96,7 @@ class Reservation:
     state: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """What is written together: all of it or, when the key or the reservation stands in the way, nothing of it."""
 
     usage: bytes = b""
@@ -110,8 +107,7 @@ class Write:
     leases: tuple[LeaseChange, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """It is durable. `seq` is the record's number in the present incarnation; 0: the write made none."""
 
     seq: int

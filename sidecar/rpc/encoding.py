@@ -60,6 +60,17 @@ def lasting_bytes(decision: Decision) -> bytes:
     """The answer without its id and freshness: what is the same when the same is answered again."""
     parts = [_verdict(decision.allowed, decision.reason, decision.message)]
     parts += [block(_BALANCES, _balance(state)) for state in decision.balances]
+    parts.append(_rest(decision))
+    return b"".join(parts)
+
+
+def around_balances(decision: Decision) -> tuple[bytes, bytes]:
+    """What of `lasting_bytes` stands before the balances, and what behind them."""
+    return _verdict(decision.allowed, decision.reason, decision.message), _rest(decision)
+
+
+def _rest(decision: Decision) -> bytes:
+    parts: list[bytes] = []
     if decision.cost is not None:
         parts.append(_amount(_COST, decision.cost))
     if decision.warnings:
@@ -95,20 +106,41 @@ def _verdict(allowed: bool, reason: Reason, message: str) -> bytes:
 
 def _balance(state: BalanceState) -> bytes:
     name, kind, unit, scale, limit, used, remaining, overage, reserved, resets_at, next_expiry_at = state
-    digits = format_scaled(used, scale).encode()
-    encoded = b"%b%b%c%b" % (_spec(name, kind, unit, scale, limit), _USED, len(digits), digits)
-    if remaining is not None:
-        digits = format_scaled(remaining, scale).encode()
-        encoded += b"%b%c%b" % (_REMAINING, len(digits), digits)
+    encoded = _spec(name, kind, unit, scale, limit) + _amounts(used, remaining, scale)
     if overage or reserved:
         encoded += _digits(_OVERAGE, overage, scale) + _digits(_RESERVED, reserved, scale)
     else:
         encoded += _NOTHING_OVER_OR_RESERVED
-    if resets_at is not None:
-        encoded += instant(_RESETS_AT, resets_at)
-    if next_expiry_at is not None:
-        encoded += instant(_NEXT_EXPIRY_AT, next_expiry_at)
-    return encoded
+    return encoded + _ends(resets_at, next_expiry_at)
+
+
+def _amounts(used: int, remaining: int | None, scale: int) -> bytes:
+    digits = format_scaled(used, scale).encode()
+    if remaining is None:
+        return b"%b%c%b" % (_USED, len(digits), digits)
+    left = format_scaled(remaining, scale).encode()
+    return b"%b%c%b%b%c%b" % (_USED, len(digits), digits, _REMAINING, len(left), left)
+
+
+def _ends(resets_at: datetime | None, next_expiry_at: datetime | None) -> bytes:
+    encoded = b"" if resets_at is None else instant(_RESETS_AT, resets_at)
+    return encoded if next_expiry_at is None else encoded + instant(_NEXT_EXPIRY_AT, next_expiry_at)
+
+
+class BalanceForm:
+    """One balance of an answer with nothing over, reserved or near its limit: only what is used and left moves."""
+
+    __slots__ = ("_head", "_scale", "_tail")
+
+    def __init__(self, state: BalanceState) -> None:
+        """`state`: of which everything but the amounts lasts."""
+        self._scale = state.scale
+        self._head = _spec(state.balance, state.kind, state.unit, state.scale, state.limit)
+        self._tail = _NOTHING_OVER_OR_RESERVED + _ends(state.resets_at, state.next_expiry_at)
+
+    def encoded(self, used: int, remaining: int | None) -> bytes:
+        """The field of the decision."""
+        return block(_BALANCES, self._head + _amounts(used, remaining, self._scale) + self._tail)
 
 
 @lru_cache(maxsize=_KEPT_MAX)

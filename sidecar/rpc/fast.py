@@ -20,6 +20,7 @@ from sidecar.engine.decision import ViewSource
 from sidecar.rpc import encoding, validate
 from sidecar.rpc.service import deadline_of, framed, question
 from sidecar.runtime.clock import Clock
+from sidecar.view.pulse import Pulse
 
 Behavior = Callable[[bytes, grpc.ServicerContext], Any]
 
@@ -41,18 +42,38 @@ class Answer(NamedTuple):
     basis: Basis
 
 
+class LatestFreshness:
+    """The freshness of this moment, encoded, and whether the view is LIVE. Thread-safe, without a lock."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        """Nothing is encoded yet."""
+        self._pulse = pulse
+        self._latest: tuple[float, bytes, bool] = (float("-inf"), b"", False)
+
+    def __call__(self, now: float) -> tuple[bytes, bool]:
+        """`now`: monotonic seconds."""
+        at, encoded, is_live = self._latest
+        if now - at >= FRESHNESS_SECONDS or not self._pulse.is_connected:
+            freshness = self._pulse.freshness(now)
+            encoded = encoding.freshness_bytes(freshness)
+            is_live = freshness.source is ViewSource.LIVE
+            self._latest = (now, encoded, is_live)
+        return encoded, is_live
+
+
 class FastChecks:
     """Wraps the behaviors of CheckAccess and BatchCheckAccess. Thread-safe."""
 
-    def __init__(self, kept: Kept, *, clock: Clock, new_bits: Callable[[], int]) -> None:
+    def __init__(
+        self, kept: Kept, *, freshness: LatestFreshness, clock: Clock, new_bits: Callable[[], int]
+    ) -> None:
         """`new_bits()`: 60 random bits, for decision ids."""
         self._kept = kept
-        self._pulse = kept.view.pulse
+        self._freshness = freshness
         self._monotonic = clock.monotonic
         self._clock = clock
         self._new_bits = new_bits
         self._answers: dict[bytes, Answer] = {}
-        self._fresh: tuple[float, bytes, bool] = (float("-inf"), b"", False)
 
     def check(self, slow: Behavior) -> Behavior:
         """CheckAccess. `slow` answers what is malformed."""
@@ -111,15 +132,6 @@ class FastChecks:
                 self._answers = {}
             self._answers[raw] = Answer(body, basis)
         return encoding.id_bytes(decision.decision_id) + body + encoding.freshness_bytes(decision.freshness)
-
-    def _freshness(self, now: float) -> tuple[bytes, bool]:
-        at, encoded, is_live = self._fresh
-        if now - at >= FRESHNESS_SECONDS or not self._pulse.is_connected:
-            freshness = self._pulse.freshness(now)
-            encoded = encoding.freshness_bytes(freshness)
-            is_live = freshness.source is ViewSource.LIVE
-            self._fresh = (now, encoded, is_live)
-        return encoded, is_live
 
 
 def split(raw: bytes) -> list[bytes] | None:

@@ -16,6 +16,7 @@ from purser.v1 import entitlement_service_pb2 as api
 from sidecar.deciding.errors import Draining, Overloaded
 from sidecar.rpc import validate
 from sidecar.rpc.fast import FastChecks
+from sidecar.rpc.fast_consume import FastConsumes
 from sidecar.rpc.pools import Pool, Pools
 from sidecar.rpc.service import EntitlementService
 from sidecar.rpc.status import UNFORESEEN, row_for, status_of
@@ -45,19 +46,25 @@ class Method:
 class Handlers(grpc.GenericRpcHandler):
     """Finds the handler of a call, and turns it away where its pool is full: before it is queued."""
 
-    def __init__(self, service: EntitlementService, fast: FastChecks, pools: Pools) -> None:
+    def __init__(
+        self, service: EntitlementService, checks: FastChecks, consumes: FastConsumes, pools: Pools
+    ) -> None:
         """Requests come as bytes: what is decoded, and whether, is each behavior's business."""
         self._draining = threading.Event()
         self._pools = pools
         decoded = self._decoded
         methods: list[tuple[str, Behavior, Pool]] = [
-            ("CheckAccess", fast.check(decoded(api.CheckAccessRequest, service.check_access)), pools.reads),
+            ("CheckAccess", checks.check(decoded(api.CheckAccessRequest, service.check_access)), pools.reads),
             (
                 "BatchCheckAccess",
-                fast.batch(decoded(api.BatchCheckAccessRequest, service.batch_check_access)),
+                checks.batch(decoded(api.BatchCheckAccessRequest, service.batch_check_access)),
                 pools.reads,
             ),
-            ("ConsumeUsage", decoded(api.ConsumeUsageRequest, service.consume_usage), pools.writes),
+            (
+                "ConsumeUsage",
+                self._guarded(consumes.consume(_decoding(api.ConsumeUsageRequest, service.consume_usage))),
+                pools.writes,
+            ),
             ("ReportUsage", decoded(api.ReportUsageRequest, service.report_usage), pools.writes),
             ("ReserveUsage", decoded(api.ReserveUsageRequest, service.reserve_usage), pools.writes),
             (
@@ -102,14 +109,16 @@ class Handlers(grpc.GenericRpcHandler):
         self._draining.set()
 
     def _decoded(self, kind: type[Any], call: Callable[[Any, grpc.ServicerContext], bytes]) -> Behavior:
-        decode = kind.FromString
+        return self._guarded(_decoding(kind, call))
 
+    def _guarded(self, call: Behavior) -> Behavior:
         def behavior(raw: bytes, context: grpc.ServicerContext) -> bytes:
             try:
                 if self._draining.is_set():
                     raise Draining
                 validate.size(raw)
-                return call(decode(raw), context)
+                answer: bytes = call(raw, context)
+                return answer
             except Exception as error:  # noqa: BLE001 whatever went wrong, the caller hears a status of the table
                 failed = error
             abort(context, failed)
@@ -151,6 +160,11 @@ def _refusal(pool: Pool) -> Behavior:
         context.abort_with_status(turned_away)
 
     return refuse
+
+
+def _decoding(kind: type[Any], call: Callable[[Any, grpc.ServicerContext], bytes]) -> Behavior:
+    decode = kind.FromString
+    return lambda raw, context: call(decode(raw), context)
 
 
 def abort(context: grpc.ServicerContext, error: Exception) -> None:

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from sidecar.runtime.clock import EPOCH
 
@@ -60,9 +59,20 @@ def text(tag: bytes, value: str) -> bytes:
 @lru_cache(maxsize=1024)
 def instant(tag: bytes, at: datetime) -> bytes:
     """A Timestamp of an aware instant. Kept for a while: most instants of an answer are those of the one before."""
+    return block(tag, moment(at))
+
+
+def moment(at: datetime) -> bytes:
+    """The same without its tag, and not kept: for an instant that is never the same twice."""
     since = at - EPOCH
-    seconds = since.days * _DAY_SECONDS + since.seconds
-    return block(tag, Timestamp(seconds=seconds, nanos=since.microseconds * 1000).SerializeToString())
+    whole = _whole_seconds(since.days * _DAY_SECONDS + since.seconds)
+    nanos = since.microseconds * 1000
+    return whole + b"\x10" + varint(nanos) if nanos else whole
+
+
+@lru_cache(maxsize=64)
+def _whole_seconds(seconds: int) -> bytes:
+    return number(b"\x08", seconds)
 
 
 def span(tag: bytes, of: timedelta) -> bytes:

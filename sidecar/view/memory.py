@@ -106,6 +106,11 @@ class View:
         entry.compiled = fresh
         return fresh
 
+    def is_current(self, customer_id: str, compiled: Compiled) -> bool:
+        """Are these still the customer's entitlements, but for what time alone changes? Takes no lock."""
+        entry = self._customers.get(customer_id)
+        return entry is not None and entry.compiled is compiled and compiled.current_catalog == self._current
+
     def wait_for(self, condition: Callable[[], bool], timeout_seconds: float) -> bool:
         """Blocks until the condition holds after some change, at most so long. True: it holds."""
         with self._changed:

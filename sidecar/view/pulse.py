@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sidecar.engine.decision import Freshness, ViewSource
+from sidecar.runtime.clock import Clock
 
 LIVE_WITHIN_SECONDS: Final = 5.0
 """Without a heartbeat for this long a connected feed is not called LIVE any more."""
@@ -135,15 +136,15 @@ class Pulse:
             return ViewSource.LIVE if fresh else ViewSource.CACHED
         return ViewSource.PERSISTED if self._restored else ViewSource.FALLBACK
 
-    def control_now(self, *, wall_now: datetime, monotonic: float) -> datetime:
+    def control_now(self, clock: Clock) -> datetime:
         """The control plane's clock, carried on by ours since its last heartbeat; before the first one, this
         machine's.
         """
         known = self._offset
         if known is None:
-            return wall_now
+            return clock.now()
         heard_at, control_at = known
-        return control_at + timedelta(seconds=monotonic - heard_at)
+        return control_at + timedelta(seconds=clock.monotonic() - heard_at)
 
     def heard_clock(self, control_now: datetime, received_at: float) -> None:
         """The control plane's clock came with an answer."""

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from purser.v1 import entitlement_service_pb2 as api
 from sidecar.deciding.entitlements import Entitled
 from sidecar.rpc.fast import FastChecks
+from sidecar.rpc.fast_consume import FastConsumes
 from sidecar.rpc.pools import Pools, make_pools
 from sidecar.rpc.server import SERVICE, Handlers
 from sidecar.rpc.service import EntitlementService, Verbs
@@ -75,13 +76,13 @@ class FakeVerbs:
 
 
 class NothingKept:
-    """Every check goes the slow way."""
+    """Every call goes the slow way."""
 
     def check(self, slow: Any) -> Any:
         """As it is."""
         return slow
 
-    batch = check
+    batch = consume = check
 
 
 def small_pools(*, calls_max: int = 100) -> Pools:
@@ -92,7 +93,8 @@ def small_pools(*, calls_max: int = 100) -> Pools:
 def handlers(verbs: FakeVerbs, pools: Pools, kind: type[Handlers] = Handlers) -> Handlers:
     """The real edge above these verbs."""
     service = EntitlementService(cast("Verbs", verbs))
-    return kind(service, cast("FastChecks", NothingKept()), pools)
+    nothing = NothingKept()
+    return kind(service, cast("FastChecks", nothing), cast("FastConsumes", nothing), pools)
 
 
 class _Ended(Exception):

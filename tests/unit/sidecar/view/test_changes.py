@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef, Reason
+from sidecar.runtime.clock import ManualClock
 from sidecar.view.follower import Follower
 from sidecar.view.memory import View
 from sidecar.view.pulse import Pulse
@@ -79,7 +80,7 @@ def test_what_begins_now_has_begun_here() -> None:
     view = View(
         bound=10,
         pulse=pulse,
-        now=lambda: pulse.control_now(wall_now=NOW, monotonic=10.0),
+        now=lambda: pulse.control_now(ManualClock(NOW, 10.0)),
         pinned=lambda _: False,
     )
     follower = Follower(view)

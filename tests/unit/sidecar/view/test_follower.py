@@ -5,6 +5,7 @@ from datetime import timedelta
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef, Reason
+from sidecar.runtime.clock import ManualClock
 from sidecar.view.follower import Follower
 from tests.unit.sidecar.view.states import NOW, catalog, change, customer, snapshot, view
 
@@ -138,7 +139,7 @@ def test_heartbeats_reach_the_pulse() -> None:
     following.receive(feed.FollowResponse(heartbeat=beat), received_at=10.0)
     pulse = following._view.pulse
     assert pulse.age_seconds(12.0) == 2.0
-    assert pulse.control_now(wall_now=NOW - timedelta(days=1), monotonic=11.0) == NOW + timedelta(seconds=1)
+    assert pulse.control_now(ManualClock(NOW - timedelta(days=1), 11.0)) == NOW + timedelta(seconds=1)
 
 
 def test_resuming_names_what_is_held() -> None:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from sidecar.engine.decision import ViewSource
+from sidecar.runtime.clock import ManualClock
 from sidecar.view.pulse import Beat, Pulse
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -39,9 +40,9 @@ def test_the_quickest_heartbeat_tells_the_time() -> None:
     pulse = Pulse()
     pulse.beat(Beat(0, NOW, 10.0))
     pulse.beat(Beat(0, NOW + timedelta(seconds=1), 11.5))
-    assert pulse.control_now(wall_now=NOW, monotonic=12.0) == NOW + timedelta(seconds=2)
+    assert pulse.control_now(ManualClock(NOW, 12.0)) == NOW + timedelta(seconds=2)
 
 
 def test_before_the_first_heartbeat_it_is_our_own_time() -> None:
     """Nobody has said anything else."""
-    assert Pulse().control_now(wall_now=NOW, monotonic=5.0) == NOW
+    assert Pulse().control_now(ManualClock(NOW, 5.0)) == NOW
