@@ -60,7 +60,12 @@ class Settings(BaseSettings):
         20_000, ge=10, description="Customers, and subjects, that are held in memory at most."
     )
     read_threads: int = Field(4, ge=1, le=64, description="Threads that answer checks.")
-    write_threads: int = Field(40, ge=1, le=512, description="Threads that record usage.")
+    write_threads: int = Field(
+        16,
+        ge=1,
+        le=512,
+        description="Threads that record usage. With `remote` each waits for the control plane: give it 64 or more.",
+    )
     stream_threads: int = Field(64, ge=1, le=4096, description="Watches at a time.")
     calls_max: int = Field(5_000, ge=10, description="Calls in flight; what is over it is refused at once.")
     drain_seconds: float = Field(
