@@ -28,6 +28,7 @@ from control_plane.rest.app import create_app
 from control_plane.rpc.server import GrpcServer, tls_credentials
 from control_plane.rpc.service import SyncService
 from control_plane.sweeper import Sweeper
+from sidecar.runtime.listening import listening
 from sidecar.runtime.logs import set_up_logs
 
 UNHEARD_SECONDS = 5.0
@@ -52,7 +53,7 @@ class Running:
 async def running(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Running]:
     """Serves inside the block, and stops gracefully at its end.
 
-    Raises NotMigrated, UnsupportedDatabase, EmptyToken, and OSError when an address is taken.
+    Raises NotMigrated, UnsupportedDatabase, EmptyToken, OSError, and its kind CanNotListen when an address is taken.
     """
     async with AsyncExitStack() as stack:
         engine = create_engine(settings.database, pool_size=settings.database_pool)
@@ -60,14 +61,18 @@ async def running(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         await make_ready(engine)
         database = Database(engine, clock=clock)
         poller = Poller(database)
-        await poller.poll()
-        metrics = Metrics(CollectorRegistry(), poller, database.kept(Faults))
-        stack.enter_context(_task(Sweeper(database, settings, metrics).run()))
-        stack.enter_context(_task(poller.run()))
-
         service = SyncService(database, poller, settings.leases)
         grpc_server = GrpcServer(service, token=_token(settings.sync_token_file))
-        port = await grpc_server.start(settings.grpc, _credentials(settings))
+        # Both addresses are ours before anything runs that would have to be ended again.
+        port = grpc_server.bind(settings.grpc, _credentials(settings))
+        listener = stack.enter_context(_listener(settings.http))
+
+        await poller.poll()
+        metrics = Metrics(CollectorRegistry(), poller, database.kept(Faults))
+        await stack.enter_async_context(_task(Sweeper(database, settings, metrics).run()))
+        await stack.enter_async_context(_task(poller.run()))
+
+        await grpc_server.start()
         stack.push_async_callback(grpc_server.stop, settings.stop_seconds)
         stack.callback(poller.close)
 
@@ -77,9 +82,10 @@ async def running(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
             registry=metrics.registry,
             token=_token(settings.admin_token_file),
         )
-        http_address = await stack.enter_async_context(_http(rest, settings))
-        grpc_address = f"{settings.grpc.rpartition(':')[0]}:{port}"
-        yield Running(grpc_address, http_address, database)
+        await stack.enter_async_context(_http(rest, settings, listener))
+        yield Running(
+            _with_port(settings.grpc, port), _with_port(settings.http, listener.getsockname()[1]), database
+        )
 
 
 async def serve(settings: Settings, *, started: Callable[[Running], None] | None = None) -> None:
@@ -106,13 +112,15 @@ def run(settings: Settings, *, started: Callable[[Running], None] | None = None)
     uvloop.run(serve(settings, started=started))
 
 
-@contextmanager
-def _task(work: Coroutine[None, None, None]) -> Iterator[None]:
+@asynccontextmanager
+async def _task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Beside the block; at its end the task is over, and has let go of the database."""
     task = asyncio.create_task(work)
     try:
         yield
     finally:
         task.cancel()
+        await asyncio.wait([task])
 
 
 def _why_not_ready(poller: Poller) -> str | None:
@@ -161,13 +169,21 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-@asynccontextmanager
-async def _http(app: ASGIApp, settings: Settings) -> AsyncIterator[str]:
-    host, _, port = settings.http.rpartition(":")
+def _with_port(address: str, port: int) -> str:
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _listener(address: str) -> socket.socket:
+    """A socket that listens on `host:port`; it closes itself as a context. Raises CanNotListen."""
+    host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    listening = socket.create_server(
-        (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
-    )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with listening("http", address):
+        return socket.create_server((host, int(port)), family=family, backlog=1024)
+
+
+@asynccontextmanager
+async def _http(app: ASGIApp, settings: Settings, listener: socket.socket) -> AsyncIterator[None]:
     server = _HttpServer(
         uvicorn.Config(
             app,
@@ -179,15 +195,14 @@ async def _http(app: ASGIApp, settings: Settings) -> AsyncIterator[str]:
             timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
         )
     )
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:
             if serving.done():
                 await serving
                 raise OSError(f"HTTP does not serve on {settings.http}")
             await asyncio.sleep(0.005)
-        yield f"{settings.http.rpartition(':')[0]}:{listening.getsockname()[1]}"
+        yield
     finally:
         server.should_exit = True
         await serving
-        listening.close()

@@ -5,7 +5,8 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import pydantic
 
@@ -26,20 +27,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.add_argument(flag, help=field.description)
     try:
         settings = settings_from(**vars(parser.parse_args(arguments)))
+        serve(settings)
     except pydantic.ValidationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return serve(settings)
-
-
-def serve(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit status. Called in the main thread."""
-    set_up_logs(level=settings.log_level, is_json=settings.log_json, service="sidecar")
-    try:
-        sidecar = Sidecar(settings)
-    except (OutboxLocked, OSError, RuntimeError, ValueError) as error:
+    except FAILURES as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    return 0
+
+
+FAILURES: Final = (OutboxLocked, OSError, ValueError)
+"""What keeps a sidecar from starting; each says what in its message."""
+
+
+def serve(settings: Settings, *, started: Callable[[Sidecar], None] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT. Called in the main thread. `started` is told when it listens.
+
+    Raises one of FAILURES.
+    """
+    set_up_logs(level=settings.log_level, is_json=settings.log_json, service="sidecar")
+    sidecar = Sidecar(settings)
     asked_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_stop.set())
@@ -47,9 +55,10 @@ def serve(settings: Settings) -> int:
     # What was loaded by now stays: looking through it again and again costs a check a tenth of its time.
     gc.collect()
     gc.freeze()
+    if started is not None:
+        started(sidecar)
     asked_to_stop.wait()
     sidecar.stop()
-    return 0
 
 
 if __name__ == "__main__":

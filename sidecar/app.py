@@ -90,7 +90,7 @@ class Sidecar:
     def __init__(
         self, settings: Settings, *, clock: Clock | None = None, random: Random | None = None
     ) -> None:
-        """Opens the outbox and binds the ports; starts nothing. Raises OutboxLocked, OSError, RuntimeError."""
+        """Opens the outbox and binds the ports; starts nothing. Raises OutboxLocked, OSError, CanNotListen."""
         self._settings = settings
         self._clock = clock = clock or SystemClock()
         self._random = random = random or Random(secrets.randbits(128))  # noqa: S311 jitter and ids, not secrets

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -40,6 +40,24 @@ Plaintext = Annotated[
     bool | None,
     typer.Option("--plaintext", help="Allow other addresses than loopback without TLS: a mesh does it."),
 ]
+ListeningFd = Annotated[
+    int | None,
+    typer.Option(
+        "--listening-fd",
+        hidden=True,
+        help="For a supervisor: a line with both addresses is written to this file descriptor once they are ours.",
+    ),
+]
+
+
+class Listening(Protocol):
+    """A server that has its addresses."""
+
+    @property
+    def grpc_address(self) -> str: ...
+
+    @property
+    def http_address(self) -> str: ...
 
 
 @control_plane.callback()
@@ -75,6 +93,7 @@ def serve_control_plane(
     ] = None,
     config: Config = None,
     other: Set = None,
+    listening_fd: ListeningFd = None,
 ) -> None:
     """Serve until SIGTERM: gRPC for sidecars (7080), REST, health and metrics (7081)."""
     import sqlalchemy.exc
@@ -98,7 +117,7 @@ def serve_control_plane(
     )
     _name_config(config)
     try:
-        run(settings_from(**flags))
+        run(settings_from(**flags), started=_telling(listening_fd))
     except (
         ValueError,
         OSError,
@@ -133,9 +152,10 @@ def serve_sidecar(
     plaintext: Plaintext = None,
     config: Config = None,
     other: Set = None,
+    listening_fd: ListeningFd = None,
 ) -> None:
     """Serve until SIGTERM: gRPC for apps (7070), health and metrics (7071). It drains before it ends."""
-    from sidecar.__main__ import serve
+    from sidecar.__main__ import FAILURES, serve
     from sidecar.config import Settings, settings_from
 
     flags = _flags(
@@ -153,10 +173,20 @@ def serve_sidecar(
     )
     _name_config(config)
     try:
-        settings = settings_from(**flags)
-    except ValueError as error:
+        serve(settings_from(**flags), started=_telling(listening_fd))
+    except FAILURES as error:
         raise output.fail(error) from error
-    raise typer.Exit(serve(settings))
+
+
+def _telling(descriptor: int | None) -> Callable[[Listening], None]:
+    """Says once, to whoever gave the descriptor, that this very process has the addresses."""
+
+    def tell(server: Listening) -> None:
+        if descriptor is not None:
+            with os.fdopen(descriptor, "w") as supervisor:
+                supervisor.write(f"{server.grpc_address} {server.http_address}\n")
+
+    return tell
 
 
 def _flags(known: Collection[str], other: list[str] | None, **given: Any) -> dict[str, Any]:

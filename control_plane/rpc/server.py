@@ -14,6 +14,7 @@ from control_plane.rpc.service import SyncService
 from control_plane.rpc.status import Unauthenticated, status_of
 from purser.sync.v1 import sync_service_pb2
 from purser.sync.v1.sync_service_pb2_grpc import add_SyncServiceServicer_to_server
+from sidecar.runtime.listening import listening
 
 SERVICE = sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"].full_name
 MESSAGE_BYTES = 4 * 1024 * 1024
@@ -67,7 +68,7 @@ def _refusal(handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandl
 
 
 class GrpcServer:
-    """Make it inside a running event loop. `start` says which port it took."""
+    """Make it inside a running event loop. `bind` says which port it took."""
 
     def __init__(self, service: SyncService, *, token: Callable[[], str] | None) -> None:
         interceptors = [Doorkeeper(token)] if token is not None else []
@@ -80,16 +81,18 @@ class GrpcServer:
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
-    async def start(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
-        """Listens on `host:port`; port 0 takes a free one. Raises RuntimeError when the address is taken."""
-        if credentials is None:
-            port = self._server.add_insecure_port(address)
-        else:
-            port = self._server.add_secure_port(address, credentials)
+    def bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        """Takes `host:port`, and a free one for port 0: the port. Raises CanNotListen when the address is taken."""
+        with listening("grpc", address):
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+
+    async def start(self) -> None:
+        """Serves on what was bound."""
         await self._server.start()
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        return port
 
     async def stop(self, grace_seconds: float) -> None:
         """Says that it goes, takes no more calls, and gives those that run so long to end."""

@@ -8,6 +8,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from sidecar.runtime.listening import listening
+
 _TEXT: Final = "text/plain; charset=utf-8"
 
 
@@ -23,7 +25,7 @@ class Probes:
         refresh: Callable[[], None],
     ) -> None:
         """Binds `host:port`. `ready()`: empty, or why not. `refresh()` is called before metrics are shown.
-        Raises OSError.
+        Raises CanNotListen.
         """
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,7 +53,8 @@ class Probes:
                 """Probes every second are no news."""
 
         host, _, port = address.rpartition(":")
-        self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+        with listening("http", address):
+            self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="purser-http", daemon=True)
 

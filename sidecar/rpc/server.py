@@ -20,6 +20,7 @@ from sidecar.rpc.fast_consume import FastConsumes
 from sidecar.rpc.pools import Pool, Pools
 from sidecar.rpc.service import EntitlementService
 from sidecar.rpc.status import UNFORESEEN, row_for, status_of
+from sidecar.runtime.listening import listening
 
 SERVICE: Final = "purser.v1.EntitlementService"
 RECEIVE_MAX_BYTES: Final = 4 * validate.MESSAGE_MAX_BYTES
@@ -192,7 +193,7 @@ class ApiServer:
     """The server and its health. Loopback, a Unix socket, or TLS."""
 
     def __init__(self, handlers: Handlers, pools: Pools, *, address: str, tls: Tls | None) -> None:
-        """Binds. Raises RuntimeError when the address can not be bound, OSError when the files can not be read."""
+        """Binds. Raises CanNotListen, and OSError when the files can not be read."""
         self._handlers = handlers
         self._pools = pools
         self._server = grpc.server(
@@ -212,11 +213,15 @@ class ApiServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        if tls is None:
-            self.port = self._server.add_insecure_port(address)
-        else:
+        credentials = None
+        if tls is not None:
             pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-            self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            credentials = grpc.ssl_server_credentials([pair])
+        with listening("grpc", address):
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
         self._serving: bool | None = None
 
     def start(self) -> None:

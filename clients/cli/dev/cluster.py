@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -35,36 +36,55 @@ class Server:
         self.name, self.ports, self.log = name, ports, log
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
+        self._word: int | None = None
+        """The end of a pipe on which the process says that it listens. Others may answer on its ports; not here."""
 
     def start(self) -> None:
         """Starts it; `wait_ready` waits.
 
         Call it from a thread that lives as long as the server is to: on Linux it ends with the thread that started it.
         """
+        self._forget_word()
+        self._word, theirs = os.pipe()
         command = [sys.executable, "-m", "clients.cli.dev.child", str(os.getpid()), *self._arguments]
-        with self.log.open("ab") as log:
+        command += ["--listening-fd", str(theirs)]
+        # Our copy of theirs is closed after the start: the end of the process is then the end of the pipe.
+        with self.log.open("ab") as log, os.fdopen(theirs, "wb"):
             self._process = subprocess.Popen(  # noqa: S603 -- our own command line
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us, who then end them in order
+                pass_fds=[theirs],
             )
 
     def wait_ready(self) -> float:
-        """Waits until /readyz says so: how many seconds it took.
+        """Waits until the process says that it listens, and /readyz that it is ready: how many seconds it took.
 
         Raises:
             ServerFailed: it ended, or took too long.
         """
         began = time.monotonic()
-        while not self._is_ready():
+        while not (self._listens() and self._is_ready()):
             if not self.running:
                 raise ServerFailed(f"{self.name} ended by itself. Its log: {self.log}\n{self.tail()}")
             if time.monotonic() - began > START_SECONDS:
                 raise ServerFailed(f"{self.name} is not ready. Its log: {self.log}\n{self.tail()}")
             time.sleep(LOOK_SECONDS)
         return time.monotonic() - began
+
+    def _listens(self) -> bool:
+        if self._word is not None and select.select([self._word], [], [], LOOK_SECONDS)[0]:
+            said = os.read(self._word, select.PIPE_BUF)
+            if said:
+                self._forget_word()
+        return self._word is None
+
+    def _forget_word(self) -> None:
+        if self._word is not None:
+            os.close(self._word)
+            self._word = None
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -95,6 +115,7 @@ class Server:
             self._process.kill()
             self._process.wait()
         self._process = None
+        self._forget_word()
 
     def tail(self) -> str:
         """The end of its log."""

@@ -17,6 +17,12 @@ def dev(
             "--data", help="Folder for databases and logs. Default: a temporary one, removed at the end."
         ),
     ] = None,
+    free_ports: Annotated[
+        bool,
+        typer.Option(
+            "--free-ports", help="Take other ports where the standard ones are taken; --demo does so."
+        ),
+    ] = False,
     demo: Annotated[
         bool, typer.Option("--demo", help="Two sidecars, the example catalog, and a story of about a minute.")
     ] = False,
@@ -44,6 +50,13 @@ def dev(
     from clients.cli.dev import running
 
     options = running.Options(
-        data=data, demo=demo, exit_after=exit_, trace=trace, seed=seed, as_json=as_json, record=record
+        data=data,
+        demo=demo,
+        free_ports=free_ports,
+        exit_after=exit_,
+        trace=trace,
+        seed=seed,
+        as_json=as_json,
+        record=record,
     )
     raise typer.Exit(running.run(options))

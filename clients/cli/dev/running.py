@@ -30,6 +30,7 @@ class Options:
 
     data: Path | None
     demo: bool
+    free_ports: bool
     exit_after: bool
     trace: Path | None
     seed: int
@@ -45,7 +46,7 @@ def run(options: Options) -> int:
     try:
         plan = demo.prepare(options.trace, options.seed) if options.demo else None
         with _folder(options.data, console) as folder:
-            return _demo(options, plan, folder, console) if plan else _serve(folder, console)
+            return _demo(options, plan, folder, console) if plan else _serve(options, folder, console)
     except KeyboardInterrupt:
         return (
             output.FAILED if options.exit_after else output.ALLOWED
@@ -83,9 +84,9 @@ def _folder(given: Path | None, console: Console) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _serve(folder: Path, console: Console) -> int:
+def _serve(options: Options, folder: Path, console: Console) -> int:
     """One sidecar, nothing published, until Ctrl-C."""
-    control_plane, sidecars = ports.choose(1)
+    control_plane, sidecars = ports.choose(1) if options.free_ports else ports.standard()
     _say(console, "starting a control plane and a sidecar")
     with Cluster(folder, control_plane, sidecars) as cluster:
         _announce(cluster, console)

@@ -2,7 +2,9 @@
 
 import socket
 
-from clients.cli.dev.ports import HOST, choose, is_free
+import pytest
+
+from clients.cli.dev.ports import HOST, PortTaken, choose, is_free, standard
 
 
 def test_standard_ports_when_free() -> None:
@@ -27,3 +29,11 @@ def test_a_port_in_use_is_not_free() -> None:
         server.bind((HOST, 0))
         server.listen()
         assert not is_free(server.getsockname()[1])
+
+
+def test_a_taken_standard_port_is_named_with_the_mend() -> None:
+    """Who wants the standard ports is not moved elsewhere in silence: clients look there, and would find a stranger."""
+    with pytest.raises(PortTaken) as refused:
+        standard(lambda port: port != 7071)
+    assert "port 7071 of the sidecar is taken" in str(refused.value)
+    assert "--free-ports" in str(refused.value)
