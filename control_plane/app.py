@@ -23,6 +23,7 @@ from control_plane.db.migrate import make_ready
 from control_plane.db.unit_of_work import Clock, Database
 from control_plane.faults import Faults
 from control_plane.feed.poller import Poller
+from control_plane.leases.installation import read_installation
 from control_plane.metrics import Metrics
 from control_plane.rest.app import create_app
 from control_plane.rpc.server import GrpcServer, tls_credentials
@@ -61,7 +62,9 @@ async def running(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
         await make_ready(engine)
         database = Database(engine, clock=clock)
         poller = Poller(database)
-        service = SyncService(database, poller, settings.leases)
+        async with database.read() as uow:
+            installation_id = await read_installation(uow)
+        service = SyncService(database, poller, settings.leases, installation_id)
         grpc_server = GrpcServer(service, token=_token(settings.sync_token_file))
         # Both addresses are ours before anything runs that would have to be ended again.
         port = grpc_server.bind(settings.grpc, _credentials(settings))

@@ -361,6 +361,10 @@ class Sidecar:
             return "draining"
         if not self._outbox.is_healthy:
             return "the disk does not take writes"
+        if self._sessions.is_elsewhere:
+            return (
+                "the control plane's address is answered by another installation than this outbox belongs to"
+            )
         if not self._view.revision and not self._pulse.is_connected and self._view.current_catalog is None:
             return "no view yet: the control plane has not been heard, and there is no snapshot"
         return ""
@@ -421,7 +425,8 @@ class Sidecar:
         return REFUSALS_SECONDS
 
     def _look_after_health(self) -> float:
-        self._api.set_serving(self._outbox.is_healthy and not self._is_draining)
+        is_well = self._outbox.is_healthy and not self._sessions.is_elsewhere
+        self._api.set_serving(is_well and not self._is_draining)
         return HEALTH_SECONDS
 
     def _return_leases(self) -> None:

@@ -18,6 +18,15 @@ revisions = Table(
 """One row. Whoever takes the next revision holds it locked until its commit. `restored_at`: when an operator last said
 that it was put back to an earlier point; `resumed_at`: when the first sidecar opened a session after that."""
 
+installation = Table(
+    "installation",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("installation_id", Text, nullable=False),
+    CheckConstraint("id = 1", name="single"),
+)
+"""One row, made with the tables and never changed: a backup that is restored is the same installation."""
+
 feed = Table(
     "feed",
     metadata,

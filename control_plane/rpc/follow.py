@@ -36,10 +36,16 @@ class ShuttingDown(Exception):
 
 
 async def follow(
-    database: Database, poller: Poller, requests: AsyncIterator[FollowRequest], context: FollowContext
+    database: Database,
+    poller: Poller,
+    start: Start,
+    requests: AsyncIterator[FollowRequest],
+    context: FollowContext,
 ) -> None:
-    """Serves one stream until the follower ends it. Raises Invalid, SlowFollower, ShuttingDown."""
-    start = await _first(requests)
+    """Serves one stream, of which `first_of` has read the start, until the follower ends it.
+
+    Raises Invalid, SlowFollower, ShuttingDown.
+    """
     woken = asyncio.Event()
     stream = Stream(database, poller, start, woken.set)
     # One request is read ahead, no more: who sends faster than it is served waits in its own buffers.
@@ -69,7 +75,8 @@ async def follow(
         reading.cancel()
 
 
-async def _first(requests: AsyncIterator[FollowRequest]) -> Start:
+async def first_of(requests: AsyncIterator[FollowRequest]) -> Start:
+    """Who follows, and from where. Raises Invalid."""
     first = await anext(requests, None)
     if first is None or first.WhichOneof("message") != "start":
         raise Invalid(FieldProblem("start", "the first message of a stream is a Start, and only the first"))

@@ -1,6 +1,6 @@
 """purser.sync.v1.SyncService: decode, one call, encode."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -9,9 +9,10 @@ import structlog
 from control_plane.db.unit_of_work import Database
 from control_plane.feed.poller import Poller
 from control_plane.leases.acquire import acquire
+from control_plane.leases.installation import check_installation
 from control_plane.leases.sessions import close_session, open_session
 from control_plane.leases.settings import LeaseSettings
-from control_plane.rpc.follow import FollowContext, follow
+from control_plane.rpc.follow import FollowContext, first_of, follow
 from control_plane.rpc.status import UNFORESEEN, row_for, status_of
 from control_plane.usage.refusals import report_refusals
 from control_plane.usage.report import report_batch
@@ -25,47 +26,77 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class SyncService(SyncServiceServicer):
     """What sidecars ask. One per process."""
 
-    def __init__(self, database: Database, poller: Poller, settings: LeaseSettings) -> None:
+    def __init__(
+        self, database: Database, poller: Poller, settings: LeaseSettings, installation_id: str
+    ) -> None:
         self._database = database
         self._poller = poller
         self._settings = settings
+        self._installation_id = installation_id
 
     async def OpenSession(
         self, request: session_pb2.OpenSessionRequest, context: Context
     ) -> session_pb2.OpenSessionResponse:
-        return await _answer(
-            context, self._database.transact(lambda uow: open_session(uow, request, self._settings))
-        )
+        async def work() -> session_pb2.OpenSessionResponse:
+            response = await self._database.transact(lambda uow: open_session(uow, request, self._settings))
+            response.installation_id = self._installation_id
+            return response
+
+        return await self._answer(context, request.holder, work)
 
     async def CloseSession(
         self, request: session_pb2.CloseSessionRequest, context: Context
     ) -> session_pb2.CloseSessionResponse:
-        return await _answer(context, self._database.transact(lambda uow: close_session(uow, request)))
+        return await self._answer(
+            context, request.holder, lambda: self._database.transact(lambda uow: close_session(uow, request))
+        )
 
     async def AcquireLeases(
         self, request: session_pb2.AcquireLeasesRequest, context: Context
     ) -> session_pb2.AcquireLeasesResponse:
-        return await _answer(context, acquire(self._database, request, self._settings))
+        return await self._answer(
+            context, request.holder, lambda: acquire(self._database, request, self._settings)
+        )
 
     async def ReportBatch(
         self, request: usage_pb2.ReportBatchRequest, context: Context
     ) -> usage_pb2.ReportBatchResponse:
-        return await _answer(context, self._database.transact(lambda uow: report_batch(uow, request)))
+        return await self._answer(
+            context, request.holder, lambda: self._database.transact(lambda uow: report_batch(uow, request))
+        )
 
     async def ReportRefusals(
         self, request: usage_pb2.ReportRefusalsRequest, context: Context
     ) -> usage_pb2.ReportRefusalsResponse:
-        return await _answer(context, self._database.transact(lambda uow: report_refusals(uow, request)))
+        return await self._answer(
+            context,
+            request.holder,
+            lambda: self._database.transact(lambda uow: report_refusals(uow, request)),
+        )
 
     async def Follow(  # type: ignore[override] # it writes by itself, and does not yield: each write has a time limit
         self, requests: AsyncIterator[feed_pb2.FollowRequest], context: FollowContext
     ) -> None:
-        await _answer(context, follow(self._database, self._poller, requests, context))
+        async def work() -> None:
+            start = await first_of(requests)
+            check_installation(self._installation_id, start.holder)
+            await follow(self._database, self._poller, start, requests, context)
+
+        await _answer(context, work)
+
+    async def _answer(
+        self, context: Context, holder: session_pb2.Holder, work: Callable[[], Awaitable[Answer]]
+    ) -> Answer:
+        async def ours() -> Answer:
+            check_installation(self._installation_id, holder)
+            return await work()
+
+        return await _answer(context, ours)
 
 
-async def _answer(context: Context, work: Awaitable[Answer]) -> Answer:
+async def _answer(context: Context, work: Callable[[], Awaitable[Answer]]) -> Answer:
     try:
-        return await work
+        return await work()
     except Exception as error:  # the edge: whatever it is becomes a status
         if row_for(error) is UNFORESEEN:
             structlog.get_logger("control_plane.rpc").exception("rpc_failed")

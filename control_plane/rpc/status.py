@@ -14,6 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from control_plane import errors
+from control_plane.leases.installation import AnotherInstallation
 from control_plane.leases.sessions import Superseded
 from control_plane.rpc.follow import ShuttingDown, SlowFollower
 from control_plane.usage.report import SequenceGap
@@ -64,6 +65,7 @@ TABLE: Final[Mapping[type[Exception], Row]] = {
     errors.Invalid: Row(code_pb2.INVALID_ARGUMENT, "INVALID", details=_fields),
     errors.NotFound: Row(code_pb2.NOT_FOUND, "NOT_FOUND"),
     Superseded: Row(code_pb2.FAILED_PRECONDITION, "SUPERSEDED"),
+    AnotherInstallation: Row(code_pb2.FAILED_PRECONDITION, "ANOTHER_INSTALLATION"),
     SequenceGap: Row(
         code_pb2.OUT_OF_RANGE, "SEQUENCE_GAP", facts=lambda error: {"expected_seq": str(error.expected_seq)}
     ),

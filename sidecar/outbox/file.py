@@ -127,7 +127,8 @@ class OutboxFile:
             self.connection.executescript(f"BEGIN IMMEDIATE; {schema} COMMIT;")
         self.connection.execute("BEGIN IMMEDIATE")
         self.connection.execute("INSERT OR IGNORE INTO meta VALUES ('outbox_id', ?)", (make_id(),))
-        self.identity = Identity(self.get_meta("outbox_id") or "", make_id())
+        outbox_id, installation_id = (self.get_meta(name) or "" for name in ("outbox_id", "installation_id"))
+        self.identity = Identity(outbox_id, make_id(), installation_id)
         self.no: int = self.connection.execute(
             "INSERT INTO incarnations (incarnation_id, boot_id, is_synced) VALUES (?, ?, ?) RETURNING no",
             (self.identity.incarnation_id, boot_id, self._durability is not Durability.PROCESS_CRASH),

@@ -55,15 +55,21 @@ class OutboxLocked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who writes now. It changes only when a file is set aside while the process runs."""
+    """Who writes now. It changes only when the first control plane is met, and when a file is set aside."""
 
     outbox_id: str
     incarnation_id: str
+    installation_id: str = ""
+    """Whose books this outbox's usage belongs to; empty: no control plane was met yet."""
 
     @property
     def holder(self) -> session.Holder:
         """The same as the wire says it."""
-        return session.Holder(outbox_id=self.outbox_id, incarnation_id=self.incarnation_id)
+        return session.Holder(
+            outbox_id=self.outbox_id,
+            incarnation_id=self.incarnation_id,
+            installation_id=self.installation_id,
+        )
 
 
 class KeyEntry(NamedTuple):

@@ -108,6 +108,7 @@ def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
         return Salvaged(0, 0, 0, 0, 0)
     with contextlib.closing(old):
         uids = _Uids(old)
+        _in_group(into, lambda: _copy_installation(old, into))
         records, unread = _copy_records(old, into, uids)
         keys = _copy(old, into, "keys", "customer_id, key, content_hash, answer, at")
         reservations = _copy(old, into, "reservations", "reservation_id, version, is_open, state, at")
@@ -122,6 +123,13 @@ def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
         unread=unread,
     )
     return result
+
+
+def _copy_installation(old: sqlite3.Connection, into: OutboxFile) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        row = old.execute("SELECT value FROM meta WHERE name = 'installation_id'").fetchone()
+        if row is not None:
+            into.set_meta("installation_id", row[0])
 
 
 class _Uids:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from random import Random
 from typing import Final
@@ -15,7 +16,7 @@ from sidecar.outbox.shelf import Shelf
 from sidecar.runtime.backoff import Backoff
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.metrics import Metrics
-from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Refused, Unreachable
+from sidecar.runtime.trouble import AnotherInstallation, NotWritten, OutcomeUnknown, Refused, Unreachable
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class Sessions:
         self._identity: Identity | None = None
         self._epoch = 0
         self._is_stale = True
+        self._is_elsewhere = False
         self._retry_at = 0.0
         self._closings: dict[str, tuple[tuple[str, int], ...]] = {}
         self._sent_again: tuple[str, int] | None = None
@@ -76,6 +78,11 @@ class Sessions:
         if identity is None or identity != self._shelf.identity:
             return None
         return identity.holder, self._epoch
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Was it another installation that answered at the control plane's address, when one last did?"""
+        return self._is_elsewhere
 
     def superseded(self) -> None:
         """The control plane does not take our epoch, or does not know us: open anew."""
@@ -102,13 +109,28 @@ class Sessions:
             if self._is_stale or self.opened is None:
                 self._open()
             rest = self._close_earlier()
+        except AnotherInstallation as error:
+            self._met_another(error)
+            return self._retry_later()
         except (Unreachable, Refused, NotWritten, OutcomeUnknown) as error:
-            seconds = self._backoff.failed()
-            self._retry_at = now + seconds
+            seconds = self._retry_later()
             _log.warning("session not in order", error=str(error), retry_seconds=round(seconds, 3))
             return seconds
         self._backoff.worked()
         return rest
+
+    def _retry_later(self) -> float:
+        seconds = self._backoff.failed()
+        self._retry_at = self._clock.monotonic() + seconds
+        return seconds
+
+    def _met_another(self, error: AnotherInstallation) -> None:
+        """Nothing is uploaded, leased or followed until the right one answers; it is asked for again and again."""
+        self._identity = None
+        self._is_stale = True
+        self._is_elsewhere = True
+        self._metrics.another_installation.set(1)
+        _log.error("the control plane is another installation's: nothing is handed to it", error=str(error))
 
     def _open(self) -> None:
         with self._turn:
@@ -131,7 +153,9 @@ class Sessions:
                 self._is_stale = True
                 raise
             self._epoch = reply.epoch
-            self._identity = identity
+            self._identity = self._shelf.identity
+        self._is_elsewhere = False
+        self._metrics.another_installation.set(0)
         self._metrics.session_epoch.set(reply.epoch)
         _log.info("session opened", epoch=reply.epoch, generation=reply.generation)
         self._on_opened(reply.now.ToDatetime(tzinfo=self._clock.now().tzinfo))
@@ -152,7 +176,19 @@ class Sessions:
             generation=self._shelf.generation,
             presented_leases=presented,
         )
-        return self._port.open_session(request, CALL_SECONDS)
+        reply = self._port.open_session(request, CALL_SECONDS)
+        self._meet(reply.installation_id)
+        return reply
+
+    def _meet(self, installation_id: str) -> None:
+        """The first control plane that is met is the one that this outbox belongs to. Raises AnotherInstallation."""
+        known = self._shelf.identity.installation_id
+        if installation_id and not known:
+            self._shelf.belong_to(installation_id)
+        elif installation_id != known:
+            raise AnotherInstallation(
+                f"this outbox belongs to installation {known}, and {installation_id} answered"
+            )
 
     def _present(self, identity: Identity) -> session.OpenSessionResponse:
         """The control plane was restored: it hears of every incarnation that has rows, and of the leases that
@@ -222,7 +258,7 @@ class Sessions:
         told = tuple((k.lease_id, k.amount) for k in keep)
         if self._closings.get(incarnation.incarnation_id) == told:
             return
-        holder = Identity(self._shelf.identity.outbox_id, incarnation.incarnation_id).holder
+        holder = replace(self._shelf.identity, incarnation_id=incarnation.incarnation_id).holder
         request = session.CloseSessionRequest(holder=holder, final_seq=incarnation.last_seq, keep=keep)
         reply = self._port.close_session(request, CALL_SECONDS)
         if reply.ended:

@@ -23,6 +23,9 @@ class Shelf(Protocol):
     def generation(self) -> int:
         """The control plane's generation that this file last spoke to; 0: none."""
 
+    def belong_to(self, installation_id: str) -> None:
+        """From now on `identity` names that installation. While the disk takes nothing it is kept in memory."""
+
     def incarnations(self) -> Sequence[Incarnation]:
         """All that wrote this file, in order, the present one last."""
 

@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -278,7 +279,7 @@ class SqliteOutbox:
         """See `Shelf`."""
         with self._acknowledged:
             cursor = self._cursors.get(incarnation_id, 0)
-            identity = Identity(self._identity.outbox_id, incarnation_id)
+            identity = replace(self._identity, incarnation_id=incarnation_id)
         bodies = self._read(
             lambda connection: keeping.read_bodies(
                 connection, incarnation_id, after=cursor, max_records=max_records, max_bytes=max_bytes
@@ -298,6 +299,16 @@ class SqliteOutbox:
         except (NotWritten, OutcomeUnknown) as error:
             _log.warning(
                 "cursor moved in memory only", incarnation_id=incarnation_id, cursor=cursor, cause=str(error)
+            )
+
+    def belong_to(self, installation_id: str) -> None:
+        """See `Shelf`."""
+        self._identity = replace(self._identity, installation_id=installation_id)
+        try:
+            self._job(lambda file: file.set_meta("installation_id", installation_id), drains=True)
+        except (NotWritten, OutcomeUnknown) as error:
+            _log.warning(
+                "installation kept in memory only", installation_id=installation_id, cause=str(error)
             )
 
     def rewind(self, cursors: Mapping[str, int], generation: int) -> None:

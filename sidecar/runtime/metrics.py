@@ -60,6 +60,12 @@ class Metrics:
         self.session_epoch = Gauge(
             "purser_session_epoch", "The epoch of the open session; 0: none.", registry=registry
         )
+        self.another_installation = Gauge(
+            "purser_another_installation",
+            "1: the control plane's address is answered by another installation than the outbox belongs to; "
+            "nothing is uploaded.",
+            registry=registry,
+        )
         self.incarnations_open = Gauge(
             "purser_incarnations_open", "Earlier incarnations that are not closed yet.", registry=registry
         )

@@ -90,6 +90,14 @@ class Refused(Exception):
         super().__init__(f"{code}: {message}")
 
 
+class AnotherInstallation(Refused):
+    """Who answers at the control plane's address keeps other books than those that this outbox belongs to."""
+
+    def __init__(self, message: str) -> None:
+        """`message` as it came, or as it was found out."""
+        super().__init__("FAILED_PRECONDITION", message)
+
+
 class SequenceGap(Refused):
     """A batch began above the cursor + 1; `expected_seq` is what should come (0: it was not said)."""
 

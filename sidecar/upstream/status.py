@@ -6,7 +6,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from sidecar.runtime.trouble import Refused, SequenceGap, Unreachable
+from sidecar.runtime.trouble import AnotherInstallation, Refused, SequenceGap, Unreachable
 
 # With these the control plane has looked at what was asked, and done nothing. All others leave it open.
 _NOTHING_HAPPENED: Final = frozenset(
@@ -24,23 +24,31 @@ _NOTHING_HAPPENED: Final = frozenset(
 
 
 def meaning(error: grpc.RpcError) -> Unreachable | Refused:
-    """What a failed call means; SequenceGap for OUT_OF_RANGE."""
+    """What a failed call means; SequenceGap for OUT_OF_RANGE, AnotherInstallation where the reason says so."""
     code = error.code()
     message = str(error.details() or "")[:500]
     if code is grpc.StatusCode.OUT_OF_RANGE:
         return SequenceGap(message, expected_seq=_expected_seq(error))
+    if code is grpc.StatusCode.FAILED_PRECONDITION and _info(error).reason == "ANOTHER_INSTALLATION":
+        return AnotherInstallation(message)
     if code in _NOTHING_HAPPENED:
         return Refused(code.name, message)
     return Unreachable(code.name, message)
 
 
 def _expected_seq(error: grpc.RpcError) -> int:
+    said = _info(error).metadata.get("expected_seq", "")
+    return int(said) if said.isdecimal() else 0
+
+
+def _info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
+    """Empty when the answer brings none."""
+    info = error_details_pb2.ErrorInfo()
     try:
         status = rpc_status.from_call(cast("grpc.Call", error))  # a failed call raises itself
     except ValueError:  # details that contradict the status
-        return 0
-    info = error_details_pb2.ErrorInfo()
+        return info
     for detail in () if status is None else status.details:
-        if detail.Unpack(info) and info.metadata.get("expected_seq", "").isdecimal():
-            return int(info.metadata["expected_seq"])
-    return 0
+        if detail.Unpack(info):
+            return info
+    return info

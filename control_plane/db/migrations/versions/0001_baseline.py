@@ -3,6 +3,8 @@
 Revision: 0001
 """
 
+import secrets
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -254,6 +256,13 @@ def upgrade() -> None:
         sa.Column("minute", sa.BigInteger(), nullable=False),
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("customer_id", "feature", "reason", "minute", name=op.f("pk_refusals")),
+    )
+    op.create_table(
+        "installation",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("installation_id", sa.Text(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_installation_single")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_installation")),
     )
     op.create_table(
         "revisions",
@@ -572,6 +581,10 @@ def upgrade() -> None:
         for statement in append_only_ddl(table, op.get_bind().dialect.name):
             op.execute(statement)
     op.execute("INSERT INTO revisions (id, generation, revision) VALUES (1, 1, 0)")
+    op.bulk_insert(
+        sa.table("installation", sa.column("id", sa.BigInteger()), sa.column("installation_id", sa.Text())),
+        [{"id": 1, "installation_id": secrets.token_hex(16)}],
+    )
 
 
 def downgrade() -> None:
@@ -612,6 +625,7 @@ def downgrade() -> None:
     op.drop_table("transactions")
     op.drop_table("sessions")
     op.drop_table("revisions")
+    op.drop_table("installation")
     op.drop_table("refusals")
     op.drop_index("ix_refusal_samples_customer", table_name="refusal_samples")
     op.drop_table("refusal_samples")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.encoding import EncodedBatch
-from sidecar.runtime.trouble import Refused, SequenceGap, Unreachable
+from sidecar.runtime.trouble import AnotherInstallation, Refused, SequenceGap, Unreachable
 
 Uid = tuple[str, str, int]
 
@@ -18,6 +18,9 @@ class FakeBooks:
     """
 
     generation: int = 1
+    installation: str = "ours"
+    looks_who_comes: bool = True
+    """False: it takes what others' sidecars hand to it."""
     epochs: dict[str, int] = field(default_factory=dict)
     cursors: dict[str, int] = field(default_factory=dict)
     highest: dict[str, int] = field(default_factory=dict)
@@ -39,23 +42,31 @@ class FakeBooks:
         """Opens, unless the disk was rolled back."""
         assert timeout_seconds > 0
         self.trouble("open")
+        self._look(request.holder)
         self.opened.append(request)
         told = {i.incarnation_id: i.last_seq for i in request.open_incarnations}
         known = self.outboxes.setdefault(request.holder.outbox_id, set())
         for incarnation in known - self.ended:
             if self.highest.get(incarnation, 0) > told.get(incarnation, -1):
-                return session.OpenSessionResponse(rolled_back=True, generation=self.generation)
+                return session.OpenSessionResponse(
+                    rolled_back=True, generation=self.generation, installation_id=self.installation
+                )
         known |= set(told)
         epoch = self.epochs.setdefault(request.holder.incarnation_id, len(self.epochs) + 1)
         self.lost("open")
         return session.OpenSessionResponse(
             epoch=epoch,
             generation=self.generation,
+            installation_id=self.installation,
             cursors=[
                 session.IncarnationState(incarnation_id=i, last_seq=self.cursors.get(i, 0))
                 for i in sorted(told)
             ],
         )
+
+    def _look(self, holder: session.Holder) -> None:
+        if self.looks_who_comes and holder.installation_id not in {"", self.installation}:
+            raise AnotherInstallation("this is another one")
 
     def close_session(
         self, request: session.CloseSessionRequest, timeout_seconds: float
@@ -76,6 +87,7 @@ class FakeBooks:
         assert timeout_seconds > 0
         self.trouble("report")
         request = usage.ReportBatchRequest.FromString(batch.payload)
+        self._look(request.holder)
         assert [r.seq for r in request.records] == list(range(batch.first_seq, batch.last_seq + 1))
         self.sizes.append(len(request.records))
         incarnation = request.holder.incarnation_id

@@ -371,3 +371,51 @@ def test_what_waited_goes_up_at_once_when_the_control_plane_is_back(start: Start
     process.sender.reconnected()
     process.run(0.3)
     assert books.order == ["a"]
+
+
+@pytest.mark.parametrize("looks_who_comes", [True, False])
+def test_usage_never_goes_to_another_installation(
+    start: Start, books: FakeBooks, looks_who_comes: bool
+) -> None:
+    """Another control plane answers at the address, whether it looks who comes or not: it gets nothing, also from the
+    next process on the same file, until the right one is back.
+    """
+    process = start()
+    process.use("a")
+    process.run(2)
+    books.installation, books.looks_who_comes = "another", looks_who_comes
+    process.sessions.reconnected()
+    process.use("b")
+    process.run(5)
+    assert process.sessions.is_elsewhere
+    assert process.sessions.opened is None
+    process = start()
+    process.use("c")
+    process.run(5)
+    assert process.sessions.is_elsewhere
+    assert books.order == ["a"]
+    books.installation = "ours"
+    process.run(60)
+    assert process.sessions.opened is not None
+    assert books.order == ["a", "b", "c"]
+
+
+def test_a_reconnect_in_the_middle_of_a_session_hands_nothing_to_another(
+    start: Start, books: FakeBooks
+) -> None:
+    """The connection moved without anybody noticing: the upload itself names the installation, and is refused."""
+    process = start()
+    process.run(2)
+    books.installation = "another"
+    process.use("a")
+    process.run(5)
+    assert books.order == []
+    assert process.sessions.is_elsewhere
+
+
+def test_a_file_that_was_set_aside_belongs_where_it_belonged(start: Start, books: FakeBooks) -> None:
+    """The new file with the rows that could be read goes to the same books."""
+    process = start()
+    process.use("a")
+    process.run(2)
+    assert process.outbox.set_aside("a test").installation_id == "ours"

@@ -61,19 +61,25 @@ class Holder(_message.Message):
 
     OUTBOX_ID_FIELD_NUMBER: _builtins.int
     INCARNATION_ID_FIELD_NUMBER: _builtins.int
+    INSTALLATION_ID_FIELD_NUMBER: _builtins.int
     outbox_id: _builtins.str
     """The random id of the outbox file. 1 to 64 bytes."""
     incarnation_id: _builtins.str
     """The random id of the process: made at every start, also offline. 1 to 64 bytes."""
+    installation_id: _builtins.str
+    """The installation that the outbox belongs to, as the first OpenSession answered it; empty: it belongs to none yet. Another
+    installation refuses every call that names it: FAILED_PRECONDITION, ANOTHER_INSTALLATION.
+    """
     def __init__(
         self,
         *,
         outbox_id: _builtins.str = ...,
         incarnation_id: _builtins.str = ...,
+        installation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation_id", b"incarnation_id", "outbox_id", b"outbox_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation_id", b"incarnation_id", "installation_id", b"installation_id", "outbox_id", b"outbox_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,12 +247,17 @@ class OpenSessionResponse(_message.Message):
     CURSORS_FIELD_NUMBER: _builtins.int
     ROLLED_BACK_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
+    INSTALLATION_ID_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Grows with every new incarnation of the outbox; fences acquiring."""
     generation: _builtins.int
     """Changes when the control plane was restored from a backup."""
     rolled_back: _builtins.bool
     """True: the disk was rolled back. The sidecar sets its outbox aside, takes a new id and sends what it can read again."""
+    installation_id: _builtins.str
+    """Which installation this is: made once with its database, and kept in it and in its backups. The sidecar remembers it with its
+    outbox and from then on gives that outbox's usage to no other.
+    """
     @_builtins.property
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[Global___IncarnationState]:
         """Per open incarnation of this outbox: everything up to this number is in the books."""
@@ -263,10 +274,11 @@ class OpenSessionResponse(_message.Message):
         cursors: _abc.Iterable[Global___IncarnationState] | None = ...,
         rolled_back: _builtins.bool = ...,
         now: _timestamp_pb2.Timestamp | None = ...,
+        installation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors", "epoch", b"epoch", "generation", b"generation", "now", b"now", "rolled_back", b"rolled_back"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors", "epoch", b"epoch", "generation", b"generation", "installation_id", b"installation_id", "now", b"now", "rolled_back", b"rolled_back"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
