@@ -82,7 +82,9 @@ def test_flags_of_the_demo_need_the_demo(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_children_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
     """However `purser dev` ends, its servers end too."""
-    dev = subprocess.Popen([*PURSER, "--data", str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    dev = subprocess.Popen(
+        [*PURSER, "--data", str(tmp_path), "--free-ports"], stdout=subprocess.PIPE, text=True
+    )
     assert dev.stdout is not None
     lines: list[str] = []
     while not lines or "Ctrl-C" not in lines[-1]:
