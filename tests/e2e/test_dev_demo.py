@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,20 @@ import pytest
 
 from tests.e2e.fleet import eventually
 
+pytestmark = pytest.mark.timeout(600)
+"""They wait for each other."""
+
 PURSER = [sys.executable, "-m", "clients.cli", "dev"]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One `purser dev` of these tests at a time, in all workers: each looks for the same ports first."""
+    with (tmp_path_factory.getbasetemp().parent / "purser-dev.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 DEMO_SECONDS = 280
 
 
