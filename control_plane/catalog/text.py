@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from control_plane.db.types import is_storable
+
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
 MAX_VALUES = 200_000
@@ -127,7 +129,7 @@ class _Reading:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problems.append(_problem(line, column, "a name must be a text", "write a plain word"))
                 continue
-            key: str = key_node.value
+            key = self._text(key_node, path)
             below = f"{path}.{key}" if path else key
             if key in data:
                 what = f"`{key}` is there twice in one map"
@@ -137,8 +139,18 @@ class _Reading:
             data[key] = self.value(value_node, below, depth + 1)
         return data
 
-    def _scalar(self, node: yaml.ScalarNode, path: str) -> str | int | Decimal | bool | None:
+    def _text(self, node: yaml.ScalarNode, path: str) -> str:
+        """As it can be kept. JSON may write a character as two escapes, the halves of a surrogate pair."""
         text: str = node.value
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        if not is_storable(text):
+            line, column = node.start_mark.line + 1, node.start_mark.column + 1
+            what = "a text with NUL, or with half of a surrogate pair"
+            self.problems.append(_problem(line, column, what, "remove it", path))
+        return text
+
+    def _scalar(self, node: yaml.ScalarNode, path: str) -> str | int | Decimal | bool | None:
+        text = self._text(node, path)
         if node.style is not None or node.tag == "!":
             return text
         if text in _CONSTANTS:

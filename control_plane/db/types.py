@@ -1,5 +1,6 @@
 """Column types: instants, amounts at scale, JSON. None of them ever meets a float."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,9 +12,16 @@ MICROSECOND = timedelta(microseconds=1)
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
 
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
+
 
 class AmountOutOfRange(ValueError):
     """An amount does not fit 64 bits at its unit's scale."""
+
+
+def is_storable(text: str) -> bool:
+    """Can both databases keep it? PostgreSQL keeps no NUL, and neither of them half of a surrogate pair."""
+    return _NOT_STORABLE.search(text) is None
 
 
 def to_micros(at: datetime) -> int:

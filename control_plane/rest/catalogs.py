@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from control_plane.catalog.publish import Move, publish, read_draft
@@ -11,7 +11,7 @@ from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import NotFound
 from control_plane.rest.changes import Answer, Changing, database_of, respond
 from control_plane.rest.forms import instant
-from control_plane.rest.paging import Cursor, Limit, decode, page
+from control_plane.rest.paging import LAST_KEY, Cursor, Limit, decode, page
 
 router = APIRouter(prefix="/catalog/revisions", tags=["catalog"])
 
@@ -22,7 +22,6 @@ BODY = {
         "application/json": {"schema": {"type": "object", "description": "The catalog file as JSON."}},
     },
 }
-NEWEST = 2**62
 
 
 @router.post("", status_code=201, openapi_extra={"requestBody": BODY}, summary="Publish a catalog")
@@ -48,7 +47,7 @@ async def publish_catalog(
 
 @router.get("", summary="List revisions, newest first")
 async def list_catalogs(request: Request, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    (before,) = decode(cursor, (NEWEST,))
+    (before,) = decode(cursor, (LAST_KEY,))
     async with database_of(request).read() as uow:
         newest = await current_revision(uow)
         rows = await list_revisions(uow, before=before, limit=limit + 1)
@@ -73,7 +72,7 @@ async def read_current(request: Request) -> Response:
 
 
 @router.get("/{revision}", summary="Read one revision")
-async def read_revision(request: Request, revision: int) -> Response:
+async def read_revision(request: Request, revision: Annotated[int, Path(ge=1, le=LAST_KEY)]) -> Response:
     async with database_of(request).read() as uow:
         return respond(await _shown(uow, revision))
 

@@ -13,7 +13,7 @@ from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.identity import new_id
 from control_plane.rest.changes import Answer, Changing, IfMatch, database_of, respond
 from control_plane.rest.entitlements import shown_entitlements
-from control_plane.rest.forms import ExternalIds, Form, Id, instant
+from control_plane.rest.forms import ExternalIds, Form, Id, Text, instant
 from control_plane.rest.paging import Cursor, Limit, decode, page
 
 router = APIRouter(prefix="/customers", tags=["customers"])
@@ -23,7 +23,7 @@ class CustomerForm(Form):
     """A new customer. Without an id it gets one."""
 
     id: Id | None = None
-    name: str = ""
+    name: Text = ""
     parent_id: Id | None = None
     external_ids: ExternalIds = Field(default_factory=dict)
 
@@ -31,7 +31,7 @@ class CustomerForm(Form):
 class CustomerChange(Form):
     """What is named changes, the rest stays."""
 
-    name: str | None = None
+    name: Text | None = None
     parent_id: Id | None = None
     external_ids: ExternalIds | None = None
 

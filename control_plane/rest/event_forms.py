@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from control_plane.db.types import is_storable
 from control_plane.errors import FieldProblem, Invalid
 from purser.v1.usage_pb2 import GaugeChange, UsageEvent
 from sidecar.engine.values import NotANumber, format_decimal, parse_quantity
@@ -17,6 +18,7 @@ MAX_MEASURES = 32
 MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTE_BYTES = 1024
 MAX_ID_BYTES = 255
+NOT_STORABLE = "without NUL and halves of surrogate pairs"
 
 TEXTS = (
     *("idempotency_key", "customer_id", "subject_id", "app_id", "event_name", "correlation_id"),
@@ -90,7 +92,7 @@ class _Reading:
         self._attributes(event, item.get("attributes"))
         change = item.get("gauge_change")
         if change is not None:
-            if change in GAUGE_CHANGES:
+            if isinstance(change, str) and change in GAUGE_CHANGES:
                 event.gauge_change = GaugeChange.ValueType(GAUGE_CHANGES[change])
             else:
                 self._problem("gauge_change", "one of " + ", ".join(GAUGE_CHANGES))
@@ -118,8 +120,8 @@ class _Reading:
         value = item.get(name)
         if value is None:
             return ""
-        if not isinstance(value, str) or len(value.encode()) > MAX_ID_BYTES or "\0" in value:
-            self._problem(name, f"a text of at most {MAX_ID_BYTES} bytes")
+        if not isinstance(value, str) or not is_storable(value) or len(value.encode()) > MAX_ID_BYTES:
+            self._problem(name, f"a text of at most {MAX_ID_BYTES} bytes, {NOT_STORABLE}")
             return ""
         return value
 
@@ -134,7 +136,7 @@ class _Reading:
         if not isinstance(properties, Mapping):
             self._problem(field, "an object")
             return
-        for name, value in properties.items():
+        for name, value in self._storable(properties, field):
             if isinstance(value, bool):
                 event.attributes[name] = "true" if value else "false"
             elif isinstance(value, int | Decimal):
@@ -144,13 +146,21 @@ class _Reading:
             elif value is not None:
                 self._problem(f"{field}.{name}", "a number, a text or a truth value")
 
+    def _storable(self, mapping: Mapping[str, Any], field: str) -> Iterator[tuple[str, Any]]:
+        """What is written in texts that can be kept; the rest is a problem, and left out."""
+        for name, value in mapping.items():
+            if is_storable(name) and not (isinstance(value, str) and not is_storable(value)):
+                yield name, value
+            else:
+                self._problem(f"{field}.{name}", NOT_STORABLE)
+
     def _measures(self, event: UsageEvent, measures: Any) -> None:
         if measures is None:
             return
         if not isinstance(measures, Mapping):
             self._problem("measures", "an object")
             return
-        for name, value in measures.items():
+        for name, value in self._storable(measures, "measures"):
             self._measure(event, name, value, f"measures.{name}")
 
     def _measure(self, event: UsageEvent, name: str, value: Any, field: str) -> None:
@@ -171,7 +181,7 @@ class _Reading:
         if not isinstance(attributes, Mapping):
             self._problem("attributes", "an object")
             return
-        for name, value in attributes.items():
+        for name, value in self._storable(attributes, "attributes"):
             if isinstance(value, str):
                 event.attributes[name] = value
             else:
@@ -183,8 +193,8 @@ class _Reading:
         if len(event.attributes) > MAX_ATTRIBUTES:
             self._problem("attributes", f"at most {MAX_ATTRIBUTES}")
         for name, value in event.attributes.items():
-            if len(value.encode()) > MAX_ATTRIBUTE_BYTES or "\0" in name + value:
-                self._problem(f"attributes.{name}", f"at most {MAX_ATTRIBUTE_BYTES} bytes, no NUL")
+            if len(value.encode()) > MAX_ATTRIBUTE_BYTES:
+                self._problem(f"attributes.{name}", f"at most {MAX_ATTRIBUTE_BYTES} bytes")
         for name in (*event.measures, *event.attributes):
             if not name or len(name.encode()) > MAX_ID_BYTES:
                 self._problem("properties", f"names have 1 to {MAX_ID_BYTES} bytes")

@@ -14,6 +14,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from control_plane.db.types import is_storable
 from sidecar.engine.catalog import Catalog
 from sidecar.engine.values import NotANumber, format_decimal, from_scaled, parse_decimal
 
@@ -37,6 +38,16 @@ def _id(value: str) -> str:
 Id = Annotated[str, AfterValidator(_id), Field(examples=["acme"])]
 
 
+def _text(value: str) -> str:
+    if not is_storable(value):
+        raise ValueError("without NUL")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+"""What people write. (Half of a surrogate pair is no text to pydantic already.)"""
+
+
 def _decimal(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError('write it as a decimal string, such as "20.5": a number would lose digits')  # noqa: TRY004 - pydantic turns a ValueError into a problem
@@ -53,10 +64,18 @@ Exact = Annotated[
 ]
 """A decimal string or an integer; never a float."""
 
-Instant = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
+
+def _utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("lies outside of the years 1 to 9999 in UTC") from error
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 """RFC 3339 with an offset; kept in UTC, to the microsecond."""
 
-ExternalIds = Annotated[dict[Id, Annotated[str, Field(max_length=MAX_ID_BYTES)]], Field(max_length=64)]
+ExternalIds = Annotated[dict[Id, Annotated[Text, Field(max_length=MAX_ID_BYTES)]], Field(max_length=64)]
 
 
 def instant(at: datetime | None) -> str | None:

@@ -15,7 +15,7 @@ from control_plane.ledger.grants import NewGrant, create_grant
 from control_plane.ledger.identity import new_id
 from control_plane.ledger.tables import balances, grants
 from control_plane.rest.changes import Answer, Changing, database_of, respond
-from control_plane.rest.forms import Exact, Form, Id, Instant, amount, instant, scale_of
+from control_plane.rest.forms import Exact, Form, Id, Instant, Text, amount, instant, scale_of
 from control_plane.rest.paging import Cursor, Limit, decode, page
 from sidecar.engine.catalog import Catalog
 from sidecar.engine.values import format_decimal, from_scaled, to_scaled
@@ -37,7 +37,7 @@ class GrantForm(Form):
     expires_at: Instant | None = None
     cost_basis: Exact | None = None
     scope: Annotated[list[Id], Field(max_length=100)] = Field(default_factory=list)
-    source: Annotated[str, Field(max_length=255)] = "manual"
+    source: Annotated[Text, Field(max_length=255)] = "manual"
 
 
 @router.post("", status_code=201, summary="Grant an amount")

@@ -9,9 +9,12 @@ import orjson
 from fastapi import Query
 from sqlalchemy import ColumnElement, and_, or_
 
+from control_plane.db.types import is_storable
 from control_plane.errors import FieldProblem, Invalid
 
 MAX_LIMIT = 1000
+LAST_KEY = 2**62
+"""Above every revision and every instant in microseconds."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items of one page.")]
 Cursor = Annotated[
@@ -46,4 +49,11 @@ def decode(cursor: str | None, first: Sequence[str | int]) -> Sequence[Any]:
         raise Invalid(FieldProblem("cursor", "not one that was answered here")) from error
     if not isinstance(key, list) or [type(part) for part in key] != [type(part) for part in first]:
         raise Invalid(FieldProblem("cursor", "not one that was answered here"))
+    if not all(_is_key(part) for part in key):
+        raise Invalid(FieldProblem("cursor", "not one that was answered here"))
     return key
+
+
+def _is_key(part: str | int) -> bool:
+    """Can a column hold it?"""
+    return is_storable(part) if isinstance(part, str) else 0 <= part <= LAST_KEY

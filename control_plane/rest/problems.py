@@ -140,13 +140,22 @@ def problem(
 ) -> JSONResponse:
     """An RFC 9457 problem; `errors` lists the fields at fault."""
     body: dict[str, Any] = {"type": TYPES + name, "title": title, "status": int(status)}
+    fields = [
+        {key: _writable(said) if isinstance(said, str) else said for key, said in one.items()}
+        for one in fields
+    ]
     if not detail and fields:
         detail = "; ".join(f"{one['field']}: {one['problem']}" for one in fields)
     if detail:
-        body["detail"] = detail[:4000]
+        body["detail"] = _writable(detail[:4000])
     if fields:
-        body["errors"] = list(fields)
+        body["errors"] = fields
     return JSONResponse(body, int(status), headers=headers, media_type=MEDIA_TYPE)
+
+
+def _writable(text: str) -> str:
+    """A caller's words may hold what UTF-8 can not: half of a surrogate pair is written out as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def install(app: FastAPI) -> None:

@@ -1,6 +1,7 @@
 """REST of the spine over a real port, on both databases."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -155,6 +156,41 @@ WRONG_INPUTS: list[tuple[str, Any, int, str | None]] = [
         "[1].subject_id",
     ),
     ("/events", {"specversion": "1.0", "id": "1", "source": "s", "subject": "acme"}, 422, "type"),
+    ("/events", {**CALL, "gauge_change": ["ADD"]}, 422, "gauge_change"),
+]
+
+LAST, FIRST = "9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"
+"""Instants whose year in UTC is none that a calendar here has."""
+
+HALF = "\ud83d"
+"""Half of a surrogate pair: JSON can write it, UTF-8 can not."""
+
+NO_TEXTS: list[tuple[str, Any, str]] = [
+    (path, {**body, field: bad}, field)
+    for bad in (HALF, "a\0b")
+    for path, body, fields in (
+        ("/customers", {}, ("id", "name", "parent_id")),
+        ("/customers/acme/subjects", {}, ("id",)),
+        ("/subscriptions", {"customer_id": "acme", "plan": "paid"}, ("id", "customer_id", "plan")),
+        ("/subscriptions", {"customer_id": "acme", "plan": "paid"}, ("on_past_due",)),
+        ("/grants", {"customer_id": "acme", "unit": "credit", "amount": "1"}, ("id", "unit", "source")),
+        ("/events", CALL, ("idempotency_key", "customer_id", "subject_id", "app_id", "event_name")),
+        ("/events", CALL, ("correlation_id", "holder_id", "gauge_feature", "timestamp")),
+    )
+    for field in fields
+] + [
+    ("/customers", {"external_ids": {"crm": HALF}}, "external_ids.crm"),
+    ("/customers", {"external_ids": {"crm": "a\0"}}, "external_ids.crm"),
+    ("/customers", {HALF: "x"}, "body"),
+    ("/events", {**CALL, HALF: "x"}, r"\ud83d"),
+    ("/events", {**CALL, "properties": {HALF: 1}}, r"properties.\ud83d"),
+    ("/events", {**CALL, "properties": {"model": HALF}}, "properties.model"),
+    ("/events", {**CALL, "measures": {"a\0": "1"}}, "measures.a\0"),
+    ("/events", {**CALL, "attributes": {"model": "a\0"}}, "attributes.model"),
+    ("/subscriptions", {"customer_id": "acme", "plan": "paid", "starts_at": LAST}, "starts_at"),
+    ("/subscriptions", {"customer_id": "acme", "plan": "paid", "ends_at": FIRST}, "ends_at"),
+    ("/grants", {"customer_id": "acme", "unit": "credit", "amount": "1", "expires_at": LAST}, "expires_at"),
+    ("/events", {**CALL, "timestamp": LAST}, "timestamp"),
 ]
 
 
@@ -166,6 +202,50 @@ async def test_wrong_input_names_the_field_and_changes_nothing(rest: httpx.Async
             assert [error["field"] for error in found["errors"]] == [field], (path, body)
     assert await revision_of(rest) == 4
     assert (await ok(rest.get("/events")))["items"] == []
+
+
+async def test_what_can_not_be_kept_names_its_field(rest: httpx.AsyncClient) -> None:
+    """Halves of surrogate pairs, NUL, instants beyond the calendar: problems of the caller, in any text of any body."""
+    headers = {"content-type": "application/json"}
+    for path, body, field in NO_TEXTS:
+        found = problem(await rest.post(path, content=json.dumps(body), headers=headers), 422)
+        assert field in [error["field"] for error in found["errors"]], (path, body)
+    changed = await rest.patch("/customers/acme", content=json.dumps({"name": "a\0"}), headers=headers)
+    assert problem(changed, 422)["errors"][0]["field"] == "name"
+    assert await revision_of(rest) == 4
+    assert (await ok(rest.get("/events")))["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("address", "field"),
+    [
+        ("/customers/a%00", "customer_id"),
+        ("/trace/%00", "id"),
+        ("/events?subject_id=%00", "subject_id"),
+        ("/events?since=9999-12-31T23:59:59-01:00", "since"),
+        ("/customers?cursor=WyJcdTAwMDAiXQ", "cursor"),
+        ("/events?cursor=WzkyMjMzNzIwMzY4NTQ3NzU4MDcsImEiXQ", "cursor"),
+        ("/catalog/revisions/99999999999999999999", "revision"),
+    ],
+)
+async def test_addresses_that_nothing_can_have(rest: httpx.AsyncClient, address: str, field: str) -> None:
+    """What no column can hold is a problem that names where it stands in the address."""
+    assert [error["field"] for error in problem(await rest.get(address), 422)["errors"]] == [field]
+
+
+async def test_texts_of_a_catalog(rest: httpx.AsyncClient) -> None:
+    """A character that JSON writes as a pair of escapes is one; a half of it, or NUL, is a problem with its line."""
+    document = (await ok(rest.get("/catalog/revisions/1")))["document"]
+    for bad in (HALF, "\0"):
+        document["units"]["credit"]["name"] = bad
+        found = problem(await rest.post("/catalog/revisions", content=json.dumps(document)), 422)
+        assert [error["field"] for error in found["errors"]] == ["units.credit.name"]
+        named = {**document, "units": {**document["units"], bad: {}}}
+        problem(await rest.post("/catalog/revisions", content=json.dumps(named)), 422)
+    document["units"]["credit"]["name"] = "\U0001f600"
+    published = await ok(rest.post("/catalog/revisions", content=json.dumps(document)))
+    read = await ok(rest.get(f"/catalog/revisions/{published['revision']}"))
+    assert read["document"]["units"]["credit"]["name"] == "\U0001f600"
 
 
 async def test_posted_events_are_booked_exactly_once(rest: httpx.AsyncClient) -> None:
