@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import func, insert, select
 
@@ -25,10 +26,14 @@ class Move(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A catalog that was read and found good."""
+    """A catalog that was read and found good, with all that a publish would compute of it."""
 
     source: str
     catalog: Catalog
+    document: Mapping[str, Any]
+    """Its canonical form."""
+    meanings: Mapping[str, str]
+    """Of each plan, a digest of what it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +46,20 @@ class Published:
 
 
 def read_draft(source: bytes) -> Draft:
-    """The catalog in a YAML or JSON text. Raises BadText with every problem, each with line, column and mend."""
+    """The catalog in a YAML or JSON text. Raises BadText with every problem, each with line, column and mend.
+
+    A large one takes seconds: an event loop has a thread do it.
+    """
     located = read_text(source)
     try:
         catalog = read_catalog(located.data)
     except CatalogError as error:
         problems = [_located(located, problem.path, problem.what, problem.mend) for problem in error.problems]
         raise BadText(tuple(sorted(problems, key=lambda p: (p.at.line, p.at.column)))) from error
-    return Draft(source.decode("utf-8-sig"), catalog)
+    meanings = {
+        name: hashlib.sha256(plan_meaning(catalog, name).encode()).hexdigest() for name in catalog.plans
+    }
+    return Draft(source.decode("utf-8-sig"), catalog, write_catalog(catalog), meanings)
 
 
 async def publish(uow: UnitOfWork, draft: Draft, move: Move) -> Published:
@@ -58,18 +69,18 @@ async def publish(uow: UnitOfWork, draft: Draft, move: Move) -> Published:
     await uow.connection.execute(
         insert(catalog_revisions).values(
             revision=revision,
-            document=write_catalog(draft.catalog),
+            document=draft.document,
             source=draft.source,
             published_at=uow.now,
         )
     )
-    versions = await _new_versions(uow, draft.catalog, revision)
+    versions = await _new_versions(uow, draft.meanings, revision)
     uow.change(ChangeKind.CATALOG, str(revision))
     moved = await move_all(uow, draft.catalog, revision, customer_ids)
     return Published(revision, versions, moved)
 
 
-async def _new_versions(uow: UnitOfWork, catalog: Catalog, revision: int) -> Mapping[str, int]:
+async def _new_versions(uow: UnitOfWork, meanings: Mapping[str, str], revision: int) -> Mapping[str, int]:
     newest = select(plan_versions.c.plan, func.max(plan_versions.c.version).label("version"))
     newest_of = newest.group_by(plan_versions.c.plan).subquery()
     rows = await uow.connection.execute(
@@ -80,8 +91,7 @@ async def _new_versions(uow: UnitOfWork, catalog: Catalog, revision: int) -> Map
     )
     known = {row.plan: row for row in rows}
     made: dict[str, int] = {}
-    for name in catalog.plans:
-        meaning = hashlib.sha256(plan_meaning(catalog, name).encode()).hexdigest()
+    for name, meaning in meanings.items():
         before = known.get(name)
         if before is None or before.meaning != meaning:
             made[name] = before.version + 1 if before is not None else 1

@@ -1,5 +1,6 @@
 """Published revisions: read them, whole or typed."""
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -48,7 +49,8 @@ async def read_catalogs(uow: UnitOfWork, revisions: Collection[int]) -> Mapping[
     for revision in set(revisions):
         catalog = Catalog() if revision == 0 else cache.get(revision)
         if catalog is None:
-            catalog = read_catalog((await get_revision(uow, revision)).document)
+            # Beside the loop: a large one takes long.
+            catalog = await asyncio.to_thread(read_catalog, (await get_revision(uow, revision)).document)
             if revision != uow.revision:  # else it is not committed yet, and its number may come again
                 cache[revision] = catalog
         found[revision] = catalog

@@ -1,5 +1,6 @@
 """catalog/revisions: publish, list, read."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -31,7 +32,7 @@ async def publish_catalog(
     move: Annotated[Move, Query(description="`all`: existing subscriptions move to it too.")] = Move.NONE,
 ) -> Response:
     """Publishes the catalog in the body. A bad one changes nothing, and the answer lists every problem."""
-    draft = read_draft(await request.body())
+    draft = await asyncio.to_thread(read_draft, await request.body())
 
     async def work(uow: UnitOfWork) -> Answer:
         published = await publish(uow, draft, move)
