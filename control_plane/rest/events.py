@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import Row, select
@@ -24,7 +24,7 @@ from control_plane.rest.event_forms import Posted, read_events
 from control_plane.rest.forms import Instant, instant
 from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
 from control_plane.rest.scales import Scales
-from control_plane.usage.dead_letters import DeadReason
+from control_plane.usage.dead_letters import DeadReason, forget
 from control_plane.usage.records import Item
 from control_plane.usage.report import book_items
 from control_plane.usage.tables import event_costs, events
@@ -58,11 +58,15 @@ BODY = {
 
 @router.post("", status_code=201, openapi_extra={"requestBody": BODY}, summary="Report what has happened")
 async def post_events(request: Request, changes: Changing) -> Response:
-    """Books each event once by its key; again it is a `DUPLICATE`. All of them or, if one is faulty, none."""
+    """Books each event once by its key; again it is a `DUPLICATE`.
+
+    In a list, one that is too old, in the future, of an unknown name or with a taken key is `REJECTED` with its
+    reason, and the others proceed; an event by itself is a problem then. What is malformed fails the whole request.
+    """
     posted, several = read_events(await request.body())
 
     async def work(uow: UnitOfWork) -> Answer:
-        results = await _book(uow, posted)
+        results = await _book(uow, posted, several=several)
         return Answer({"results": results} if several else {**results[0], "results": results}, 201)
 
     return await changes.run(work)
@@ -166,16 +170,15 @@ def _side(catalog: Catalog, rate_card: str) -> Side:
     return Side.PRICE if card is None else card.side
 
 
-async def _book(uow: UnitOfWork, posted: Sequence[Posted]) -> list[dict[str, Any]]:
+async def _book(uow: UnitOfWork, posted: Sequence[Posted], *, several: bool) -> list[dict[str, Any]]:
     batch = new_id("post", uow.now)
     newest = await current_revision(uow)
     known = _known_events((await read_catalogs(uow, [newest]))[newest])
     items = []
-    problems: list[FieldProblem] = []
+    results: list[dict[str, Any]] = []
     for index, one in enumerate(posted):
-        where = f"[{index}]." if len(posted) > 1 else ""
         occurred_at = one.occurred_at or uow.now
-        problems += _faults(one.event, occurred_at, uow.now, known, where)
+        faults = _faults(one.event, occurred_at, uow.now, known)
         hashed = UsageEvent.FromString(one.event.SerializeToString())
         if one.who:
             hashed.subject_id = one.who
@@ -183,44 +186,69 @@ async def _book(uow: UnitOfWork, posted: Sequence[Posted]) -> list[dict[str, Any
             hashed.occurred_at.CopyFrom(timestamp(one.occurred_at))
         event = UsageEvent.FromString(one.event.SerializeToString())
         event.occurred_at.CopyFrom(timestamp(occurred_at))
-        problems += await _find_customer(uow, event, one.who, where)
+        faults += await _find_customer(uow, event, one.who)
+        results.append(_result(event.idempotency_key))
+        if faults:
+            if not several:
+                raise Invalid(*(fault.problem for fault in faults))
+            results[index] |= _rejected(faults[0].reason, faults[0].problem.problem)
+            continue
         digest = hashlib.sha256(hashed.SerializeToString(deterministic=True)).digest()
         usage = Usage(event=event, content_hash=digest, decided=False, decided_at=timestamp(uow.now))
         items.append(Item(Uid(OUTBOX, batch, index + 1), Record(seq=index + 1, usage=usage)))
-    if problems:
-        raise Invalid(*problems)
     booked = await book_items(uow, items)
     dead = {one.item.name: one for one in booked.dead}
     duplicates = {item.name for item in booked.duplicates}
-    results = []
+    refused = []
     for item in items:
-        key = item.usage.event.idempotency_key
-        result = {"idempotency_key": key, "status": "ACCEPTED", "reason": None, "message": None}
+        result = results[item.record.seq - 1]
         if item.name in duplicates:
             result["status"] = "DUPLICATE"
         elif item.name in dead:
             faulty = dead[item.name]
-            if faulty.reason is DeadReason.KEY_CONFLICT:
-                raise AlreadyExists("event with other content and the key", key)
-            if faulty.reason is DeadReason.UNBOOKABLE:
+            if faulty.reason is DeadReason.UNKNOWN_CUSTOMER:
+                result |= {"reason": faulty.reason.value, "message": faulty.message}
+                continue
+            if not several and faulty.reason is DeadReason.KEY_CONFLICT:
+                raise AlreadyExists("event with other content and the key", result["idempotency_key"])
+            if not several:
                 raise Invalid(FieldProblem("event", faulty.message))
-            result |= {"reason": faulty.reason.value, "message": faulty.message}
-        results.append(result)
+            result |= _rejected(faulty.reason.value, faulty.message)
+            refused.append(item.name)
+    await forget(uow, refused)  # the caller hears of it, and nobody else needs to
     return results
 
 
-def _faults(
-    event: UsageEvent, occurred_at: datetime, now: datetime, known: set[str], where: str
-) -> list[FieldProblem]:
-    problems = []
+def _result(key: str) -> dict[str, Any]:
+    return {"idempotency_key": key, "status": "ACCEPTED", "reason": None, "message": None}
+
+
+def _rejected(reason: str, message: str) -> dict[str, Any]:
+    return {"status": "REJECTED", "reason": reason, "message": message}
+
+
+class _Fault(NamedTuple):
+    """Why one event is not taken."""
+
+    reason: str
+    problem: FieldProblem
+
+
+def _fault(reason: str, field: str, why: str) -> _Fault:
+    return _Fault(reason, FieldProblem(field, f"{reason}: {why}"))
+
+
+def _faults(event: UsageEvent, occurred_at: datetime, now: datetime, known: set[str]) -> list[_Fault]:
+    faults = []
     if occurred_at < now - LATE:
-        problems.append(FieldProblem(f"{where}occurred_at", f"TOO_OLD: more than {LATE.days} days ago"))
+        faults.append(_fault("TOO_OLD", "occurred_at", f"more than {LATE.days} days ago"))
     if occurred_at > now + AHEAD:
-        problems.append(FieldProblem(f"{where}occurred_at", "IN_THE_FUTURE: more than 5 minutes ahead"))
+        faults.append(_fault("IN_THE_FUTURE", "occurred_at", "more than 5 minutes ahead"))
     if not event.gauge_change and event.event_name not in known:
-        problem = "UNKNOWN_EVENT: nothing in the catalog reads an event of this name"
-        problems.append(FieldProblem(f"{where}event_name", problem))
-    return problems
+        faults.append(
+            _fault("UNKNOWN_EVENT", "event_name", "nothing in the catalog reads an event of this name")
+        )
+    return faults
 
 
 def _known_events(catalog: Catalog) -> set[str]:
@@ -231,7 +259,7 @@ def _known_events(catalog: Catalog) -> set[str]:
     }
 
 
-async def _find_customer(uow: UnitOfWork, event: UsageEvent, who: str, where: str) -> list[FieldProblem]:
+async def _find_customer(uow: UnitOfWork, event: UsageEvent, who: str) -> list[_Fault]:
     """Fills in the customer: who is none is a subject, if one is registered by that id."""
     if who:
         found = await uow.connection.execute(select(customers.c.id).where(customers.c.id == who))
@@ -244,8 +272,8 @@ async def _find_customer(uow: UnitOfWork, event: UsageEvent, who: str, where: st
     if event.subject_id:
         subject = await find_subject(uow, event.subject_id)
         if subject is None and not event.customer_id:
-            return [FieldProblem(f"{where}subject_id", "SUBJECT_NOT_FOUND: it is not registered")]
+            return [_fault("SUBJECT_NOT_FOUND", "subject_id", "it is not registered")]
         if subject is not None and event.customer_id not in {"", subject.customer_id}:
-            return [FieldProblem(f"{where}subject_id", "SUBJECT_NOT_FOUND: it belongs to another customer")]
+            return [_fault("SUBJECT_NOT_FOUND", "subject_id", "it belongs to another customer")]
         event.customer_id = event.customer_id or (subject.customer_id if subject else "")
     return []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import NotFound
@@ -53,6 +53,13 @@ async def bury(uow: UnitOfWork, dead: Sequence[Dead]) -> None:
     ]
     if rows:
         await uow.connection.execute(insert_missing(uow, dead_letters), rows)
+
+
+async def forget(uow: UnitOfWork, uids: Sequence[str]) -> None:
+    """Takes out what was buried in this transaction, and was refused to its caller instead."""
+    for start in range(0, len(uids), IN_LIST):
+        part = uids[start : start + IN_LIST]
+        await uow.connection.execute(delete(dead_letters).where(dead_letters.c.uid.in_(part)))
 
 
 async def buried(uow: UnitOfWork, uids: Iterable[str]) -> set[str]:

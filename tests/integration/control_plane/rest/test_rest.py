@@ -149,12 +149,8 @@ WRONG_INPUTS: list[tuple[str, Any, int, str | None]] = [
     ("/events", {**CALL, "timestamp": "2001-01-01T00:00:00Z"}, 422, "occurred_at"),
     ("/events", {**CALL, "timestamp": "yesterday"}, 422, "timestamp"),
     ("/events", {"event_name": "call", "customer_id": "acme"}, 422, "idempotency_key"),
-    (
-        "/events",
-        [CALL, {"event_name": "call", "subject_id": "ann", "idempotency_key": "b"}],
-        422,
-        "[1].subject_id",
-    ),
+    ("/events", {"event_name": "call", "subject_id": "ann", "idempotency_key": "b"}, 422, "subject_id"),
+    ("/events", [CALL, {**CALL, "idempotency_key": ""}], 422, "[1].idempotency_key"),
     ("/events", {"specversion": "1.0", "id": "1", "source": "s", "subject": "acme"}, 422, "type"),
     ("/events", {**CALL, "gauge_change": ["ADD"]}, 422, "gauge_change"),
 ]
@@ -270,8 +266,31 @@ async def test_posted_events_are_booked_exactly_once(rest: httpx.AsyncClient) ->
     assert (wallet["granted"], wallet["available"], wallet["spent"]) == ("20", "18", "2")
 
 
+async def test_a_faulty_event_of_several_is_rejected_alone(rest: httpx.AsyncClient) -> None:
+    """Each has its result, in order; what is rejected leaves neither an event nor a dead letter, and may come again."""
+    await ok(rest.post("/events", json=CALL))
+    several: list[tuple[dict[str, Any], str, str | None]] = [
+        ({"idempotency_key": "old", "timestamp": "2001-01-01T00:00:00Z"}, "REJECTED", "TOO_OLD"),
+        ({"idempotency_key": "a"}, "ACCEPTED", None),
+        ({"idempotency_key": "ahead", "timestamp": "2999-01-01T00:00:00Z"}, "REJECTED", "IN_THE_FUTURE"),
+        ({"idempotency_key": "k1"}, "DUPLICATE", None),
+        ({"idempotency_key": "name", "event_name": "other"}, "REJECTED", "UNKNOWN_EVENT"),
+        ({"idempotency_key": "k1", "properties": {"size": 4}}, "REJECTED", "KEY_CONFLICT"),
+        ({"idempotency_key": "ann", "customer_id": "", "subject_id": "ann"}, "REJECTED", "SUBJECT_NOT_FOUND"),
+        ({"idempotency_key": "a", "properties": {"size": 9}}, "REJECTED", "KEY_CONFLICT"),
+        ({"idempotency_key": "b"}, "ACCEPTED", None),
+    ]
+    answer = await ok(rest.post("/events", json=[{**CALL, **one} for one, _, _ in several]))
+    found = [(one["idempotency_key"], one["status"], one["reason"]) for one in answer["results"]]
+    assert found == [(one["idempotency_key"], status, reason) for one, status, reason in several]
+    assert {one["idempotency_key"] for one in (await ok(rest.get("/events")))["items"]} == {"k1", "a", "b"}
+    assert (await ok(rest.get("/dead-letters")))["items"] == []
+    again = await ok(rest.post("/events", json=[{**CALL, "idempotency_key": "name"}]))
+    assert again["results"][0]["status"] == "ACCEPTED"
+
+
 async def test_cloud_events(rest: httpx.AsyncClient) -> None:
-    """`id` and `source` are the key, `subject` a customer or a registered subject; a list books all or none."""
+    """`id` and `source` are the key, `subject` a customer or a registered subject."""
     await ok(rest.post("/customers/acme/subjects", json={"id": "ann"}))
     event = {"specversion": "1.0", "id": "7", "source": "app", "type": "call", "data": {"size": 2}}
     both = [
