@@ -195,18 +195,15 @@ class Keeper:
     def _follow_session(self) -> None:
         """A new outbox or incarnation: what the old one leased is not ours to spend."""
         holder = self._sessions.holder
-        if holder == self._holder:
-            return
-        if self._holder is not None:
-            _log.warning(
-                "leases of an earlier incarnation are dropped", incarnation_id=self._holder.incarnation_id
-            )
-            with self._lock, self._book.lock:
-                self._book.clear()
-                self._asking.clear()
-            self._returning.clear()
-            self._obeying.clear()
-        self._holder = holder
+        before, self._holder = self._holder, holder
+        if before is None or before.incarnation_id == holder.incarnation_id:
+            return  # an outbox that has just met its installation is the same holder
+        _log.warning("leases of an earlier incarnation are dropped", incarnation_id=before.incarnation_id)
+        with self._lock, self._book.lock:
+            self._book.clear()
+            self._asking.clear()
+        self._returning.clear()
+        self._obeying.clear()
 
     def _take_replies(self) -> None:
         replies: list[Reply] = []

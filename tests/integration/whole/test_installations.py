@@ -56,7 +56,10 @@ def test_usage_waits_for_its_own_control_plane(installation: Installation, tmp_p
         stranger.stop()
 
     office.start()
-    aboard.has_uploaded()
-    assert sorted(event["idempotency_key"] for event in office.events("acme")) == ["first", "second"]
+    eventually(
+        lambda: sorted(event["idempotency_key"] for event in office.events("acme")) == ["first", "second"],
+        seconds=20,
+        what="what waited is in its own books",
+    )
     serving = health_pb2.HealthCheckResponse.SERVING
     eventually(lambda: health(aboard) == serving, seconds=10, what="health is good again")

@@ -463,6 +463,16 @@ def test_a_superseded_epoch_is_renewed_while_callers_wait(rig: Rig) -> None:
     assert rig.port.sent[1][0].request_id != rig.port.sent[0][0].request_id
 
 
+def test_an_outbox_that_meets_its_installation_keeps_what_it_leased(rig: Rig) -> None:
+    """The same incarnation under a name that now says more: nothing is dropped."""
+    rig.ask()
+    rig.keeper.step()
+    rig.reply(0, granted(75))
+    rig.sessions.holder = session.Holder(outbox_id="o", incarnation_id="i", installation_id="home")
+    rig.keeper.step()
+    assert rig.fund() == 75
+
+
 def test_another_incarnation_spends_nothing_of_the_earlier_one(rig: Rig) -> None:
     """When the outbox was set aside the book is empty, and a late reply to the old holder installs nothing."""
     rig.ask()
