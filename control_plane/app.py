@@ -58,9 +58,9 @@ async def running(settings: Settings, *, clock: Clock | None = None) -> AsyncIte
     """
     async with AsyncExitStack() as stack:
         engine = create_engine(settings.database, pool_size=settings.database_pool)
-        stack.push_async_callback(engine.dispose)
-        await make_ready(engine)
         database = Database(engine, clock=clock)
+        stack.push_async_callback(database.close)
+        await make_ready(engine)
         poller = Poller(database)
         async with database.read() as uow:
             installation_id = await read_installation(uow)

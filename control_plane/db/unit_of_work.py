@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
+import structlog
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -19,6 +20,9 @@ from control_plane.db.types import from_micros
 Result = TypeVar("Result")
 Kept = TypeVar("Kept")
 Clock = Callable[[], datetime]
+
+CLOSE_SECONDS = 5.0
+"""How long `Database.close` waits for transactions that still run."""
 
 RETRIED_SQLSTATES = frozenset({"40P01", "40001"})  # deadlock, serialization failure: nothing has happened
 ATTEMPTS = 5
@@ -115,6 +119,7 @@ class Database:
         self._sqlite_writer = asyncio.Lock()
         self._on_revision: list[Callable[[int], None]] = []
         self._kept: dict[type, object] = {}
+        self._running: set[asyncio.Future[object]] = set()
 
     def kept(self, kind: type[Kept]) -> Kept:
         """What this process keeps of this database between transactions: one of each kind (a cache, the bus), made when
@@ -143,7 +148,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[UnitOfWork]:
         """A transaction that only reads, everything as of one moment. `change` has no place in it."""
-        async with self.engine.connect() as connection:
+        async with self._connection() as connection:
             options = {READ_ONLY: True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
             await connection.execution_options(**options)
             async with connection.begin():
@@ -171,11 +176,30 @@ class Database:
         return await asyncio.shield(asyncio.ensure_future(attempts(once)))
 
     async def close(self) -> None:
+        """Waits for transactions that still run (a call's that was cancelled, see `transact`), then lets go.
+
+        A connection that came back to its pool after that would stay open.
+        """
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
+        if self._running:
+            structlog.get_logger("control_plane").warning("transactions cut off", open=len(self._running))
         await self.engine.dispose()
 
     @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        ended: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._running.add(ended)
+        try:
+            async with self.engine.connect() as connection:
+                yield connection
+        finally:
+            self._running.discard(ended)
+            ended.set_result(None)
+
+    @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[UnitOfWork]:
-        async with self.engine.connect() as connection, connection.begin():
+        async with self._connection() as connection, connection.begin():
             uow = UnitOfWork(connection, await self._now(connection), self)
             yield uow
             await uow.seal()

@@ -49,11 +49,11 @@ async def postgres_database(postgres_url: str, clock: SteppedClock) -> AsyncIter
 
 @asynccontextmanager
 async def _made(url: str, clock: SteppedClock) -> AsyncIterator[Database]:
-    engine = create_engine(url)
+    database = Database(create_engine(url), clock=clock)
     try:
-        async with engine.begin() as connection:
+        async with database.engine.begin() as connection:
             await connection.run_sync(all_tables().create_all)
             await connection.execute(insert(revisions).values(id=1, generation=1, revision=0))
-        yield Database(engine, clock=clock)
+        yield database
     finally:
-        await engine.dispose()
+        await database.close()

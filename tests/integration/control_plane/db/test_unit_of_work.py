@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select, text
 
 from control_plane.db.engine import create_engine, system_now
 from control_plane.db.tables import feed
@@ -100,3 +100,26 @@ async def test_without_a_clock_the_database_tells_the_time(database_url: str) ->
     async with database.read() as uow:
         assert abs((uow.now - system_now()).total_seconds()) < 60
     await database.close()
+
+
+async def test_closing_waits_for_what_a_cancelled_caller_left_running(database_url: str) -> None:
+    """The shielded work ends before its connection's pool is gone: nothing is cut off, and none is left open."""
+    database = Database(create_engine(database_url))
+    is_open: set[object] = set()
+    event.listen(database.engine.sync_engine.pool, "connect", lambda connection, _: is_open.add(connection))
+    event.listen(database.engine.sync_engine.pool, "close", lambda connection, _: is_open.remove(connection))
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow(uow: UnitOfWork) -> None:
+        begun.set()
+        await asyncio.sleep(0.2)
+        await uow.connection.execute(text("SELECT 1"))
+        ended.set()
+
+    caller = asyncio.create_task(database.transact(slow))
+    await begun.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    await database.close()
+    assert ended.is_set()
+    assert not is_open
