@@ -225,7 +225,7 @@ def _asking(sidecar: str) -> Iterator[rpc_grpc.EntitlementServiceStub]:
     try:
         with errors.raising(), grpc.insecure_channel(sidecar, messages.CHANNEL_OPTIONS) as channel:
             yield rpc_grpc.EntitlementServiceStub(channel)
-    except (errors.PurserError, ValueError, TypeError, ArithmeticError) as error:
+    except (errors.PurserError, ValueError, TypeError) as error:
         raise output.fail(error) from error
 
 

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Final, cast
 
 from google.protobuf.duration_pb2 import Duration
@@ -43,6 +43,9 @@ CHANNEL_OPTIONS: Final = (
 )
 
 
+_GAUGE_CHANGE: Final = "GAUGE_CHANGE_"
+_MAX_EXPONENT: Final = 60
+"""Far above what any balance can hold."""
 _ONLY_IN_CHECKS: Final = types.CheckFields.__annotations__.keys() - types.EventFields.__annotations__.keys()
 
 
@@ -51,17 +54,19 @@ def event(fields: types.EventFields) -> usage_pb2.UsageEvent:
 
     Raises:
         TypeError: an unknown keyword, or a number that is a float (a float is not the number that was meant).
-        ValueError: an unknown `gauge_change`, or a naive `occurred_at`.
+        ValueError: a text that is no number, an unknown `gauge_change`, or a naive `occurred_at`.
     """
     given = dict(fields)
-    measures = {name: decimal(value, name) for name, value in (fields.get("measures") or {}).items()}
+    measures = {
+        name: decimal(value, f"measures.{name}") for name, value in (fields.get("measures") or {}).items()
+    }
     at = fields.get("occurred_at")
     message = usage_pb2.UsageEvent(
         measures=measures, attributes=dict(fields.get("attributes") or {}), occurred_at=timestamp(at)
     )
     change = fields.get("gauge_change")
     if change:
-        message.gauge_change = usage_pb2.GaugeChange.Value(f"GAUGE_CHANGE_{change}")
+        message.gauge_change = gauge_change(change)
     for name in given.keys() - {"measures", "attributes", "occurred_at", "gauge_change"}:
         if name not in types.EventFields.__annotations__:
             raise TypeError(
@@ -144,10 +149,26 @@ def _keyed(fields: types.EventFields) -> usage_pb2.UsageEvent:
 
 
 def decimal(value: Decimal | int | str, name: str) -> str:
-    """A decimal string without exponent."""
+    """A decimal string without exponent. What no sidecar takes (NaN, hundreds of digits) is left for it to refuse."""
     if isinstance(value, bool | float):
         raise TypeError(f"{name}: pass an int, a Decimal or a str, not {value!r}: a float is not exact")
-    return f"{Decimal(value):f}"
+    if not isinstance(value, Decimal | int | str):
+        raise TypeError(f"{name}: pass an int, a Decimal or a str, not {value!r}")
+    try:
+        number = Decimal(value)
+    except InvalidOperation as error:
+        raise ValueError(f"{name}: {value!r} is not a number; write digits such as 412 or 0.5") from error
+    # Written out, a number such as 1e999999999 would fill the memory.
+    writable = number.is_finite() and abs(number.adjusted()) <= _MAX_EXPONENT
+    return f"{number:f}" if writable else str(number)
+
+
+def gauge_change(name: str) -> usage_pb2.GaugeChange.ValueType:
+    """A change by its name without prefix."""
+    known = [each.removeprefix(_GAUGE_CHANGE) for each, number in usage_pb2.GaugeChange.items() if number]
+    if name not in known:
+        raise ValueError(f"gauge_change: {name!r} is unknown; write {', '.join(known)}")
+    return usage_pb2.GaugeChange.Value(_GAUGE_CHANGE + name)
 
 
 def timestamp(at: datetime | None) -> Timestamp | None:

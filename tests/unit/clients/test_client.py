@@ -200,7 +200,9 @@ def test_errors_keep_their_details(
     [
         ({"measures": {"points": 0.1}}, TypeError, "a float is not exact"),
         ({"occurred_at": datetime(2026, 1, 2)}, ValueError, "has no time zone"),  # noqa: DTZ001 — the wrong input
-        ({"gauge_change": "TAKE"}, ValueError, "GAUGE_CHANGE_TAKE"),
+        ({"measures": {"points": "abc"}}, ValueError, "measures.points: 'abc' is not a number; write digits"),
+        ({"measures": {"points": None}}, TypeError, "measures.points: pass an int, a Decimal or a str"),
+        ({"gauge_change": "TAKE"}, ValueError, "gauge_change: 'TAKE' is unknown; write ADD, REMOVE, SET"),
         ({"colour": "red"}, TypeError, "unknown field 'colour'"),
     ],
 )
@@ -211,6 +213,16 @@ def test_wrong_keywords_are_told_before_anything_is_sent(
     with pytest.raises(error, match=says):
         client.consume(customer_id="acme", event_name="job", **fields)
     assert sidecar.asked == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999999999"])
+def test_numbers_beyond_all_bounds_are_the_sidecars_to_refuse(
+    client: Any, sidecar: FakeSidecar, number: str
+) -> None:
+    """They are sent as they are, not written out to a billion digits."""
+    sidecar.answers.append(rpc_pb2.ConsumeUsageResponse())
+    client.consume(customer_id="acme", event_name="job", measures={"points": number})
+    assert len(sidecar.asked[0].event.measures["points"]) < 20
 
 
 def test_a_newer_reason_is_other(client: Any, sidecar: FakeSidecar) -> None:
