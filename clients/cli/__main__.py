@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import typer
+from typer.core import TyperGroup
+
+USAGE_ERROR: Final = 2
+"""What the library exits with when it can not read the command line. Here that is an error as every other: scripts
+know 0, 1 and 3."""
 
 COMMANDS: Final = {
     "dev": "clients.cli.dev.command:dev",
@@ -26,10 +31,26 @@ COMMANDS: Final = {
 """Every command and where it is: a function, or a Typer app with commands of its own."""
 
 
+class Purser(TyperGroup):
+    """The command with all its commands."""
+
+    def main(self, *args: Any, **named: Any) -> Any:
+        """Runs what was typed and ends the process."""
+        try:
+            return super().main(*args, **named)
+        except SystemExit as end:
+            if end.code != USAGE_ERROR:
+                raise
+            from clients.cli import output
+
+            raise SystemExit(output.FAILED) from end
+
+
 def build(words: Sequence[str]) -> typer.Typer:
     """The command line that these words need: one command when they begin with its name, else all of them."""
     app = typer.Typer(
         name="purser",
+        cls=Purser,
         help="May this customer do this now, and who pays for it?",
         no_args_is_help=True,
         pretty_exceptions_enable=False,

@@ -40,8 +40,35 @@ def test_a_command_loads_what_it_needs(name: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_an_unknown_command_is_an_error() -> None:
-    """It is named, with status 2."""
-    done = runner.invoke(build(["chek"]), ["chek"])
-    assert done.exit_code == 2
-    assert "chek" in done.output
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("chek", "chek"),
+        ("check --colour red", "--colour"),
+        ("check --min-revision soon", "--min-revision"),
+        ("trace", "ID"),
+        ("catalog publish x.yaml --move some", "--move"),
+        ("dev --exit", "--exit"),
+    ],
+)
+def test_what_can_not_be_read_is_an_error(words: str, named: str) -> None:
+    """An unknown command or option, a missing argument, an unusable value: status 1, with its name, as any error."""
+    done = runner.invoke(build(words.split()), words.split(), env={"TERMINAL_WIDTH": "120"})
+    assert done.exit_code == 1
+    assert named in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("check --measure a=abc", "measures.a: 'abc' is not a number; write digits such as 412 or 0.5"),
+        ("check --quantity many", "quantity: 'many' is not a number; write digits such as 412 or 0.5"),
+        ("consume --change take", "gauge_change: 'TAKE' is unknown; write ADD, REMOVE, SET"),
+        ("report --attribute a", "--attribute a: write NAME=VALUE"),
+        ("reserve --ttl 5", "--ttl 5: write an ISO 8601 span, for instance PT5M"),
+    ],
+)
+def test_a_value_that_is_none_is_named_with_its_mend(words: str, says: str) -> None:
+    """One line names the field and what to write, before any sidecar is asked; status 1."""
+    done = runner.invoke(build(words.split()), words.split())
+    assert (done.exit_code, done.stderr.strip()) == (1, f"error  {says}")
