@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,12 +78,28 @@ def publish(
     token: rest.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Publish a catalog and print its revision."""
+    """Publish a catalog: its revision, the plan versions it makes, and what becomes of existing subscriptions."""
     content = _source(file).decode("utf-8-sig", errors="replace")
     answer = rest.call(
         control_plane, token, "POST", "/catalog/revisions", params={"move": move.value}, content=content
     )
-    typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else f"revision {answer['revision']}")
+    typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_published_lines(answer)))
+
+
+def _published_lines(answer: dict[str, Any]) -> Iterator[str]:
+    yield f"revision {answer['revision']}"
+    for plan, version in answer["plan_versions"].items():
+        yield f"  new      {plan} version {version}"
+    yield f"  moved    {_subscriptions(answer['moved'])}"
+    for kept in answer["staying"]:
+        count = _subscriptions(kept["subscriptions"])
+        yield f"  staying  {count} on {kept['plan']} version {kept['plan_version']}"
+    if answer["unmovable"]:
+        yield f"  could not move, plan or add-on being gone: {', '.join(answer['unmovable'])}"
+
+
+def _subscriptions(count: int) -> str:
+    return f"{count} subscription{'' if count == 1 else 's'}"
 
 
 def _source(file: Path) -> bytes:

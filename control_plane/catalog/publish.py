@@ -1,7 +1,7 @@
 """Publishing: a text becomes a numbered revision, and existing subscriptions stay or move, in one transaction."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -11,7 +11,7 @@ from sqlalchemy import func, insert, select
 from control_plane.catalog.tables import catalog_revisions, plan_versions
 from control_plane.catalog.text import BadText, LocatedData, TextProblem, read_text
 from control_plane.db.unit_of_work import ChangeKind, UnitOfWork
-from control_plane.subscriptions.moves import Moved, lock_all_customers, move_all
+from control_plane.subscriptions.moves import Moved, Staying, find_staying, lock_all_customers, move_all
 from sidecar.engine.catalog import Catalog
 from sidecar.engine.document import CatalogError, read_catalog, write_catalog
 from sidecar.engine.meaning import plan_meaning
@@ -43,6 +43,8 @@ class Published:
     revision: int
     versions: Mapping[str, int]
     moved: Moved
+    staying: Sequence[Staying]
+    """Whatever runs on and is not pinned to this revision."""
 
 
 def read_draft(source: bytes) -> Draft:
@@ -77,7 +79,7 @@ async def publish(uow: UnitOfWork, draft: Draft, move: Move) -> Published:
     versions = await _new_versions(uow, draft.meanings, revision)
     uow.change(ChangeKind.CATALOG, str(revision))
     moved = await move_all(uow, draft.catalog, revision, customer_ids)
-    return Published(revision, versions, moved)
+    return Published(revision, versions, moved, await find_staying(uow, revision))
 
 
 async def _new_versions(uow: UnitOfWork, meanings: Mapping[str, str], revision: int) -> Mapping[str, int]:

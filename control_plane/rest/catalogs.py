@@ -1,6 +1,7 @@
 """catalog/revisions: publish, list, read."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -31,7 +32,12 @@ async def publish_catalog(
     changes: Changing,
     move: Annotated[Move, Query(description="`all`: existing subscriptions move to it too.")] = Move.NONE,
 ) -> Response:
-    """Publishes the catalog in the body. A bad one changes nothing, and the answer lists every problem."""
+    """Publishes the catalog in the body. A bad one changes nothing, and the answer lists every problem.
+
+    `plan_versions`: the plans that mean something else now, each with the number of its new version. `moved` and
+    `stayed` count running subscriptions; `staying` counts those that stay by `plan` and `plan_version`. `unmovable`
+    names those that `move=all` had to leave, because their plan or an add-on of theirs is gone.
+    """
     draft = await asyncio.to_thread(read_draft, await request.body())
 
     async def work(uow: UnitOfWork) -> Answer:
@@ -39,7 +45,9 @@ async def publish_catalog(
         body = {
             "plan_versions": dict(published.versions),
             "moved": published.moved.subscriptions,
-            "stayed": list(published.moved.stayed),
+            "stayed": sum(each.subscriptions for each in published.staying),
+            "staying": [asdict(each) for each in published.staying],
+            "unmovable": list(published.moved.unmovable),
         }
         return Answer(body, 201)
 

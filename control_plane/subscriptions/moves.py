@@ -1,10 +1,13 @@
 """Moving existing subscriptions to another catalog revision, in the transaction that publishes it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, func, select, update
 
+from control_plane.catalog.tables import plan_versions
 from control_plane.customers.consequences import customer_changed
 from control_plane.customers.tables import customers
 from control_plane.db.unit_of_work import UnitOfWork
@@ -16,10 +19,19 @@ from sidecar.engine.customer import SubscriptionState
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What became of running subscriptions: how many moved; which stayed, their plan or add-on being gone."""
+    """What became of running subscriptions: how many moved; which could not, their plan or add-on being gone."""
 
     subscriptions: int
-    stayed: tuple[str, ...]
+    unmovable: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """How many running subscriptions stay on a version of a plan."""
+
+    plan: str
+    plan_version: int
+    subscriptions: int
 
 
 async def lock_all_customers(uow: UnitOfWork) -> Sequence[str]:
@@ -35,21 +47,17 @@ async def lock_all_customers(uow: UnitOfWork) -> Sequence[str]:
 
 async def move_all(uow: UnitOfWork, catalog: Catalog, revision: int, customer_ids: Sequence[str]) -> Moved:
     """Pins what these customers have running to `revision`, and lets everything follow that follows from it."""
-    moved, stayed = 0, []
+    moved, unmovable = 0, []
     for customer_id in customer_ids:
         rows = await uow.connection.execute(
             select(subscriptions)
-            .where(subscriptions.c.customer_id == customer_id)
+            .where(subscriptions.c.customer_id == customer_id, _running(uow.now))
             .order_by(subscriptions.c.id)
         )
         before = moved
         for row in rows.all():
-            if row.state == SubscriptionState.CANCELED or (
-                row.ends_at is not None and row.ends_at <= uow.now
-            ):
-                continue
             if row.plan not in catalog.plans or not set(row.add_ons) <= set(catalog.add_ons):
-                stayed.append(row.id)
+                unmovable.append(row.id)
                 continue
             await uow.connection.execute(
                 update(subscriptions)
@@ -60,4 +68,34 @@ async def move_all(uow: UnitOfWork, catalog: Catalog, revision: int, customer_id
             moved += 1
         if moved > before:
             await customer_changed(uow, customer_id)
-    return Moved(moved, tuple(stayed))
+    return Moved(moved, tuple(unmovable))
+
+
+async def find_staying(uow: UnitOfWork, revision: int) -> Sequence[Staying]:
+    """What is running and not pinned to `revision`, by plan and by the version of it that its own revision means."""
+    pinned = (
+        select(subscriptions.c.plan, subscriptions.c.catalog_revision, func.count().label("subscriptions"))
+        .where(subscriptions.c.catalog_revision != revision, _running(uow.now))
+        .group_by(subscriptions.c.plan, subscriptions.c.catalog_revision)
+        .subquery()
+    )
+    meant = (
+        select(func.max(plan_versions.c.version))
+        .where(
+            plan_versions.c.plan == pinned.c.plan,
+            plan_versions.c.catalog_revision <= pinned.c.catalog_revision,
+        )
+        .scalar_subquery()
+    )
+    sums: Counter[tuple[str, int]] = Counter()
+    for plan, version, count in await uow.connection.execute(
+        select(pinned.c.plan, meant, pinned.c.subscriptions)
+    ):
+        sums[plan, version] += count
+    return [Staying(plan, version, sums[plan, version]) for plan, version in sorted(sums)]
+
+
+def _running(now: datetime) -> ColumnElement[bool]:
+    """Neither canceled nor over."""
+    ends_at = subscriptions.c.ends_at
+    return (subscriptions.c.state != SubscriptionState.CANCELED.value) & (ends_at.is_(None) | (ends_at > now))

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from clients.cli import rest
 from clients.cli.catalog import app
 from clients.cli.dev.catalog_text import EXAMPLE
 
@@ -47,3 +49,31 @@ def test_show_is_canonical() -> None:
     assert shown == again
     as_json = json.loads(runner.invoke(app, ["show", "--json", str(EXAMPLE)]).output)
     assert as_json["purser"] == "catalog/v1"
+
+
+ANSWER = {
+    "plan_versions": {"pro": 2},
+    "moved": 0,
+    "stayed": 13,
+    "staying": [
+        {"plan": "free", "plan_version": 1, "subscriptions": 12},
+        {"plan": "pro", "plan_version": 1, "subscriptions": 1},
+    ],
+    "unmovable": ["sub_x"],
+    "revision": 7,
+}
+
+
+def test_a_publish_says_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The revision first, the plan versions it made, who moved and who stays on what; --json: the answer itself."""
+    monkeypatch.setattr(rest, "call", lambda *args, **named: ANSWER)
+    said = runner.invoke(app, ["publish", str(EXAMPLE)]).output
+    assert said.splitlines() == [
+        "revision 7",
+        "  new      pro version 2",
+        "  moved    0 subscriptions",
+        "  staying  12 subscriptions on free version 1",
+        "  staying  1 subscription on pro version 1",
+        "  could not move, plan or add-on being gone: sub_x",
+    ]
+    assert json.loads(runner.invoke(app, ["publish", "--json", str(EXAMPLE)]).output) == ANSWER

@@ -10,6 +10,7 @@ from control_plane.catalog.text import BadText
 from control_plane.customers.entitled import at_instant, load
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.errors import Invalid
+from control_plane.subscriptions.moves import Staying
 from sidecar.engine.entitlement import Entitlements
 from tests.integration.control_plane.conftest import SteppedClock
 from tests.integration.control_plane.setting import CATALOG, make_subscriber, publish_text, subscribe
@@ -59,7 +60,7 @@ async def test_existing_subscriptions_stay_unless_moved(database: Database, cloc
         assert limit_of(await load(uow, "acme", uow.now)) == 100
     clock.advance(seconds=1)
     published = await publish_text(database, LOWER, Move.ALL)
-    assert (published.moved.subscriptions, published.moved.stayed) == (1, ())
+    assert (published.moved.subscriptions, published.moved.unmovable) == (1, ())
     async with database.read() as uow:
         assert limit_of(await load(uow, "acme", uow.now)) == 7
         assert limit_of(await at_instant(uow, "acme", uow.now - timedelta(seconds=1))) == 100
@@ -76,10 +77,27 @@ async def test_a_subscription_stays_when_its_plan_is_gone(database: Database) ->
     )
     without = "\n".join(line for line in CATALOG.splitlines() if not line.startswith("  free:"))
     published = await publish_text(database, without, Move.ALL)
-    assert published.moved.stayed == ("sub_acme",)
+    assert published.moved.unmovable == ("sub_acme",)
     assert published.moved.subscriptions == 1
     async with database.read() as uow:
         assert limit_of(await load(uow, "acme", uow.now)) == 100
+
+
+async def test_who_stays_is_counted_by_plan_and_version(database: Database, clock: SteppedClock) -> None:
+    """By what each one's own revision means, whichever that is; what has ended or was canceled is not counted."""
+    await publish_text(database)
+    await make_subscriber(database, "acme")
+    await make_subscriber(database, "gone", ends_at=clock() + timedelta(seconds=1))
+    await publish_text(database, f"{CATALOG}\n")
+    await make_subscriber(database, "bolt")
+    await make_subscriber(database, "cora", "pro")
+    clock.advance(seconds=1)
+    assert (await publish_text(database, LOWER)).staying == [Staying("free", 1, 2), Staying("pro", 1, 1)]
+    await make_subscriber(database, "dora")
+    again = await publish_text(database, CATALOG.replace("limit: 100,", "limit: 8,"))
+    assert again.staying == [Staying("free", 1, 2), Staying("free", 2, 1), Staying("pro", 1, 1)]
+    moved = await publish_text(database, LOWER, Move.ALL)
+    assert (moved.moved.subscriptions, moved.staying) == (4, [])
 
 
 async def test_ended_subscriptions_do_not_move(database: Database, clock: SteppedClock) -> None:

@@ -81,6 +81,20 @@ async def test_catalog_revisions_are_read_back(rest: httpx.AsyncClient) -> None:
     problem(await rest.get("/catalog/revisions/one"), 422)
 
 
+async def test_a_publish_says_what_becomes_of_subscriptions(rest: httpx.AsyncClient) -> None:
+    """How many moved and stayed, on which version of their plan, and which could not move."""
+    first = await ok(
+        rest.post("/catalog/revisions", content=CATALOG.replace("paid: {ent", "paid: {name: Paid, ent"))
+    )
+    assert (first["moved"], first["stayed"], first["unmovable"]) == (0, 1, [])
+    assert first["staying"] == [{"plan": "paid", "plan_version": 1, "subscriptions": 1}]
+    without = "\n".join(line for line in CATALOG.splitlines() if not line.startswith("  paid:"))
+    gone = await ok(rest.post("/catalog/revisions?move=all", content=without))
+    assert (gone["moved"], gone["stayed"], gone["unmovable"]) == (0, 1, ["sub"])
+    last = await ok(rest.post("/catalog/revisions?move=all", content=CATALOG))
+    assert (last["moved"], last["stayed"], last["staying"], last["unmovable"]) == (1, 0, [], [])
+
+
 async def test_an_idempotency_key_does_a_post_once(rest: httpx.AsyncClient) -> None:
     """The same key and body: the same answer and one grant, also when both come at once; another body: 409."""
     body = {"customer_id": "acme", "unit": "credit", "amount": "1"}
