@@ -32,10 +32,11 @@ class Move(enum.StrEnum):
 @app.command()
 def validate(file: File, as_json: Json = False) -> None:
     """Read a catalog, without a server, and name every problem with line, column and mend. Exit status 1: some."""
-    document = _document(file)
     if as_json:
-        typer.echo(json.dumps({"valid": True, "problems": []}))
-        return
+        problems = _problems(file)
+        typer.echo(json.dumps({"valid": not problems, "problems": problems}, ensure_ascii=False))
+        raise typer.Exit(output.FAILED if problems else output.ALLOWED)
+    document = _document(file)
     counts = ", ".join(
         f"{len(document[part])} {part.replace('_', ' ')}" for part in _COUNTED if document.get(part)
     )
@@ -79,9 +80,8 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Publish a catalog: its revision, the plan versions it makes, and what becomes of existing subscriptions."""
-    content = _source(file).decode("utf-8-sig", errors="replace")
     answer = rest.call(
-        control_plane, token, "POST", "/catalog/revisions", params={"move": move.value}, content=content
+        control_plane, token, "POST", "/catalog/revisions", params={"move": move.value}, content=_source(file)
     )
     typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else "\n".join(_published_lines(answer)))
 
@@ -90,39 +90,71 @@ def _published_lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"revision {answer['revision']}"
     for plan, version in answer["plan_versions"].items():
         yield f"  new      {plan} version {version}"
-    yield f"  moved    {_subscriptions(answer['moved'])}"
+    yield f"  moved    {_count(answer['moved'], 'subscription')}"
     for kept in answer["staying"]:
-        count = _subscriptions(kept["subscriptions"])
+        count = _count(kept["subscriptions"], "subscription")
         yield f"  staying  {count} on {kept['plan']} version {kept['plan_version']}"
     if answer["unmovable"]:
         yield f"  could not move, plan or add-on being gone: {', '.join(answer['unmovable'])}"
 
 
-def _subscriptions(count: int) -> str:
-    return f"{count} subscription{'' if count == 1 else 's'}"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _source(file: Path) -> bytes:
     try:
-        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return _bytes(file)
     except OSError as error:
         raise output.fail(error) from error
 
 
+def _bytes(file: Path) -> bytes:
+    return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+
+
 def _document(file: Path) -> dict[str, Any]:
     """The canonical form of a file; its problems go to standard error."""
-    from control_plane.catalog.publish import read_draft
     from control_plane.catalog.text import BadText
-    from sidecar.engine.document import write_catalog
 
     try:
-        return write_catalog(read_draft(_source(file)).catalog)
+        return _read(_source(file))
     except BadText as error:
         for problem in error.problems:
             path = f"{problem.path}: " if problem.path else ""
             mend = f" — {problem.mend}" if problem.mend else ""
             output.note(f"{file}:{problem.at.line}:{problem.at.column}: {path}{problem.what}{mend}")
-        raise output.fail(ValueError(f"{len(error.problems)} problems in {file}")) from error
+        raise output.fail(ValueError(f"{_count(len(error.problems), 'problem')} in {file}")) from error
+
+
+def _problems(file: Path) -> list[dict[str, Any]]:
+    """What is wrong with a file, as data; a file that can not be read has one problem, which has no place."""
+    from control_plane.catalog.text import BadText
+
+    try:
+        _read(_bytes(file))
+    except OSError as error:
+        return [{"line": None, "column": None, "path": "", "message": str(error), "mend": ""}]
+    except BadText as error:
+        return [
+            {
+                "line": each.at.line,
+                "column": each.at.column,
+                "path": each.path,
+                "message": each.what,
+                "mend": each.mend,
+            }
+            for each in error.problems
+        ]
+    return []
+
+
+def _read(source: bytes) -> dict[str, Any]:
+    """The canonical form. Raises BadText."""
+    from control_plane.catalog.publish import read_draft
+    from sidecar.engine.document import write_catalog
+
+    return write_catalog(read_draft(source).catalog)
 
 
 def _published(control_plane: str, token: str, revision: int | None) -> dict[str, Any]:

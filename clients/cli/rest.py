@@ -30,7 +30,13 @@ class RestError(Exception):
 
 
 def call(
-    control_plane: str, token: str, method: str, path: str, *, params: Any = None, content: str | None = None
+    control_plane: str,
+    token: str,
+    method: str,
+    path: str,
+    *,
+    params: Any = None,
+    content: bytes | None = None,
 ) -> Any:
     """One call under /v1; its JSON.
 

@@ -35,6 +35,30 @@ def test_every_problem_with_its_place(tmp_path: Path) -> None:
     assert "problems in" in done.stderr
 
 
+def test_problems_as_json(tmp_path: Path) -> None:
+    """One object on standard output, whether the file is good, bad or not there; the status is 0 or 1."""
+    bad = tmp_path / "bad.yaml"
+    text = EXAMPLE.read_text(encoding="utf-8")
+    bad.write_text(text.replace("scale: 9", "scale: nine"))
+    done = runner.invoke(app, ["validate", "--json", str(bad)])
+    assert (done.exit_code, done.stderr) == (1, "")
+    answer = json.loads(done.stdout)
+    assert not answer["valid"]
+    problem = answer["problems"][0]
+    assert (problem["path"], problem["line"]) == (
+        "units.usd.scale",
+        1 + text[: text.index("scale: 9")].count("\n"),
+    )
+    assert problem["column"] > 0
+    assert problem["message"]
+    assert problem["mend"]
+    missing = runner.invoke(app, ["validate", "--json", str(tmp_path / "none.yaml")])
+    assert missing.exit_code == 1
+    assert "none.yaml" in json.loads(missing.stdout)["problems"][0]["message"]
+    good = runner.invoke(app, ["validate", "--json", str(EXAMPLE)])
+    assert (good.exit_code, json.loads(good.stdout)) == (0, {"valid": True, "problems": []})
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """An error in words, not a traceback."""
     done = runner.invoke(app, ["validate", str(tmp_path / "none.yaml")])
