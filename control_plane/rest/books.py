@@ -1,16 +1,16 @@
 """What the books say of a customer: balances, transactions with their postings, usage in sum."""
 
-from collections import defaultdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 from starlette.responses import Response
 
 from control_plane.customers.records import get_customer
 from control_plane.db.types import from_micros, to_micros
 from control_plane.ledger.balances import Standing, standings
-from control_plane.ledger.tables import postings, transactions
+from control_plane.ledger.tables import transactions
+from control_plane.rest import postings
 from control_plane.rest.changes import database_of, respond
 from control_plane.rest.forms import Instant, amount, instant
 from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
@@ -37,6 +37,10 @@ async def read_balances(request: Request, customer_id: str) -> Response:
 async def read_ledger(
     request: Request, customer_id: str, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
+    """Each posting names its event's idempotency key, and the rate card and catalog revision that the event was rated by.
+
+    They are null where there are none: value that is issued or ends has no event, and a feature may have no card.
+    """
     after_at, after_id = decode(cursor, (0, ""))
     recorded_at, identity = transactions.c.recorded_at, transactions.c.id
     wanted = (
@@ -49,17 +53,7 @@ async def read_ledger(
     async with database_of(request).read() as uow:
         await get_customer(uow, customer_id)
         rows = (await uow.connection.execute(wanted)).all()
-        lines: list[Row[Any]] = []
-        ids = [row.id for row in rows]
-        for start in range(0, len(ids), 500):
-            some = select(postings).where(postings.c.transaction_id.in_(ids[start : start + 500]))
-            ordered = some.order_by(postings.c.transaction_id, postings.c.line)
-            lines += (await uow.connection.execute(ordered)).all()
-        scales = await Scales.read(uow, {line.balance_id for line in lines})
-        shown: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        for line in lines:
-            shown[line.transaction_id].append(await posting(scales, line))
-    items = [{**transaction(row), "postings": shown[row.id]} for row in rows]
+        items = await postings.shown(uow, rows)
     return respond(page(items, [(to_micros(row.recorded_at), row.id) for row in rows], limit))
 
 
@@ -121,35 +115,6 @@ async def read_usage(
             for row in (await uow.connection.execute(costs)).all()
         ]
     return respond({"items": items, "costs": cost_items, "next_cursor": None})
-
-
-def transaction(row: Row[Any]) -> dict[str, Any]:
-    """A transaction as JSON, without its postings."""
-    return {
-        "id": row.id,
-        "cause": row.cause,
-        "customer_id": row.customer_id,
-        "event_uid": row.event_uid,
-        "decision_id": row.decision_id,
-        "reference": row.reference,
-        "occurred_at": instant(row.occurred_at),
-        "recorded_at": instant(row.recorded_at),
-    }
-
-
-async def posting(scales: Scales, line: Row[Any]) -> dict[str, Any]:
-    """A posting as JSON."""
-    return {
-        "line": line.line,
-        "account": line.account,
-        "amount": await scales.of_unit(line.amount, line.unit, line.balance_id, line.catalog_revision),
-        "balance": scales.name(line.balance_id),
-        "grant_id": line.grant_id,
-        "lease_id": line.lease_id,
-        "feature": line.feature,
-        "rate_card": line.rate_card,
-        "catalog_revision": line.catalog_revision,
-    }
 
 
 def _standing(standing: Standing) -> dict[str, Any]:

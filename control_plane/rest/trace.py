@@ -9,8 +9,8 @@ from starlette.responses import Response
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import NotFound
 from control_plane.ledger.tables import postings, transactions
-from control_plane.rest import books
 from control_plane.rest import events as event_forms
+from control_plane.rest import postings as posting_forms
 from control_plane.rest.changes import database_of, respond
 from control_plane.rest.scales import Scales
 from control_plane.usage.tables import event_charges, events
@@ -123,20 +123,4 @@ async def _transactions(
             .limit(MOST)
         )
     ).all()
-    lines = (
-        await uow.connection.execute(
-            select(postings)
-            .where(postings.c.transaction_id.in_([row.id for row in rows]))
-            .order_by(postings.c.transaction_id, postings.c.line)
-        )
-    ).all()
-    scales = await Scales.read(uow, {line.balance_id for line in lines})
-    return [
-        {
-            **books.transaction(row),
-            "postings": [
-                await books.posting(scales, line) for line in lines if line.transaction_id == row.id
-            ],
-        }
-        for row in rows
-    ]
+    return await posting_forms.shown(uow, rows)

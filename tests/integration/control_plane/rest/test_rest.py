@@ -361,6 +361,12 @@ async def test_a_charge_is_traced_both_ways(rest: httpx.AsyncClient) -> None:
     (event,), (transaction,) = found["events"], found["transactions"]
     assert event["charges"][0]["uncovered"] == {"unit": "credit", "value": "1.5"}
     assert {line["account"] for line in transaction["postings"]} == {"grant:g", "usage:api"}
+    explained = {"idempotency_key": "k1", "rate_card": "api", "catalog_revision": 1}
+    assert all(line.items() >= explained.items() for line in transaction["postings"])
+    booked = (await ok(rest.get("/customers/acme/ledger")))["items"]
+    assert [one for one in booked if one["cause"] == "usage"] == [transaction]
+    (issued,) = [one for one in booked if one["cause"] != "usage"]
+    assert {line["idempotency_key"] for line in issued["postings"]} == {None}
     for identity in (transaction["id"], event["uid"], "g"):
         back = await ok(rest.get(f"/trace/{identity}"))
         assert event["uid"] in [one["uid"] for one in back["events"]]
