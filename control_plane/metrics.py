@@ -35,6 +35,11 @@ class Metrics:
             "Records that could not be booked and wait for somebody.",
             registry=registry,
         )
+        self.unrated_events = Gauge(
+            "purser_unrated_events",
+            "Facts in the books that a rate card had no price for.",
+            registry=registry,
+        )
 
 
 class _SetApart(Collector):

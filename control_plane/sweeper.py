@@ -17,6 +17,7 @@ from control_plane.metrics import Metrics
 from control_plane.rest.changes import forget_answers
 from control_plane.usage.dead_letters import count_dead_letters
 from control_plane.usage.keys import forget_keys
+from control_plane.usage.statuses import EventStatus, count_events
 
 CLEAN_UP_EVERY = timedelta(minutes=1)
 
@@ -41,6 +42,7 @@ class Sweeper:
             "keys": self._forget_keys,
             "replies": self._forget_replies,
             "dead_letters": self._count_dead_letters,
+            "unrated": self._count_unrated,
         }
 
     async def run(self) -> None:
@@ -81,4 +83,8 @@ class Sweeper:
 
     async def _count_dead_letters(self, uow: UnitOfWork) -> int:
         self._metrics.dead_letters.set(await count_dead_letters(uow))
+        return 0
+
+    async def _count_unrated(self, uow: UnitOfWork) -> int:
+        self._metrics.unrated_events.set(await count_events(uow, EventStatus.UNRATED))
         return 0

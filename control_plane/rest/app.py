@@ -3,14 +3,12 @@
 import hmac
 from collections.abc import Callable, Sequence
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from control_plane.db.types import is_storable
 from control_plane.db.unit_of_work import Database
-from control_plane.errors import FieldProblem, Invalid
 from control_plane.rest import (
     books,
     catalogs,
@@ -24,6 +22,7 @@ from control_plane.rest import (
     subscriptions,
     trace,
 )
+from control_plane.rest.addresses import check_address
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 ROUTERS: Sequence[APIRouter] = (
@@ -59,7 +58,7 @@ def create_app(
     problems.install(app)
     v1 = APIRouter(
         prefix="/v1",
-        dependencies=[Depends(storable_address)],
+        dependencies=[Depends(check_address)],
         responses={"4XX": {"description": "An RFC 9457 problem, application/problem+json."}},
     )
     for router in ROUTERS:
@@ -70,14 +69,6 @@ def create_app(
     if token is not None:
         app.add_middleware(Doorkeeper, token=token)
     return app
-
-
-async def storable_address(request: Request) -> None:
-    """Ids in the path and words in the query are looked up: the database must be able to hold them. Raises Invalid."""
-    said = (*request.path_params.items(), *request.query_params.multi_items())
-    wrong = [FieldProblem(name, "without NUL") for name, value in said if not is_storable(str(value))]
-    if wrong:
-        raise Invalid(*wrong)
 
 
 class Doorkeeper:

@@ -13,7 +13,16 @@ from control_plane.ledger.tables import transactions
 from control_plane.rest import postings
 from control_plane.rest.changes import database_of, respond
 from control_plane.rest.forms import Instant, amount, instant
-from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
+from control_plane.rest.paging import (
+    MAX_LIMIT,
+    Cursor,
+    Limit,
+    LimitOfAll,
+    comes_after,
+    decode,
+    page,
+    page_of_all,
+)
 from control_plane.rest.scales import Scales
 from control_plane.usage.tables import event_charges, event_costs, events
 
@@ -26,18 +35,21 @@ Until = Annotated[Instant | None, Query(description="Only what occurred before t
 
 
 @router.get("/balances", summary="How a customer's balances stand now")
-async def read_balances(request: Request, customer_id: str) -> Response:
+async def read_balances(
+    request: Request, customer_id: str, limit: LimitOfAll = MAX_LIMIT, cursor: Cursor = None
+) -> Response:
     async with database_of(request).read() as uow:
         await get_customer(uow, customer_id)
-        items = [_standing(standing) for standing in await standings(uow, customer_id)]
-    return respond({"items": items, "next_cursor": None})
+        found = await standings(uow, customer_id)
+    items = [((standing.row.subject_id, standing.row.name), _standing(standing)) for standing in found]
+    return respond(page_of_all(items, limit, cursor, names=2))
 
 
 @router.get("/ledger", summary="A customer's transactions, oldest first, with their postings")
 async def read_ledger(
     request: Request, customer_id: str, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """Each posting names its event's idempotency key, and the rate card and catalog revision that the event was rated by.
+    """Each posting names its event's idempotency key, and the rate card and catalog revision that rated the event.
 
     They are null where there are none: value that is issued or ends has no event, and a feature may have no card.
     """
@@ -59,7 +71,13 @@ async def read_ledger(
 
 @router.get("/usage", summary="What a customer used, per feature and balance, and what it cost")
 async def read_usage(
-    request: Request, customer_id: str, since: Since = None, until: Until = None
+    request: Request,
+    *,
+    customer_id: str,
+    since: Since = None,
+    until: Until = None,
+    limit: LimitOfAll = MAX_LIMIT,
+    cursor: Cursor = None,
 ) -> Response:
     mine = events.c.customer_id == customer_id
     if since is not None:
@@ -76,7 +94,6 @@ async def read_usage(
         .join(events, events.c.uid == event_charges.c.event_uid)
         .where(mine)
         .group_by(event_charges.c.feature, event_charges.c.balance_id)
-        .order_by(event_charges.c.feature, event_charges.c.balance_id)
     )
     cost = event_costs.c
     costs = (
@@ -96,12 +113,15 @@ async def read_usage(
         charges = (await uow.connection.execute(charged)).all()
         scales = await Scales.read(uow, {row.balance_id for row in charges})
         items = [
-            {
-                "feature": row.feature,
-                "balance": scales.name(row.balance_id),
-                "events": row.events,
-                "used": scales.of_balance(int(row.used), row.balance_id),
-            }
+            (
+                (row.feature, row.balance_id),
+                {
+                    "feature": row.feature,
+                    "balance": scales.name(row.balance_id),
+                    "events": row.events,
+                    "used": scales.of_balance(int(row.used), row.balance_id),
+                },
+            )
             for row in charges
         ]
         cost_items = [
@@ -114,7 +134,7 @@ async def read_usage(
             }
             for row in (await uow.connection.execute(costs)).all()
         ]
-    return respond({"items": items, "costs": cost_items, "next_cursor": None})
+    return respond({**page_of_all(items, limit, cursor, names=2), "costs": cost_items})
 
 
 def _standing(standing: Standing) -> dict[str, Any]:

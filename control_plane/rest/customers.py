@@ -14,7 +14,7 @@ from control_plane.ledger.identity import new_id
 from control_plane.rest.changes import Answer, Changing, IfMatch, database_of, respond
 from control_plane.rest.entitlements import shown_entitlements
 from control_plane.rest.forms import ExternalIds, Form, Id, Text, instant
-from control_plane.rest.paging import Cursor, Limit, decode, page
+from control_plane.rest.paging import MAX_LIMIT, Cursor, Limit, LimitOfAll, decode, page, page_of_all
 
 router = APIRouter(prefix="/customers", tags=["customers"])
 
@@ -128,11 +128,16 @@ async def list_subjects(
 
 
 @router.get("/{customer_id}/entitlements", summary="What a customer is entitled to now")
-async def entitlements(request: Request, customer_id: str) -> Response:
+async def entitlements(
+    request: Request, customer_id: str, limit: LimitOfAll = MAX_LIMIT, cursor: Cursor = None
+) -> Response:
     async with database_of(request).read() as uow:
         await records.get_customer(uow, customer_id)
         entitled = await load(uow, customer_id, uow.now)
-        return respond({**shown_entitlements(entitled), "revision": await uow.read_revision()})
+        found = shown_entitlements(entitled)
+        features = [((item["feature"],), item) for item in found["items"]]
+        some = page_of_all(features, limit, cursor, names=1)
+        return respond({**found, **some, "revision": await uow.read_revision()})
 
 
 def shown(row: Row[Any]) -> dict[str, Any]:

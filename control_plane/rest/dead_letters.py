@@ -1,6 +1,6 @@
 """dead-letters: records that could not be booked, and their second chance."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from google.protobuf.json_format import MessageToDict
@@ -17,16 +17,22 @@ from purser.sync.v1.usage_pb2 import Record
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
 
 
+State = Literal["open", "replayed"]
+
+
 @router.get("", summary="List dead letters by id")
 async def list_all(
     request: Request,
     limit: Limit = 100,
     cursor: Cursor = None,
-    state: Annotated[str, Query(pattern="^(open|replayed)$")] = "open",
+    state: Annotated[State, Query(description="Those that wait, or those that were replayed.")] = "open",
+    customer_id: Annotated[str | None, Query(description="Only those that name this customer.")] = None,
 ) -> Response:
     (after,) = decode(cursor, ("",))
     async with database_of(request).read() as uow:
-        rows = await list_dead_letters(uow, after=after, limit=limit + 1, state=state)
+        rows = await list_dead_letters(
+            uow, after=after, limit=limit + 1, state=state, customer_id=customer_id
+        )
     return respond(page([_shown(row) for row in rows], [(row["uid"],) for row in rows], limit))
 
 

@@ -27,6 +27,7 @@ from control_plane.rest.scales import Scales
 from control_plane.usage.dead_letters import DeadReason, forget
 from control_plane.usage.records import Item
 from control_plane.usage.report import book_items
+from control_plane.usage.statuses import EventStatus, has_status
 from control_plane.usage.tables import event_costs, events
 from purser.sync.v1.usage_pb2 import Record, Usage
 from purser.v1.usage_pb2 import UsageEvent
@@ -81,6 +82,12 @@ async def list_events(
     customer_id: Annotated[str | None, Query(description="Only of this customer.")] = None,
     subject_id: Annotated[str | None, Query(description="Only of this subject.")] = None,
     event_name: Annotated[str | None, Query(description="Only of this name.")] = None,
+    status: Annotated[
+        EventStatus | None,
+        Query(
+            description="Only these. `unrated`: facts that were booked without a price, as there was none."
+        ),
+    ] = None,
     since: Annotated[Instant | None, Query(description="Only what occurred at or after this.")] = None,
     until: Annotated[Instant | None, Query(description="Only what occurred before this.")] = None,
 ) -> Response:
@@ -98,6 +105,8 @@ async def list_events(
     ):
         if value is not None:
             wanted = wanted.where(column == value)
+    if status is not None:
+        wanted = wanted.where(has_status(status))
     if since is not None:
         wanted = wanted.where(events.c.occurred_at >= since)
     if until is not None:

@@ -1,6 +1,6 @@
 """sidecars and leases: who holds what."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from sqlalchemy import Row, select
@@ -14,6 +14,8 @@ from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
 
 router = APIRouter(tags=["fleet"])
 
+SessionState = Literal["open", "awaited", "superseded", "ended", "set_aside"]
+LeaseState = Literal["open", "quarantined", "presumed", "closed"]
 AMOUNTS = ("allotted", "unsettled", "spent", "returned")
 
 
@@ -22,10 +24,7 @@ async def list_sidecars(
     request: Request,
     limit: Limit = 100,
     cursor: Cursor = None,
-    state: Annotated[
-        str | None,
-        Query(description="Only those that are `open`, `awaited`, `superseded`, `ended` or `set_aside`."),
-    ] = None,
+    state: Annotated[SessionState | None, Query(description="Only those in this state.")] = None,
 ) -> Response:
     outbox_id, incarnation_id = decode(cursor, ("", ""))
     columns = sessions.c.outbox_id, sessions.c.incarnation_id
@@ -51,9 +50,7 @@ async def list_leases(
     cursor: Cursor = None,
     customer_id: Annotated[str | None, Query(description="Only of this customer's balances.")] = None,
     balance: Annotated[str | None, Query(description="Only of balances of this name.")] = None,
-    state: Annotated[
-        str | None, Query(description="Only those that are `open`, `quarantined`, `presumed` or `closed`.")
-    ] = None,
+    state: Annotated[LeaseState | None, Query(description="Only those in this state.")] = None,
     outbox_id: Annotated[str | None, Query(description="Only those of this outbox.")] = None,
 ) -> Response:
     (after,) = decode(cursor, ("",))

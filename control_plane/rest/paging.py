@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Annotated, Any
 
 import orjson
@@ -17,6 +18,10 @@ LAST_KEY = 2**62
 """Above every revision and every instant in microseconds."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="The most items of one page.")]
+LimitOfAll = Annotated[
+    int,
+    Query(ge=1, le=MAX_LIMIT, description="The most items of one page. What stands beside them is of all."),
+]
 Cursor = Annotated[
     str | None, Query(max_length=2000, description="`next_cursor` of the page before; none: the first page.")
 ]
@@ -26,6 +31,15 @@ def page(items: Sequence[Any], keys: Sequence[Sequence[str | int]], limit: int) 
     """A page of at most `limit` items; pass one item more than that when there is one, and the key of each."""
     more = len(items) > limit
     return {"items": list(items[:limit]), "next_cursor": encode(keys[limit - 1]) if more else None}
+
+
+def page_of_all(
+    keyed: Iterable[tuple[tuple[str, ...], Any]], limit: int, cursor: str | None, names: int
+) -> dict[str, Any]:
+    """A page of a list that is computed as a whole each time, by keys of `names` texts. Raises Invalid."""
+    after = tuple(decode(cursor, ("",) * names)) if cursor else ()
+    rest = sorted((pair for pair in keyed if pair[0] > after), key=itemgetter(0))[: limit + 1]
+    return page([item for _, item in rest], [key for key, _ in rest], limit)
 
 
 def comes_after(

@@ -8,6 +8,7 @@ from sqlalchemy import insert
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.journal import Entry, Journal
 from control_plane.usage.records import Item, instant
+from control_plane.usage.statuses import EventStatus
 from control_plane.usage.tables import event_charges, event_costs, events
 from purser.sync.v1 import usage_pb2 as sync
 from purser.v1 import usage_pb2 as usage
@@ -27,7 +28,7 @@ class Appends:
         self._charges: list[dict[str, Any]] = []
         self._costs: list[dict[str, Any]] = []
 
-    def event(self, item: Item, *, at: datetime, status: str) -> Entry:
+    def event(self, item: Item, *, at: datetime, status: EventStatus) -> Entry:
         """Keeps the event, and opens its transaction, booked at `at`."""
         record, event = item.usage, item.usage.event
         entry = self._journal.entry(
@@ -58,7 +59,7 @@ class Appends:
                 "decision_id": record.decision_id,
                 "decided_at": instant(record.decided_at),
                 "view_revision": record.view_revision,
-                "status": status,
+                "status": status.value,
                 "transaction_id": entry.id,
             }
         )

@@ -30,6 +30,7 @@ from control_plane.usage.keys import Keys, Standing
 from control_plane.usage.opening import Opened, Opening
 from control_plane.usage.pricing import Judged, Purse, judge, window_of
 from control_plane.usage.records import Item, Unbookable, check, engine_event, instant, ref_of
+from control_plane.usage.statuses import EventStatus
 from control_plane.usage.uniques import Counted
 from purser.sync.v1 import usage_pb2 as sync
 from sidecar.engine.catalog import Aggregate
@@ -210,7 +211,7 @@ class _Booking:
         for item in self._decided:
             usage = item.usage
             decided_at = instant(usage.decided_at)
-            entry = self._appends.event(item, at=self._clamped(usage, decided_at), status="booked")
+            entry = self._appends.event(item, at=self._clamped(usage, decided_at), status=EventStatus.BOOKED)
             for line, charge_ in enumerate(usage.charges, start=1):
                 if not self._counted.repeated(item.name, ref_of(charge_.ref)):
                     self._book_charge(item, charge_, entry, decided_at)
@@ -304,7 +305,9 @@ class _Booking:
             judged.bill = self._counted.fresh(judged)
             outcome = purse.price(judged, self._opened.held)
             entry = self._appends.event(
-                judged.item, at=judged.event.occurred_at, status="unrated" if outcome.unrated else "booked"
+                judged.item,
+                at=judged.event.occurred_at,
+                status=EventStatus.UNRATED if outcome.unrated else EventStatus.BOOKED,
             )
             line = 0
             for draw in outcome.draws:

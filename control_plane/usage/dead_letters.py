@@ -74,7 +74,7 @@ async def buried(uow: UnitOfWork, uids: Iterable[str]) -> set[str]:
 
 
 async def list_dead_letters(
-    uow: UnitOfWork, *, after: str = "", limit: int = 100, state: str = OPEN
+    uow: UnitOfWork, *, after: str = "", limit: int = 100, state: str = OPEN, customer_id: str | None = None
 ) -> list[dict[str, Any]]:
     """By uid, those after `after`: `uid customer_id reason message state recorded_at replayed_at record`
     (bytes).
@@ -85,6 +85,8 @@ async def list_dead_letters(
         .order_by(dead_letters.c.uid)
         .limit(limit)
     )
+    if customer_id is not None:
+        query = query.where(dead_letters.c.customer_id == customer_id)
     return [dict(row) for row in (await uow.connection.execute(query)).mappings()]
 
 

@@ -1,6 +1,6 @@
 """Events as they came, their keys, what they charged and cost; dead letters; refusals."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, Table, Text, text
 
 from control_plane.db.metadata import metadata
 from control_plane.db.types import Instant, Json, Scaled
@@ -32,10 +32,18 @@ events = Table(
     Index("ix_events_occurred", "customer_id", "occurred_at"),
     Index("ix_events_decision_id", "decision_id"),
     Index("ix_events_recorded_at", "recorded_at"),
+    Index(
+        "ix_events_unrated",
+        "recorded_at",
+        "uid",
+        sqlite_where=text("status = 'unrated'"),
+        postgresql_where=text("status = 'unrated'"),
+    ),
 )
-"""`uid` is `outbox/incarnation/seq` as first written; measures are decimal strings. `status`: `booked`, or
-`unrated` (no price yet). The key holds `recorded_at` so that PostgreSQL can partition by it; that uids are
+"""`uid` is `outbox/incarnation/seq` as first written; measures are decimal strings. `status`: an
+`EventStatus`. The key holds `recorded_at` so that PostgreSQL can partition by it; that uids are
 unique is what `event_keys` and the cursors see to."""
+
 
 event_keys = Table(
     "event_keys",

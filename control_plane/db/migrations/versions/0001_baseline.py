@@ -144,6 +144,14 @@ def upgrade() -> None:
     op.create_index("ix_events_decision_id", "events", ["decision_id"], unique=False)
     op.create_index("ix_events_occurred", "events", ["customer_id", "occurred_at"], unique=False)
     op.create_index("ix_events_recorded_at", "events", ["recorded_at"], unique=False)
+    op.create_index(
+        "ix_events_unrated",
+        "events",
+        ["recorded_at", "uid"],
+        unique=False,
+        sqlite_where=sa.text("status = 'unrated'"),
+        postgresql_where=sa.text("status = 'unrated'"),
+    )
     op.create_table(
         "fact_burns",
         sa.Column("fact_id", sa.Text(), nullable=False),
@@ -649,6 +657,12 @@ def downgrade() -> None:
     op.drop_index("ix_fact_burns_grant_id", table_name="fact_burns")
     op.drop_index("ix_fact_burns_balance_id", table_name="fact_burns")
     op.drop_table("fact_burns")
+    op.drop_index(
+        "ix_events_unrated",
+        table_name="events",
+        sqlite_where=sa.text("status = 'unrated'"),
+        postgresql_where=sa.text("status = 'unrated'"),
+    )
     op.drop_index("ix_events_recorded_at", table_name="events")
     op.drop_index("ix_events_occurred", table_name="events")
     op.drop_index("ix_events_decision_id", table_name="events")

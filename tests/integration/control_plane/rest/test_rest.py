@@ -2,47 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import pytest
 
-from control_plane.db.engine import system_now
+from tests.integration.control_plane.rest.asking import CALL, ok, problem
 from tests.integration.control_plane.serving import rest_of, serving
 from tests.integration.control_plane.setting import CATALOG
-
-CALL = {"idempotency_key": "k1", "customer_id": "acme", "event_name": "call", "properties": {"size": 3}}
-
-
-@pytest.fixture
-async def rest(database_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A control plane with the catalog, and the customer acme on the plan `paid` with 20 credits."""
-    async with serving(database_url) as control_plane, rest_of(control_plane) as client:
-        await ok(client.post("/catalog/revisions", content=CATALOG))
-        await ok(client.post("/customers", json={"id": "acme", "name": "Acme"}))
-        await ok(client.post("/subscriptions", json={"id": "sub", "customer_id": "acme", "plan": "paid"}))
-        await ok(
-            client.post("/grants", json={"id": "g", "customer_id": "acme", "unit": "credit", "amount": "20"})
-        )
-        yield client
-
-
-async def ok(answer: Any) -> Any:
-    response = await answer
-    assert response.is_success, response.text
-    return response.json()
-
-
-def problem(response: httpx.Response, status: int) -> Any:
-    """The problem in an answer, which must have this status."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body = response.json()
-    assert body["status"] == status
-    assert body["type"].startswith("https://purser.dev/problems/")
-    assert body["title"]
-    return body
 
 
 async def revision_of(rest: httpx.AsyncClient) -> int:
@@ -226,23 +192,6 @@ async def test_what_can_not_be_kept_names_its_field(rest: httpx.AsyncClient) -> 
     assert (await ok(rest.get("/events")))["items"] == []
 
 
-@pytest.mark.parametrize(
-    ("address", "field"),
-    [
-        ("/customers/a%00", "customer_id"),
-        ("/trace/%00", "id"),
-        ("/events?subject_id=%00", "subject_id"),
-        ("/events?since=9999-12-31T23:59:59-01:00", "since"),
-        ("/customers?cursor=WyJcdTAwMDAiXQ", "cursor"),
-        ("/events?cursor=WzkyMjMzNzIwMzY4NTQ3NzU4MDcsImEiXQ", "cursor"),
-        ("/catalog/revisions/99999999999999999999", "revision"),
-    ],
-)
-async def test_addresses_that_nothing_can_have(rest: httpx.AsyncClient, address: str, field: str) -> None:
-    """What no column can hold is a problem that names where it stands in the address."""
-    assert [error["field"] for error in problem(await rest.get(address), 422)["errors"]] == [field]
-
-
 async def test_texts_of_a_catalog(rest: httpx.AsyncClient) -> None:
     """A character that JSON writes as a pair of escapes is one; a half of it, or NUL, is a problem with its line."""
     document = (await ok(rest.get("/catalog/revisions/1")))["document"]
@@ -256,80 +205,6 @@ async def test_texts_of_a_catalog(rest: httpx.AsyncClient) -> None:
     published = await ok(rest.post("/catalog/revisions", content=json.dumps(document)))
     read = await ok(rest.get(f"/catalog/revisions/{published['revision']}"))
     assert read["document"]["units"]["credit"]["name"] == "\U0001f600"
-
-
-async def test_posted_events_are_booked_exactly_once(rest: httpx.AsyncClient) -> None:
-    """The plain form: accepted, then a duplicate; other content under the key is a conflict. Numbers stay exact."""
-    assert (await ok(rest.post("/events", json=CALL)))["status"] == "ACCEPTED"
-    assert (await ok(rest.post("/events", json=CALL)))["status"] == "DUPLICATE"
-    problem(await rest.post("/events", json={**CALL, "properties": {"size": 4}}), 409)
-    text = '{"idempotency_key":"k2","customer_id":"acme","event_name":"call","properties":{"size":0.1e1,"m":"x"}}'
-    await ok(rest.post("/events", content=text))
-    items = (await ok(rest.get("/events", params={"customer_id": "acme"})))["items"]
-    assert [(item["idempotency_key"], item["measures"], item["attributes"]) for item in items] == [
-        ("k1", {"size": "3"}, {}),
-        ("k2", {"size": "1"}, {"m": "x"}),
-    ]
-    assert [item["cost"] for item in items] == [
-        {"unit": "credit", "value": "1.5"},
-        {"unit": "credit", "value": "0.5"},
-    ]
-    assert not items[0]["decided"]
-    balances = (await ok(rest.get("/customers/acme/balances")))["items"]
-    wallet = next(item for item in balances if item["balance"] == "wallet:credit")
-    assert (wallet["granted"], wallet["available"], wallet["spent"]) == ("20", "18", "2")
-
-
-async def test_a_faulty_event_of_several_is_rejected_alone(rest: httpx.AsyncClient) -> None:
-    """Each has its result, in order; what is rejected leaves neither an event nor a dead letter, and may come again."""
-    await ok(rest.post("/events", json=CALL))
-    several: list[tuple[dict[str, Any], str, str | None]] = [
-        ({"idempotency_key": "old", "timestamp": "2001-01-01T00:00:00Z"}, "REJECTED", "TOO_OLD"),
-        ({"idempotency_key": "a"}, "ACCEPTED", None),
-        ({"idempotency_key": "ahead", "timestamp": "2999-01-01T00:00:00Z"}, "REJECTED", "IN_THE_FUTURE"),
-        ({"idempotency_key": "k1"}, "DUPLICATE", None),
-        ({"idempotency_key": "name", "event_name": "other"}, "REJECTED", "UNKNOWN_EVENT"),
-        ({"idempotency_key": "k1", "properties": {"size": 4}}, "REJECTED", "KEY_CONFLICT"),
-        ({"idempotency_key": "ann", "customer_id": "", "subject_id": "ann"}, "REJECTED", "SUBJECT_NOT_FOUND"),
-        ({"idempotency_key": "a", "properties": {"size": 9}}, "REJECTED", "KEY_CONFLICT"),
-        ({"idempotency_key": "b"}, "ACCEPTED", None),
-    ]
-    answer = await ok(rest.post("/events", json=[{**CALL, **one} for one, _, _ in several]))
-    found = [(one["idempotency_key"], one["status"], one["reason"]) for one in answer["results"]]
-    assert found == [(one["idempotency_key"], status, reason) for one, status, reason in several]
-    assert {one["idempotency_key"] for one in (await ok(rest.get("/events")))["items"]} == {"k1", "a", "b"}
-    assert (await ok(rest.get("/dead-letters")))["items"] == []
-    again = await ok(rest.post("/events", json=[{**CALL, "idempotency_key": "name"}]))
-    assert again["results"][0]["status"] == "ACCEPTED"
-
-
-async def test_cloud_events(rest: httpx.AsyncClient) -> None:
-    """`id` and `source` are the key, `subject` a customer or a registered subject."""
-    await ok(rest.post("/customers/acme/subjects", json={"id": "ann"}))
-    event = {"specversion": "1.0", "id": "7", "source": "app", "type": "call", "data": {"size": 2}}
-    both = [
-        {**event, "subject": "acme"},
-        {**event, "id": "8", "subject": "ann", "time": system_now().isoformat()},
-    ]
-    answer = await ok(rest.post("/events", json=both))
-    assert [result["status"] for result in answer["results"]] == ["ACCEPTED", "ACCEPTED"]
-    items = (await ok(rest.get("/events")))["items"]
-    assert {(item["idempotency_key"], item["customer_id"], item["subject_id"]) for item in items} == {
-        ("app#7", "acme", ""),
-        ("app#8", "acme", "ann"),
-    }
-
-
-async def test_a_fact_of_an_unknown_customer_is_booked_later(rest: httpx.AsyncClient) -> None:
-    """It is a dead letter until the customer is there, and is then replayed into the books."""
-    await ok(rest.post("/events", json={**CALL, "customer_id": "late"}))
-    (letter,) = (await ok(rest.get("/dead-letters")))["items"]
-    assert letter["reason"] == "UNKNOWN_CUSTOMER"
-    assert (await ok(rest.post(f"/dead-letters/{letter['id']}/replay")))["status"] == "DEAD"
-    await ok(rest.post("/customers", json={"id": "late"}))
-    assert (await ok(rest.post(f"/dead-letters/{letter['id']}/replay")))["status"] == "ACCEPTED"
-    assert (await ok(rest.get("/dead-letters")))["items"] == []
-    problem(await rest.post(f"/dead-letters/{letter['id']}/replay"), 404)
 
 
 async def test_pages_neither_repeat_nor_skip(rest: httpx.AsyncClient) -> None:
@@ -352,26 +227,6 @@ async def test_pages_neither_repeat_nor_skip(rest: httpx.AsyncClient) -> None:
         assert walked == whole
         assert len(set(walked)) == len(walked) >= 7
     assert problem(await rest.get("/events", params={"cursor": "x"}), 422)["errors"][0]["field"] == "cursor"
-
-
-async def test_a_charge_is_traced_both_ways(rest: httpx.AsyncClient) -> None:
-    """From the event's key to its postings, from a transaction to its event, from a grant to who spent it."""
-    await ok(rest.post("/events", json=CALL))
-    found = await ok(rest.get("/trace/k1"))
-    (event,), (transaction,) = found["events"], found["transactions"]
-    assert event["charges"][0]["uncovered"] == {"unit": "credit", "value": "1.5"}
-    assert {line["account"] for line in transaction["postings"]} == {"grant:g", "usage:api"}
-    explained = {"idempotency_key": "k1", "rate_card": "api", "catalog_revision": 1}
-    assert all(line.items() >= explained.items() for line in transaction["postings"])
-    booked = (await ok(rest.get("/customers/acme/ledger")))["items"]
-    assert [one for one in booked if one["cause"] == "usage"] == [transaction]
-    (issued,) = [one for one in booked if one["cause"] != "usage"]
-    assert {line["idempotency_key"] for line in issued["postings"]} == {None}
-    for identity in (transaction["id"], event["uid"], "g"):
-        back = await ok(rest.get(f"/trace/{identity}"))
-        assert event["uid"] in [one["uid"] for one in back["events"]]
-        assert transaction["id"] in [one["id"] for one in back["transactions"]]
-    problem(await rest.get("/trace/nothing"), 404)
 
 
 async def test_payment_status_and_states(rest: httpx.AsyncClient) -> None:
