@@ -21,6 +21,7 @@ from control_plane.leases.returns import Uid
 from control_plane.ledger.identity import new_id
 from control_plane.rest.changes import Answer, Changing, database_of, respond
 from control_plane.rest.event_forms import Posted, read_events
+from control_plane.rest.event_results import EventOutcome, EventReason, PostedEvents, accepted, rejected
 from control_plane.rest.forms import Instant, instant
 from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
 from control_plane.rest.scales import Scales
@@ -57,12 +58,18 @@ BODY = {
 }
 
 
-@router.post("", status_code=201, openapi_extra={"requestBody": BODY}, summary="Report what has happened")
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra={"requestBody": BODY},
+    responses={201: {"model": PostedEvents}},
+    summary="Report what has happened",
+)
 async def post_events(request: Request, changes: Changing) -> Response:
     """Books each event once by its key; again it is a `DUPLICATE`.
 
-    In a list, one that is too old, in the future, of an unknown name or with a taken key is `REJECTED` with its
-    reason, and the others proceed; an event by itself is a problem then. What is malformed fails the whole request.
+    In a list, one that can not be booked (too old, of an unknown name, with a taken key: see `reason`) is `REJECTED`,
+    and the others proceed; an event by itself is a problem then. What is malformed fails the whole request.
     """
     posted, several = read_events(await request.body())
 
@@ -196,11 +203,11 @@ async def _book(uow: UnitOfWork, posted: Sequence[Posted], *, several: bool) -> 
         event = UsageEvent.FromString(one.event.SerializeToString())
         event.occurred_at.CopyFrom(timestamp(occurred_at))
         faults += await _find_customer(uow, event, one.who)
-        results.append(_result(event.idempotency_key))
+        results.append(accepted(event.idempotency_key))
         if faults:
             if not several:
                 raise Invalid(*(fault.problem for fault in faults))
-            results[index] |= _rejected(faults[0].reason, faults[0].problem.problem)
+            results[index] |= rejected(faults[0].reason, faults[0].problem.problem)
             continue
         digest = hashlib.sha256(hashed.SerializeToString(deterministic=True)).digest()
         usage = Usage(event=event, content_hash=digest, decided=False, decided_at=timestamp(uow.now))
@@ -212,7 +219,7 @@ async def _book(uow: UnitOfWork, posted: Sequence[Posted], *, several: bool) -> 
     for item in items:
         result = results[item.record.seq - 1]
         if item.name in duplicates:
-            result["status"] = "DUPLICATE"
+            result["status"] = EventOutcome.DUPLICATE.value
         elif item.name in dead:
             faulty = dead[item.name]
             if faulty.reason is DeadReason.UNKNOWN_CUSTOMER:
@@ -222,40 +229,34 @@ async def _book(uow: UnitOfWork, posted: Sequence[Posted], *, several: bool) -> 
                 raise AlreadyExists("event with other content and the key", result["idempotency_key"])
             if not several:
                 raise Invalid(FieldProblem("event", faulty.message))
-            result |= _rejected(faulty.reason.value, faulty.message)
+            result |= rejected(EventReason(faulty.reason.value), faulty.message)
             refused.append(item.name)
     await forget(uow, refused)  # the caller hears of it, and nobody else needs to
     return results
 
 
-def _result(key: str) -> dict[str, Any]:
-    return {"idempotency_key": key, "status": "ACCEPTED", "reason": None, "message": None}
-
-
-def _rejected(reason: str, message: str) -> dict[str, Any]:
-    return {"status": "REJECTED", "reason": reason, "message": message}
-
-
 class _Fault(NamedTuple):
     """Why one event is not taken."""
 
-    reason: str
+    reason: EventReason
     problem: FieldProblem
 
 
-def _fault(reason: str, field: str, why: str) -> _Fault:
+def _fault(reason: EventReason, field: str, why: str) -> _Fault:
     return _Fault(reason, FieldProblem(field, f"{reason}: {why}"))
 
 
 def _faults(event: UsageEvent, occurred_at: datetime, now: datetime, known: set[str]) -> list[_Fault]:
     faults = []
     if occurred_at < now - LATE:
-        faults.append(_fault("TOO_OLD", "occurred_at", f"more than {LATE.days} days ago"))
+        faults.append(_fault(EventReason.TOO_OLD, "occurred_at", f"more than {LATE.days} days ago"))
     if occurred_at > now + AHEAD:
-        faults.append(_fault("IN_THE_FUTURE", "occurred_at", "more than 5 minutes ahead"))
+        faults.append(_fault(EventReason.IN_THE_FUTURE, "occurred_at", "more than 5 minutes ahead"))
     if not event.gauge_change and event.event_name not in known:
         faults.append(
-            _fault("UNKNOWN_EVENT", "event_name", "nothing in the catalog reads an event of this name")
+            _fault(
+                EventReason.UNKNOWN_EVENT, "event_name", "nothing in the catalog reads an event of this name"
+            )
         )
     return faults
 
@@ -281,8 +282,8 @@ async def _find_customer(uow: UnitOfWork, event: UsageEvent, who: str) -> list[_
     if event.subject_id:
         subject = await find_subject(uow, event.subject_id)
         if subject is None and not event.customer_id:
-            return [_fault("SUBJECT_NOT_FOUND", "subject_id", "it is not registered")]
+            return [_fault(EventReason.SUBJECT_NOT_FOUND, "subject_id", "it is not registered")]
         if subject is not None and event.customer_id not in {"", subject.customer_id}:
-            return [_fault("SUBJECT_NOT_FOUND", "subject_id", "it belongs to another customer")]
+            return [_fault(EventReason.SUBJECT_NOT_FOUND, "subject_id", "it belongs to another customer")]
         event.customer_id = event.customer_id or (subject.customer_id if subject else "")
     return []

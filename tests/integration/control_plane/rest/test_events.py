@@ -12,6 +12,7 @@ from control_plane.faults import Faults
 from control_plane.feed.poller import Poller
 from control_plane.metrics import Metrics
 from control_plane.rest.app import create_app
+from control_plane.rest.event_results import EventOutcome, EventReason
 from control_plane.sweeper import Sweeper
 from tests.integration.control_plane.rest.asking import CALL, ok, problem
 from tests.integration.control_plane.setting import CATALOG, make_subscriber, publish_text
@@ -51,15 +52,36 @@ async def test_a_faulty_event_of_several_is_rejected_alone(rest: httpx.AsyncClie
         ({"idempotency_key": "k1", "properties": {"size": 4}}, "REJECTED", "KEY_CONFLICT"),
         ({"idempotency_key": "ann", "customer_id": "", "subject_id": "ann"}, "REJECTED", "SUBJECT_NOT_FOUND"),
         ({"idempotency_key": "a", "properties": {"size": 9}}, "REJECTED", "KEY_CONFLICT"),
+        ({"idempotency_key": "vast", "properties": {"size": int("9" * 30)}}, "REJECTED", "UNBOOKABLE"),
         ({"idempotency_key": "b"}, "ACCEPTED", None),
+        ({"idempotency_key": "late", "customer_id": "late"}, "ACCEPTED", "UNKNOWN_CUSTOMER"),
     ]
     answer = await ok(rest.post("/events", json=[{**CALL, **one} for one, _, _ in several]))
     found = [(one["idempotency_key"], one["status"], one["reason"]) for one in answer["results"]]
     assert found == [(one["idempotency_key"], status, reason) for one, status, reason in several]
     assert {one["idempotency_key"] for one in (await ok(rest.get("/events")))["items"]} == {"k1", "a", "b"}
-    assert (await ok(rest.get("/dead-letters")))["items"] == []
+    assert [one["customer_id"] for one in (await ok(rest.get("/dead-letters")))["items"]] == ["late"]
     again = await ok(rest.post("/events", json=[{**CALL, "idempotency_key": "name"}]))
     assert again["results"][0]["status"] == "ACCEPTED"
+
+
+async def test_numbers_that_fit_no_books_are_the_callers_to_mend(rest: httpx.AsyncClient) -> None:
+    """An event by itself that can not be booked is a problem which says why; it leaves no dead letter."""
+    found = problem(await rest.post("/events", json={**CALL, "properties": {"size": int("9" * 30)}}), 422)
+    assert "63 bits" in found["errors"][0]["problem"]
+    assert (await ok(rest.get("/dead-letters")))["items"] == []
+    assert (await ok(rest.post("/events", json=CALL)))["status"] == "ACCEPTED"
+
+
+async def test_results_are_documented(rest: httpx.AsyncClient) -> None:
+    """OpenAPI lists every status and every reason of a result."""
+    root = str(rest.base_url).removesuffix("/v1/")
+    schemas = (await rest.get(f"{root}/openapi.json")).json()["components"]["schemas"]
+    assert schemas["EventOutcome"]["enum"] == list(EventOutcome)
+    assert schemas["EventReason"]["enum"] == list(EventReason)
+    said = schemas["EventResult"]["properties"]
+    assert all(f"`{word}`" in said["status"]["description"] for word in EventOutcome)
+    assert all(f"`{word}`" in said["reason"]["description"] for word in EventReason)
 
 
 async def test_facts_without_a_price_are_found_and_counted(database: Database) -> None:
