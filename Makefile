@@ -61,6 +61,10 @@ docs: $(INSTALLED) ## write the references in docs/ from the code
 lock: $(INSTALLED) ## renew locks/ to the newest versions pyproject.toml allows
 	.ci/lock $(BIN)/uv
 
+.PHONY: lock-new
+lock-new: ## add a new dependency to locks/, and leave every other version as it is
+	.ci/lock $(BIN)/uv keep
+
 .PHONY: clean
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .tools build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

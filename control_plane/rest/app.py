@@ -4,6 +4,7 @@ import hmac
 from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,13 +47,14 @@ def create_app(
     token: Callable[[], str] | None = None,
 ) -> FastAPI:
     """REST over this database. `ready` says why it is not; `token` None: nobody is asked."""
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Purser control plane",
         summary="Catalog, customers, subscriptions and the credit ledger.",
         version="1",
         docs_url="/docs",
         redoc_url=None,
         openapi_url="/openapi.json",
+        swagger_ui_parameters={"validatorUrl": None},  # else the page asks a validator on the internet
     )
     app.state.database = database
     problems.install(app)

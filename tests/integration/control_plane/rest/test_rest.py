@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
@@ -257,6 +258,18 @@ async def test_openapi_documents_the_spine(rest: httpx.AsyncClient) -> None:
         assert (await rest.get(f"{root}{path}")).status_code == 200
     problem(await rest.get("/nothing"), 404)
     problem(await rest.post("/events", content=b"x" * (4 * 1024 * 1024 + 1)), 413)
+
+
+async def test_the_pages_of_the_docs_need_no_internet(rest: httpx.AsyncClient) -> None:
+    """Whatever /docs has the browser load is served here."""
+    root = str(rest.base_url).removesuffix("/v1/")
+    page = (await rest.get(f"{root}/docs")).text
+    loaded = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page)
+    assert len(loaded) >= 4, "a script, a style, an icon, the document"
+    assert [address for address in loaded if not address.startswith("/")] == []
+    for address in loaded:
+        assert (await rest.get(f"{root}{address}")).status_code == 200, address
+    assert "://" not in page
 
 
 async def test_a_token_guards_rest(sqlite_url: str, tmp_path: Any) -> None:
