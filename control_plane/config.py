@@ -60,30 +60,64 @@ class Settings(BaseSettings):
     plaintext: bool = Field(
         False, description="Allow other addresses than loopback without TLS, because a mesh in front does it."
     )
-    lease_ttl: timedelta = Field(timedelta(seconds=60), description="How long a lease may be spent.")
-    rate_ttl: timedelta = Field(timedelta(seconds=20), description="How long a share of a rate lasts.")
-    grace: timedelta = Field(timedelta(seconds=5), description="Added to a lease's end, beside drift.")
+    lease_ttl: timedelta = Field(
+        timedelta(seconds=60),
+        ge=timedelta(seconds=1),
+        le=timedelta(hours=1),
+        description="How long a lease may be spent.",
+    )
+    rate_ttl: timedelta = Field(
+        timedelta(seconds=20),
+        ge=timedelta(seconds=1),
+        le=timedelta(hours=1),
+        description="How long a share of a rate lasts.",
+    )
+    grace: timedelta = Field(
+        timedelta(seconds=5),
+        ge=timedelta(),
+        le=timedelta(minutes=10),
+        description="Added to a lease's end, beside drift.",
+    )
     drift_percent: int = Field(1, ge=0, le=10, description="How much slower a holder's clock may run.")
     quarantine_timeout: timedelta = Field(
-        timedelta(hours=24), description="How long an expired lease waits for its holder."
+        timedelta(hours=24),
+        ge=timedelta(),
+        le=timedelta(days=366),
+        description="How long an expired lease waits for its holder.",
     )
     quarantine_policy: QuarantinePolicy = Field(
         QuarantinePolicy.PRESUME, description="What becomes of it then: presume or release."
     )
     max_staleness: timedelta = Field(
         timedelta(hours=1),
+        ge=timedelta(),
+        le=timedelta(days=366),
         description="The longest max_staleness of any feature; quarantine lasts at least that.",
     )
     verdict_lasts: timedelta = Field(
-        timedelta(minutes=5), description="How long a gauge's verdict holds its seat without its event."
+        timedelta(minutes=5),
+        ge=timedelta(seconds=10),
+        le=timedelta(days=1),
+        description="How long a gauge's verdict holds its seat without its event.",
     )
     sweep_every: timedelta = Field(
-        timedelta(seconds=1), description="How often expiry and quarantine are booked."
+        timedelta(seconds=1),
+        ge=timedelta(milliseconds=100),
+        le=timedelta(minutes=1),
+        description="How often expiry and quarantine are booked.",
     )
     feed_kept: timedelta = Field(
-        timedelta(days=7), description="How long a sidecar may be away and still resume."
+        timedelta(days=7),
+        ge=timedelta(minutes=1),
+        le=timedelta(days=366),
+        description="How long a sidecar may be away and still resume.",
     )
-    keys_kept: timedelta = Field(timedelta(days=40), description="How long idempotency keys are kept.")
+    keys_kept: timedelta = Field(
+        timedelta(days=40),
+        ge=timedelta(days=35),
+        le=timedelta(days=3660),
+        description="How long idempotency keys are kept: longer than facts may be late, else one would count twice.",
+    )
     stop_seconds: float = Field(10, ge=0, le=300, description="What calls get to end when the process stops.")
 
     @classmethod

@@ -11,14 +11,26 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
-import prometheus_client
+import annotated_types
+from prometheus_client import CollectorRegistry
+from pydantic import AfterValidator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from control_plane.config import Settings as ControlPlane
+from control_plane.db.engine import create_engine
+from control_plane.db.unit_of_work import Database
+from control_plane.faults import Faults
+from control_plane.feed.poller import Poller
+from control_plane.metrics import Metrics as ControlPlaneMetrics
 from sidecar.config import Settings as Sidecar
+from sidecar.http.metrics import EdgeMetrics
+from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
+from sidecar.view.memory import View
+from sidecar.view.pulse import Pulse
 
 FOLDER: Final = Path(__file__).resolve().parent
 _MADE_UP: Final[dict[object, str]] = {socket.gethostname: "the host's name"}
@@ -46,13 +58,39 @@ def _settings(title: str, command: str, settings: type[BaseSettings]) -> Iterato
     prefix = settings.model_config.get("env_prefix", "")
     yield f"## {title}: `{command}`"
     yield ""
-    yield "| setting | environment variable | default | |"
-    yield "|---|---|---|---|"
+    yield "| setting | environment variable | default | may be | |"
+    yield "|---|---|---|---|---|"
     for name, field in settings.model_fields.items():
         assert field.description, f"{name} says nothing of itself"
         default = _MADE_UP.get(field.default_factory) or _shown(field.default)
-        yield f"| `{name}` | `{prefix}{name.upper()}` | {default} | {_cell(field.description)} |"
+        about = _cell(field.description)
+        yield f"| `{name}` | `{prefix}{name.upper()}` | {default} | {_bounds(field)} | {about} |"
     yield ""
+
+
+def _bounds(field: FieldInfo) -> str:
+    """What the setting takes: the words, or the least and the most."""
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{word}`" for word in get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(f"`{word.value}`" for word in kind)
+    if kind is bool:
+        return "`true`, `false`"
+    if kind in {Path, Path | None}:
+        return "a path"
+    found = {type(each): each for each in field.metadata}
+    if kind is str:
+        longest = found.get(annotated_types.MaxLen)
+        limit = f" of at most {longest.max_length} characters" if longest else ""
+        return "an address" if AfterValidator in found else f"a text{limit}"
+    least, most = found.get(annotated_types.Ge), found.get(annotated_types.Le)
+    assert least is not None, f"{kind} without a least value: a span or a number must have one"
+    return f"{_plain(least.ge)} to {_plain(most.le)}" if most else f"{_plain(least.ge)} or more"
+
+
+def _plain(value: Any) -> str:
+    return _span(value) if isinstance(value, timedelta) else str(value)
 
 
 def _shown(value: Any) -> str:
@@ -77,22 +115,38 @@ def _span(value: timedelta) -> str:
 
 
 def metrics() -> str:
-    """Every metric of the sidecar's hold."""
-    registry = prometheus_client.CollectorRegistry()
-    Metrics(registry)
+    """Every metric of both processes."""
     lines = [
         _MADE,
         "# Metrics",
         "",
-        "What a sidecar exports at `/metrics`, besides the process's own.",
+        "What each process exports at `/metrics`, in Prometheus form.",
         "",
-        "| metric | type | |",
-        "|---|---|---|",
     ]
+    for title, registry in (("Sidecar", _of_the_sidecar()), ("Control plane", _of_the_control_plane())):
+        lines += [f"## {title}", "", "| metric | type | |", "|---|---|---|", *_metrics(registry), ""]
+    return "\n".join(lines)
+
+
+def _of_the_sidecar() -> CollectorRegistry:
+    registry, clock = CollectorRegistry(), ManualClock()
+    Metrics(registry)
+    view = View(bound=1, pulse=Pulse(), now=clock.now, pinned=lambda _customer: False)
+    EdgeMetrics(registry, view=view, pools=(), clock=clock)
+    return registry
+
+
+def _of_the_control_plane() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    database = Database(create_engine("sqlite:///never-opened.sqlite3"))
+    ControlPlaneMetrics(registry, Poller(database), Faults())
+    return registry
+
+
+def _metrics(registry: CollectorRegistry) -> Iterator[str]:
     for family in sorted(registry.collect(), key=lambda each: each.name):
         suffix = "_total" if family.type == "counter" else ""
-        lines.append(f"| `{family.name}{suffix}` | {family.type} | {_cell(family.documentation)} |")
-    return "\n".join([*lines, ""])
+        yield f"| `{family.name}{suffix}` | {family.type} | {_cell(family.documentation)} |"
 
 
 def _cell(text: str) -> str:

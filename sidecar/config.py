@@ -5,7 +5,7 @@ import os
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import (
@@ -52,10 +52,13 @@ class Settings(BaseSettings):
         description="What an acknowledged write survives: power_loss, process_crash or remote.",
     )
     late_window: timedelta = Field(
-        timedelta(days=34), description="How far back a reported event may have occurred."
+        timedelta(days=34),
+        ge=timedelta(days=1),
+        le=timedelta(days=34),
+        description="How far back a reported event may have occurred; idempotency keys are kept for longer.",
     )
     redis: str = Field("", description="URL of a Redis that caches the fleet's view. Empty: none.")
-    redis_prefix: str = Field("purser", description="Keeps fleets apart that share a Redis.")
+    redis_prefix: str = Field("purser", max_length=255, description="Keeps fleets apart that share a Redis.")
     customers_max: int = Field(
         20_000, ge=10, description="Customers, and subjects, that are held in memory at most."
     )
@@ -89,7 +92,9 @@ class Settings(BaseSettings):
     upstream_token_file: Path | None = Field(
         None, description="File with a bearer token; read again when it changes."
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least that is logged."
+    )
     log_json: bool = Field(True, description="JSON lines; else plain ones for a terminal.")
 
     @classmethod

@@ -44,6 +44,23 @@ def test_what_is_not_safe_is_refused(flags: dict[str, object]) -> None:
         settings_from(**flags)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"sweep_every": "PT0S"},
+        {"lease_ttl": "PT0S"},
+        {"grace": "-PT1S"},
+        {"verdict_lasts": "PT1S"},
+        {"keys_kept": "P34D"},
+        {"feed_kept": "PT0S"},
+    ],
+)
+def test_spans_have_bounds(flags: dict[str, object]) -> None:
+    """A span of nothing, or keys forgotten while facts of their time may still come, is refused by name."""
+    with pytest.raises(ValidationError, match=next(iter(flags))):
+        settings_from(**flags)
+
+
 def test_with_token_and_tls_it_may_listen_anywhere() -> None:
     """With both, or behind a mesh that says so, any address is taken."""
     tls = {"tls_certificate": "c", "tls_key": "k"}
