@@ -14,6 +14,7 @@ from control_plane.customers.entitled import MAX_IDS
 from control_plane.customers.tables import customers
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
+from control_plane.feed.connected import Connected, HolderKey
 from control_plane.feed.hints import hints_of
 from control_plane.feed.history import Changed, read_changed, read_standing
 from control_plane.feed.states import catalog_state, catalogs_of, customer_states, subject_states
@@ -31,9 +32,6 @@ KEPT_STATES = 20_000
 """States in all kept batches together; older batches go, and streams that still want them read for themselves."""
 KEPT_HINT_ROUNDS = 30
 RECALLS_LIVE = timedelta(minutes=2)
-
-HolderKey = tuple[str, str]
-"""Outbox and incarnation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +80,7 @@ class Poller:
     def __init__(self, database: Database, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._bus = database.kept(Bus)
+        self._connected = database.kept(Connected)
         self._monotonic = monotonic
         self._listeners: set[Listener] = set()
         self._customers: Counter[str] = Counter()
@@ -118,10 +117,13 @@ class Poller:
     def join(self, listener: Listener) -> None:
         """From now on its changes are kept for it. Join first, then read the state to begin with."""
         self._listeners.add(listener)
+        self._connected.join(listener.holder)
 
     def leave(self, listener: Listener) -> None:
         self.unfollow(listener, set(listener.customers), set(listener.subjects))
-        self._listeners.discard(listener)
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+            self._connected.leave(listener.holder)
 
     def follow(self, listener: Listener, customers: Iterable[str], subjects: Iterable[str]) -> None:
         _add(set(customers), listener.customers, self._customers)

@@ -32,10 +32,6 @@ class Superseded(Exception):
     """
 
 
-class SessionUnknown(LookupError):
-    """No incarnation of this name is known."""
-
-
 @dataclass(slots=True, kw_only=True)
 class SessionRow:
     """As in the table `sessions`."""
@@ -49,6 +45,7 @@ class SessionRow:
     state: str
     opened_at: datetime
     seen_at: datetime
+    declared_dead_at: datetime | None = None
 
 
 async def open_session(
@@ -125,22 +122,18 @@ async def close_session(
     return session.CloseSessionResponse(ended=not keep, cursor=row.cursor)
 
 
-async def declare_dead(uow: UnitOfWork, holder: session.Holder) -> None:
-    """An operator's word: this incarnation will spend nothing any more. All its leases close; late usage
-    becomes overage.
-
-    Raises SessionUnknown.
-    """
-    row = await lock_session(uow, holder)
-    if row is None:
-        raise SessionUnknown(f"{holder.outbox_id}/{holder.incarnation_id}")
-    await close_leases(uow, holder, {})
-    row.state = ENDED
-    await save_session(uow, row)
-
-
 async def close_leases(uow: UnitOfWork, holder: session.Holder, keep: Mapping[str, int]) -> None:
     """Gives back what is unsettled above `keep`, lease by lease; a lease without `keep` is closed."""
+    freed, found = await lock_leases(uow, holder)
+    for lease in found:
+        _close(freed, lease, keep.get(lease.id, 0))
+    await freed.pay(cause="close")
+    await update_leases(uow, found)
+    await freed.vault.save()
+
+
+async def lock_leases(uow: UnitOfWork, holder: session.Holder) -> tuple[Freed, list[LeaseRow]]:
+    """An incarnation's leases that are not closed, by id, with all that they were taken from; everything locked."""
     theirs = (
         (leases.c.outbox_id == holder.outbox_id)
         & (leases.c.incarnation_id == holder.incarnation_id)
@@ -154,11 +147,7 @@ async def close_leases(uow: UnitOfWork, holder: session.Holder, keep: Mapping[st
     freed = Freed(vault)
     found = list((await read_leases(uow, theirs)).values())
     await freed.load(found)
-    for lease in found:
-        _close(freed, lease, keep.get(lease.id, 0))
-    await freed.pay(cause="close")
-    await update_leases(uow, found)
-    await vault.save()
+    return freed, found
 
 
 def _close(freed: Freed, lease: LeaseRow, kept: int) -> None:
@@ -215,6 +204,7 @@ async def save_session(uow: UnitOfWork, row: SessionRow) -> None:
             label=row.label,
             state=row.state,
             seen_at=row.seen_at,
+            declared_dead_at=row.declared_dead_at,
         )
     )
 

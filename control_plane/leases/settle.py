@@ -15,18 +15,18 @@ class Freed:
     """Collects what comes back to grants in one transaction, so that each window is looked at once."""
 
     def __init__(self, vault: Vault) -> None:
-        self._vault = vault
+        self.vault = vault
         self._touched: defaultdict[str, dict[str, GrantRow]] = defaultdict(dict)
 
     async def load(self, leases: Iterable[LeaseRow]) -> None:
         """Reads the grants that these leases were taken from. Their balances are locked."""
-        await self._vault.load_grants({piece.grant_id for lease in leases for piece in lease.slices})
+        await self.vault.load_grants({piece.grant_id for lease in leases for piece in lease.slices})
 
     def give_back(self, lease: LeaseRow, amount: int) -> None:
         """Applies a return: to the grants that gave, whatever the lease's state but closed."""
         for grant, piece in self._grants(lease, lease.give_back(amount)):
             self._take_off(lease.state, grant, piece.amount)
-            grant.put(piece.amount, now=self._vault.now)
+            grant.put(piece.amount, now=self.vault.now)
             self._touched[lease.balance_id][grant.id] = grant
 
     def close(self, lease: LeaseRow) -> None:
@@ -53,7 +53,7 @@ class Freed:
         for grant, piece in self._grants(lease, lease.unsettled_slices()):
             self._take_off(lease.state, grant, piece.amount)
             grant.presumed += piece.amount
-            self._vault.held[lease.balance_id].because(grant, "presume")
+            self.vault.held[lease.balance_id].because(grant, "presume")
         for grant, piece in self._grants(lease, lease.spent_slices()):
             self._take_off(lease.state, grant, piece.amount)
             grant.spent += piece.amount
@@ -64,17 +64,17 @@ class Freed:
         for grant, piece in self._grants(lease, paid):
             grant.presumed -= piece.amount
             grant.spent += piece.amount
-            self._vault.held[lease.balance_id].because(grant, "truth")
+            self.vault.held[lease.balance_id].because(grant, "truth")
 
     async def pay(self, *, cause: str = "return") -> None:
         """What came free pays overage of facts first, then waiting cuts; the rest is available or ended."""
         for balance_id in sorted(self._touched):
             grants = self._touched[balance_id].values()
-            await came_free(self._vault, self._vault.held[balance_id], list(grants), cause=cause)
+            await came_free(self.vault, self.vault.held[balance_id], list(grants), cause=cause)
         self._touched.clear()
 
     def _grants(self, lease: LeaseRow, pieces: Iterable[Slice]) -> Iterable[tuple[GrantRow, Slice]]:
-        known = self._vault.held[lease.balance_id].grants
+        known = self.vault.held[lease.balance_id].grants
         return [(known[piece.grant_id], piece) for piece in pieces]
 
     @staticmethod

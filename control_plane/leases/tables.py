@@ -28,10 +28,12 @@ sessions = Table(
     Column("state", Text, nullable=False),
     Column("opened_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
+    Column("declared_dead_at", Instant),
     CheckConstraint("state IN ('open', 'awaited', 'superseded', 'ended', 'set_aside')", name="state"),
 )
 """`state`: `open` may acquire; `awaited` was open before a restore, and has to open again; `superseded` only settles;
-`ended` is closed for good; `set_aside` lost its disk's end."""
+`ended` is closed for good; `set_aside` lost its disk's end. `declared_dead_at`: an operator said so then, whatever the
+state."""
 
 leases = Table(
     "leases",

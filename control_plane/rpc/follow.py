@@ -7,12 +7,14 @@ from contextlib import suppress
 
 import grpc
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from control_plane.db.unit_of_work import Database
 from control_plane.errors import FieldProblem, Invalid
 from control_plane.feed.poller import Poller
 from control_plane.feed.stream import HEARTBEAT_SECONDS, Stream
 from control_plane.leases.recalls import answer_recall
+from control_plane.leases.seen import SEEN_EVERY, note_seen
 from purser.sync.v1.feed_pb2 import FollowRequest, FollowResponse, Start
 
 WRITE_SECONDS = 10.0
@@ -51,9 +53,13 @@ async def follow(
     # One request is read ahead, no more: who sends faster than it is served waits in its own buffers.
     inbox: asyncio.Queue[FollowRequest | None] = asyncio.Queue(maxsize=1)
     reading = asyncio.create_task(_read(requests, inbox, woken))
+    seen_at = float("-inf")
     try:
         await _send(context, await stream.begin())
         while True:
+            if time.monotonic() - seen_at >= SEEN_EVERY.total_seconds():
+                seen_at = time.monotonic()
+                await _note_seen(database, start)
             with suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), HEARTBEAT_SECONDS / 2)
             woken.clear()
@@ -99,6 +105,14 @@ async def _read(
         woken.set()
     await inbox.put(None)
     woken.set()
+
+
+async def _note_seen(database: Database, start: Start) -> None:
+    """It takes what it is sent, and keepalive would have ended a dead connection: it lives."""
+    try:
+        await database.transact(lambda uow: note_seen(uow, start.holder))
+    except (SQLAlchemyError, OSError) as error:  # it is only shown, and no reason to end a stream
+        structlog.get_logger("control_plane.feed").warning("seen_not_noted", error=str(error))
 
 
 async def _answer(

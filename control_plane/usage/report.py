@@ -9,6 +9,7 @@ from control_plane.db.types import AmountOutOfRange
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import FieldProblem, Invalid
 from control_plane.faults import is_database_fault
+from control_plane.leases.seen import note_seen
 from control_plane.leases.sessions import lock_or_make_session, save_session
 from control_plane.usage.booking import Booked, book
 from control_plane.usage.dead_letters import Dead, DeadReason, bury, exhume, mark_replayed
@@ -37,6 +38,7 @@ async def report_batch(uow: UnitOfWork, request: sync.ReportBatchRequest) -> syn
     _check(request)
     row = await lock_or_make_session(uow, request.holder)
     if request.last_seq <= row.cursor:
+        await note_seen(uow, request.holder)
         return sync.ReportBatchResponse(cursor=row.cursor)
     if request.first_seq > row.cursor + 1:
         raise SequenceGap(row.cursor + 1)

@@ -293,6 +293,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("opened_at", sa.BigInteger(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("declared_dead_at", sa.BigInteger(), nullable=True),
         sa.CheckConstraint(
             "state IN ('open', 'awaited', 'superseded', 'ended', 'set_aside')", name=op.f("ck_sessions_state")
         ),

@@ -3,7 +3,6 @@
 from sqlalchemy import select
 
 from control_plane.db.unit_of_work import Database
-from control_plane.leases.sessions import declare_dead
 from control_plane.leases.tables import leases
 from tests.integration.control_plane.conftest import SteppedClock
 from tests.integration.control_plane.leases.holder import Holder, check_books, ref
@@ -67,22 +66,6 @@ async def test_a_disk_that_was_rolled_back_is_noticed(database: Database, clock:
     forgotten = Holder(database, outbox_id="other", incarnation_id="inc-1")
     await forgotten.open()
     assert (await Holder(database, outbox_id="other", incarnation_id="inc-2").open()).rolled_back
-
-
-async def test_an_operator_declares_an_incarnation_dead(database: Database, clock: SteppedClock) -> None:
-    """Its leases close at once; usage that it reports after all is kept, as overage where nothing is left."""
-    await prepaid(database)
-    dead = Holder(database, incarnation_id="inc-1")
-    await dead.open()
-    lease = (await dead.acquire(ref("acme"), 500)).leases[0].lease_id
-    async with database.begin() as uow:
-        await declare_dead(uow, dead.name)
-    other = Holder(database, outbox_id="two")
-    await other.open()
-    assert allotted(await other.acquire(ref("acme"), 500)) == 500
-    dead.consume(ref("acme"), (lease, 40), at=clock())
-    await dead.upload()
-    await check_books(database)
 
 
 async def test_an_incarnation_that_was_always_offline_reports(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,6 +18,8 @@ from control_plane.db.engine import create_engine
 from control_plane.db.metadata import all_tables
 from control_plane.db.tables import revisions
 from control_plane.db.unit_of_work import Database
+from control_plane.leases.dead import DeadLeases, declare_dead
+from control_plane.leases.sessions import Superseded
 from control_plane.leases.settings import LeaseSettings
 from control_plane.ledger.audit import audit, oversold
 from control_plane.ledger.grants import NewGrant, create_grant, void_grant
@@ -52,6 +55,8 @@ class Sidecar:
     leases: list[Local] = field(default_factory=list)
     earlier: list[Holder] = field(default_factory=list)
     starts: int = 1
+    is_dead: bool = False
+    """So an operator says. It does not know, and goes on spending."""
 
 
 class BooksMachine(RuleBasedStateMachine):
@@ -116,7 +121,12 @@ class BooksMachine(RuleBasedStateMachine):
     def acquire(self, which: int, need: int, more: int) -> None:
         """Takes a lease, and enters it in the sidecar's book."""
         sidecar = self.sidecars[which]
-        answer = self.run(sidecar.holder.acquire(WALLET, need, need + more, settings=SETTINGS))
+        asked = sidecar.holder.acquire(WALLET, need, need + more, settings=SETTINGS)
+        if sidecar.is_dead:
+            with pytest.raises(Superseded):
+                self.run(asked)
+            return
+        answer = self.run(asked)
         for lease in answer.leases:
             amount = sum(piece.amount for piece in lease.slices)
             ends_at = lease.ends_at.ToDatetime(UTC)
@@ -203,12 +213,24 @@ class BooksMachine(RuleBasedStateMachine):
         old = sidecar.holder
         sidecar.earlier.append(old)
         sidecar.leases = []
+        sidecar.is_dead = False
         sidecar.holder = Holder(
             self.database, outbox_id=old.outbox_id, incarnation_id=f"inc-{sidecar.starts}"
         )
         self.run(
             sidecar.holder.open(*((earlier.incarnation_id, earlier.last_seq) for earlier in sidecar.earlier))
         )
+
+    @rule(which=st.integers(0, 1))
+    def declare_dead(self, which: int) -> None:
+        """An operator takes a sidecar for dead that runs, and spends what it holds."""
+        sidecar = self.sidecars[which]
+        sidecar.is_dead = True
+        self.run(self._declare_dead(sidecar.holder))
+
+    async def _declare_dead(self, holder: Holder) -> None:
+        async with self.database.begin() as uow:
+            await declare_dead(uow, holder.name, DeadLeases.QUARANTINE)
 
     @rule(which=st.integers(0, 1))
     def drain(self, which: int) -> None:
