@@ -45,8 +45,10 @@ def run(options: Options) -> int:
     console = Console(highlight=False, width=None if terminal else PLAIN_WIDTH, force_terminal=terminal)
     try:
         plan = demo.prepare(options.trace, options.seed) if options.demo else None
-        with _folder(options.data, console) as folder:
-            return _demo(options, plan, folder, console) if plan else _serve(options, folder, console)
+        with _folder(options.data, console) as folder, ports.Claims() as claims:
+            if plan:
+                return _demo(options, plan, claims, folder, console)
+            return _serve(options, claims, folder, console)
     except KeyboardInterrupt:
         return (
             output.FAILED if options.exit_after else output.ALLOWED
@@ -84,9 +86,9 @@ def _folder(given: Path | None, console: Console) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _serve(options: Options, folder: Path, console: Console) -> int:
+def _serve(options: Options, claims: ports.Claims, folder: Path, console: Console) -> int:
     """One sidecar, nothing published, until Ctrl-C."""
-    control_plane, sidecars = ports.choose(1) if options.free_ports else ports.standard()
+    control_plane, sidecars = ports.choose(1, claims) if options.free_ports else ports.standard(claims)
     _say(console, "starting a control plane and a sidecar")
     with Cluster(folder, control_plane, sidecars) as cluster:
         _announce(cluster, console)
@@ -94,13 +96,13 @@ def _serve(options: Options, folder: Path, console: Console) -> int:
         return _wait(cluster)
 
 
-def _demo(options: Options, plan: demo.Plan, folder: Path, console: Console) -> int:
+def _demo(options: Options, plan: demo.Plan, claims: ports.Claims, folder: Path, console: Console) -> int:
     """The story; then, unless it is to end there, until Ctrl-C."""
     if any(folder.glob("*.sqlite3")):
         raise demo.FolderInUse(
             f"{folder} holds books already, and the demo begins with empty ones: give another --data"
         )
-    control_plane, sidecars = ports.choose(demo.SIDECARS)
+    control_plane, sidecars = ports.choose(demo.SIDECARS, claims)
     _say(console, f"starting a control plane and {demo.SIDECARS} sidecars")
     with Cluster(folder, control_plane, sidecars) as cluster:
         _announce(cluster, console)
