@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -29,6 +29,14 @@ COMMANDS: Final = {
     "trace": "clients.cli.trace:trace",
 }
 """Every command and where it is: a function, or a Typer app with commands of its own."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"purser {version('purser-server')}")
+        raise typer.Exit
 
 
 class Purser(TyperGroup):
@@ -67,7 +75,11 @@ def build(words: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _purser() -> None:
+def _purser(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """May this customer do this now, and who pays for it?"""
 
 

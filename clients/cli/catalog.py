@@ -38,7 +38,9 @@ def validate(file: File, as_json: Json = False) -> None:
         raise typer.Exit(output.FAILED if problems else output.ALLOWED)
     document = _document(file)
     counts = ", ".join(
-        f"{len(document[part])} {part.replace('_', ' ')}" for part in _COUNTED if document.get(part)
+        _count(len(document[part]), part.replace("_", " ").removesuffix("s"))
+        for part in _COUNTED
+        if document.get(part)
     )
     output.console().print(f"[bold green]valid[/]  {escape(str(file))}: {counts}")
 
@@ -90,7 +92,8 @@ def _published_lines(answer: dict[str, Any]) -> Iterator[str]:
     yield f"revision {answer['revision']}"
     for plan, version in answer["plan_versions"].items():
         yield f"  new      {plan} version {version}"
-    yield f"  moved    {_count(answer['moved'], 'subscription')}"
+    if answer["moved"]:
+        yield f"  moved    {_count(answer['moved'], 'subscription')}"
     for kept in answer["staying"]:
         count = _count(kept["subscriptions"], "subscription")
         yield f"  staying  {count} on {kept['plan']} version {kept['plan_version']}"

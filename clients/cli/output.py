@@ -17,9 +17,9 @@ ALLOWED, FAILED, REFUSED = 0, 1, 3
 """Exit statuses: allowed (or done), an error, refused."""
 
 
-def console() -> Console:
-    """Where answers go; plain text when that is not a terminal."""
-    return Console(highlight=False, soft_wrap=True)
+def console(width: int | None = None) -> Console:
+    """Where answers go; plain text when that is not a terminal. `width`: of its lines; by default the terminal's."""
+    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 def decision(message: decision_pb2.Decision) -> None:
@@ -94,7 +94,8 @@ def fail(error: Exception) -> typer.Exit:
         err.print(f"  [bold]{escape(name)}[/]: {escape(what)}")
     if isinstance(error, errors.InvalidRequest):
         for field, what in error.fields.items():
-            err.print(f"  [bold]{escape(field)}[/]: {escape(what)}")
+            if f"{field}: {what}" not in str(error):  # a message that names it already is enough
+                err.print(f"  [bold]{escape(field)}[/]: {escape(what)}")
     return typer.Exit(FAILED)
 
 

@@ -56,20 +56,30 @@ def call(
             timeout=TIMEOUT_SECONDS,
         )
     except httpx.HTTPError as error:
-        raise output.fail(RestError(f"{control_plane} does not answer: {error}")) from error
+        mend = "start one with `purser dev`, or name another with --control-plane URL"
+        raise output.fail(
+            RestError(f"no control plane answers at {control_plane} ({error}); {mend}")
+        ) from error
     if response.is_success:
         return response.json()
-    raise output.fail(RestError(_problem(response)))
+    raise output.fail(RestError(in_words(response)))
 
 
-def _problem(response: httpx.Response) -> str:
+def in_words(response: httpx.Response) -> str:
+    """What an answer that is none says: title and detail, or the title and a line for each field at fault."""
     try:
         problem = response.json()
     except ValueError:
         return f"{response.status_code} {response.text[:500]}"
-    lines = [f"{problem.get('title', response.status_code)}: {problem.get('detail', '')}"]
-    lines += [
-        "  " + "  ".join(f"{name} {value}" for name, value in error.items())
-        for error in problem.get("errors", ())
-    ]
-    return "\n".join(lines)
+    title, wrong = problem.get("title", response.status_code), problem.get("errors", ())
+    if not wrong:
+        return f"{title}: {problem.get('detail', '')}"
+    return "\n".join([str(title), *map(_wrong, wrong)])
+
+
+def _wrong(error: dict[str, Any]) -> str:
+    """One field at fault: where it stands, what is wrong, the mend, as far as they are said."""
+    place = f"line {error['line']}, column {error['column']}: " if "line" in error else ""
+    field = f"{error['field']}: " if error.get("field") else ""
+    mend = f" — {error['mend']}" if error.get("mend") else ""
+    return f"  {place}{field}{error.get('problem', '')}{mend}"

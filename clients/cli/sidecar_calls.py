@@ -225,6 +225,11 @@ def _asking(sidecar: str) -> Iterator[rpc_grpc.EntitlementServiceStub]:
     try:
         with errors.raising(), grpc.insecure_channel(sidecar, messages.CHANNEL_OPTIONS) as channel:
             yield rpc_grpc.EntitlementServiceStub(channel)
+    except errors.Unavailable as error:
+        if error.info.reason:  # the sidecar's own word
+            raise output.fail(error) from error
+        mend = "start one with `purser dev`, or name another with --sidecar ADDRESS"
+        raise output.fail(errors.Unavailable(f"no sidecar answers at {sidecar} ({error}); {mend}")) from error
     except (errors.PurserError, ValueError, TypeError) as error:
         raise output.fail(error) from error
 

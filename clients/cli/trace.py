@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 from rich.tree import Tree
 
 from clients.cli import output, rest
+
+LONGEST_LINE: Final = 10_000
+"""Ids are there to be copied: no line is cut where the terminal ends."""
 
 
 def trace(
@@ -27,7 +30,7 @@ def trace(
         return
     tree = Tree(f"[bold]{escape(id_)}[/]")
     _grow(tree, found)
-    output.console().print(tree)
+    output.console(width=LONGEST_LINE).print(tree)
 
 
 def _grow(tree: Tree, value: Any) -> None:

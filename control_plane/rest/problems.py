@@ -66,10 +66,13 @@ def _bad_text(error: BadText) -> FieldErrors:
 
 
 def _unvalidated(error: RequestValidationError) -> FieldErrors:
-    return [
-        {"field": _field(one["loc"]), "problem": one["msg"].removeprefix("Value error, ")}
-        for one in error.errors()
-    ]
+    return [{"field": _field(one["loc"]), "problem": _what(one)} for one in error.errors()]
+
+
+def _what(one: Mapping[str, Any]) -> str:
+    if one["type"] in {"model_attributes_type", "model_type"} and one["loc"] == ("body",):
+        return "a JSON object, sent with Content-Type: application/json"
+    return str(one["msg"]).removeprefix("Value error, ")
 
 
 def _field(location: Sequence[str | int]) -> str:

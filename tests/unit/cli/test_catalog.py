@@ -95,7 +95,6 @@ def test_a_publish_says_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.splitlines() == [
         "revision 7",
         "  new      pro version 2",
-        "  moved    0 subscriptions",
         "  staying  12 subscriptions on free version 1",
         "  staying  1 subscription on pro version 1",
         "  could not move, plan or add-on being gone: sub_x",

@@ -1,13 +1,16 @@
 """The `purser` command: every command is there, and one command does not wait for the others' imports."""
 
 import importlib
+import re
 import subprocess
 import sys
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from clients.cli import rest
 from clients.cli.__main__ import COMMANDS, build
 
 runner = CliRunner()
@@ -72,3 +75,54 @@ def test_a_value_that_is_none_is_named_with_its_mend(words: str, says: str) -> N
     """One line names the field and what to write, before any sidecar is asked; status 1."""
     done = runner.invoke(build(words.split()), words.split())
     assert (done.exit_code, done.stderr.strip()) == (1, f"error  {says}")
+
+
+def test_a_server_that_is_not_there_is_named_with_the_mend() -> None:
+    """Where it was looked for, and what to do."""
+    nobody = "127.0.0.1:9"
+    for words, option in (
+        (f"check --customer acme --feature chat --sidecar {nobody}", "--sidecar"),
+        (f"trace k1 --control-plane http://{nobody}", "--control-plane"),
+    ):
+        done = runner.invoke(build(words.split()), words.split())
+        assert done.exit_code == 1
+        assert nobody in done.stderr
+        assert "`purser dev`" in done.stderr
+        assert option in done.stderr
+
+
+def test_a_trace_is_not_cut_at_the_terminals_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids are there to be copied, whatever the width."""
+    uid = "u" * 300
+    monkeypatch.setattr(rest, "call", lambda *args, **named: {"events": [{"uid": uid}]})
+    done = runner.invoke(build(["trace"]), ["trace", "k1"], env={"COLUMNS": "40"})
+    assert uid in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("problem", "lines"),
+    [
+        (
+            {"title": "No", "detail": "a: b", "errors": [{"field": "a", "problem": "b"}]},
+            ["No", "  a: b"],
+        ),
+        (
+            {
+                "title": "Bad",
+                "errors": [{"line": 3, "column": 4, "field": "x.y", "problem": "p", "mend": "m"}],
+            },
+            ["Bad", "  line 3, column 4: x.y: p — m"],
+        ),
+        ({"title": "Gone", "detail": "there is no such thing"}, ["Gone: there is no such thing"]),
+    ],
+)
+def test_a_problem_of_rest_is_said_once(problem: dict[str, object], lines: list[str]) -> None:
+    """Title, then a line for every field at fault; or title and detail, where no field is."""
+    assert rest.in_words(httpx.Response(422, json=problem)).splitlines() == lines
+
+
+def test_the_version_is_told() -> None:
+    """`purser --version`."""
+    done = runner.invoke(build(["--version"]), ["--version"])
+    assert done.exit_code == 0
+    assert re.fullmatch(r"purser \d+\.\d+\.\d+\n", done.stdout)

@@ -181,6 +181,14 @@ async def test_wrong_input_names_the_field_and_changes_nothing(rest: httpx.Async
     assert (await ok(rest.get("/events")))["items"] == []
 
 
+async def test_a_body_that_is_not_said_to_be_json_is_told_how(rest: httpx.AsyncClient) -> None:
+    """What `curl -d` sends without a header: the answer says which header is missing."""
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    found = problem(await rest.post("/customers", content='{"id": "x"}', headers=headers), 422)
+    (error,) = found["errors"]
+    assert error == {"field": "body", "problem": "a JSON object, sent with Content-Type: application/json"}
+
+
 async def test_what_can_not_be_kept_names_its_field(rest: httpx.AsyncClient) -> None:
     """Halves of surrogate pairs, NUL, instants beyond the calendar: problems of the caller, in any text of any body."""
     headers = {"content-type": "application/json"}
