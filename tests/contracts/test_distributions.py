@@ -35,6 +35,22 @@ def test_the_server_does_not_swallow_the_client(tmp_path: Path) -> None:
         assert not [name for name in archive.namelist() if name.startswith("clients/python")]
 
 
+def test_what_is_installed_finds_its_example(tmp_path: Path) -> None:
+    """The demo's catalog is in the wheel, where the demo looks for it, as it is in the repository."""
+    top_level_names(REPOSITORY, tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    bare = tmp_path / "bare"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(bare)
+    program = "from clients.cli.dev.catalog_text import EXAMPLE; print(EXAMPLE)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=bare, capture_output=True, text=True, check=True
+    )
+    found = Path(done.stdout.strip())
+    assert found.is_relative_to(bare)
+    assert found.read_bytes() == (REPOSITORY / "examples/catalogs/example.yaml").read_bytes()
+
+
 @pytest.mark.parametrize(
     "module", ["purser", "purser.v1.entitlement_service_pb2_grpc", "purser.sync.v1.sync_service_pb2_grpc"]
 )

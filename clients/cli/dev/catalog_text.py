@@ -7,7 +7,10 @@ from typing import Final
 
 import yaml
 
-EXAMPLE: Final = Path(__file__).resolve().parents[3] / "examples" / "catalogs" / "example.yaml"
+_INSTALLED: Final = Path(__file__).resolve().with_name("example.yaml")
+_IN_THE_REPOSITORY: Final = Path(__file__).resolve().parents[3] / "examples" / "catalogs" / "example.yaml"
+
+EXAMPLE: Final = _INSTALLED if _INSTALLED.exists() else _IN_THE_REPOSITORY
 
 
 class NoSuchValue(KeyError):
