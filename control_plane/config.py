@@ -1,7 +1,6 @@
 """The control plane's settings, declared once: flags over `PURSER_…` environment variables over a YAML file."""
 
 import ipaddress
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -9,15 +8,13 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
 )
 
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
-
-CONFIG_VARIABLE = "PURSER_CONFIG"
-"""Names the YAML file."""
+from sidecar.runtime.settings_file import read_settings_file
 
 
 def _address(value: str) -> str:
@@ -129,9 +126,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = os.environ.get(CONFIG_VARIABLE)
-        from_file = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
-        return (init_settings, env_settings, *from_file)
+        from_file = InitSettingsSource(settings_cls, read_settings_file(settings_cls.model_fields))
+        return (init_settings, env_settings, from_file)
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:

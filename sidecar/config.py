@@ -1,7 +1,6 @@
 """The sidecar's settings, declared once: flags over `PURSER_…` environment variables over a YAML file."""
 
 import ipaddress
-import os
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
 )
 
 from sidecar.outbox.port import Durability
-
-CONFIG_VARIABLE = "PURSER_CONFIG"
-"""Names the YAML file."""
+from sidecar.runtime.settings_file import read_settings_file
 
 
 def _address(value: str) -> str:
@@ -108,13 +105,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then the environment, then the file."""
         del dotenv_settings, file_secret_settings
-        file = os.environ.get(CONFIG_VARIABLE)
-        from_file = (
-            (YamlConfigSettingsSource(settings_cls, yaml_file=file, yaml_file_encoding="utf-8"),)
-            if file
-            else ()
-        )
-        return (init_settings, env_settings, *from_file)
+        from_file = InitSettingsSource(settings_cls, read_settings_file(settings_cls.model_fields))
+        return (init_settings, env_settings, from_file)
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
@@ -126,7 +118,9 @@ class Settings(BaseSettings):
 
 
 def settings_from(**flags: Any) -> Settings:
-    """The settings with these flags on top; a flag that is None was not given. Raises pydantic's ValidationError."""
+    """The settings with these flags on top; a flag that is None was not given. Raises pydantic's ValidationError and
+    BadSettingsFile.
+    """
     return Settings(**{name: value for name, value in flags.items() if value is not None})
 
 

@@ -89,7 +89,7 @@ def fail(error: Exception) -> typer.Exit:
     """Says what went wrong, field by field, on standard error."""
     err = Console(stderr=True, highlight=False, soft_wrap=True)
     wrong = _wrong_settings(error)
-    err.print(f"[bold red]error[/]  {escape('wrong settings' if wrong else str(error))}")
+    err.print(f"[bold red]error[/]  {escape('wrong settings' if wrong else _text(error))}")
     for name, what in wrong:
         err.print(f"  [bold]{escape(name)}[/]: {escape(what)}")
     if isinstance(error, errors.InvalidRequest):
@@ -97,6 +97,12 @@ def fail(error: Exception) -> typer.Exit:
             if f"{field}: {what}" not in str(error):  # a message that names it already is enough
                 err.print(f"  [bold]{escape(field)}[/]: {escape(what)}")
     return typer.Exit(FAILED)
+
+
+def _text(error: Exception) -> str:
+    """In words; of a database's error its own, without what SQLAlchemy has to say to developers."""
+    driver = getattr(error, "orig", None)
+    return str(error) if driver is None else f"the database: {driver}"
 
 
 def _wrong_settings(error: Exception) -> list[tuple[str, str]]:

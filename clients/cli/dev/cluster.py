@@ -55,6 +55,8 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # A file of settings is for one kind of server, and here are two.
+                env={name: value for name, value in os.environ.items() if name != "PURSER_CONFIG"},
                 start_new_session=True,  # Ctrl-C is for us, who then end them in order
                 pass_fds=[theirs],
             )
