@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         timedelta(hours=24),
         ge=timedelta(),
         le=timedelta(days=366),
-        description="How long an expired lease waits for its holder.",
+        description="How long an expired lease, or a seat that is not in the books, waits for its sidecar.",
     )
     quarantine_policy: QuarantinePolicy = Field(
         QuarantinePolicy.PRESUME, description="What becomes of it then: presume or release."
@@ -90,12 +90,6 @@ class Settings(BaseSettings):
         ge=timedelta(),
         le=timedelta(days=366),
         description="The longest max_staleness of any feature; quarantine lasts at least that.",
-    )
-    verdict_lasts: timedelta = Field(
-        timedelta(minutes=5),
-        ge=timedelta(seconds=10),
-        le=timedelta(days=1),
-        description="How long a gauge's verdict holds its seat without its event.",
     )
     sweep_every: timedelta = Field(
         timedelta(seconds=1),
@@ -156,7 +150,6 @@ class Settings(BaseSettings):
             quarantine_timeout=self.quarantine_timeout,
             quarantine_policy=self.quarantine_policy,
             max_staleness=self.max_staleness,
-            verdict_lasts=self.verdict_lasts,
         )
 
 

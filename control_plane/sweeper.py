@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from control_plane.config import Settings
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.history import forget_history
-from control_plane.leases.gauges import forget_lapsed, sweep_verdicts
+from control_plane.leases.letting_go import forget_lapsed, sweep_verdicts
 from control_plane.leases.quarantine import forget_replies, sweep_leases
 from control_plane.ledger.expiry import sweep_grants
 from control_plane.metrics import Metrics
@@ -34,7 +34,7 @@ class Sweeper:
         self._steps: Mapping[str, Step] = {
             "grants": sweep_grants,
             "leases": lambda uow: sweep_leases(uow, settings.leases),
-            "verdicts": sweep_verdicts,
+            "verdicts": lambda uow: sweep_verdicts(uow, settings.leases),
         }
         self._cleaning: Mapping[str, Step] = {
             "feed": lambda uow: forget_history(uow, before=uow.now - settings.feed_kept),

@@ -7,15 +7,17 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import and_, insert, or_, select
+from sqlalchemy import and_, or_, select
 
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.faults import Faults, is_database_fault
 from control_plane.feed.bus import Bus
 from control_plane.leases import gauges, rates, verdicts
+from control_plane.leases.letting_go import give_up
 from control_plane.leases.recalls import post_recalls
+from control_plane.leases.replies import forestall, store_reply, stored_reply
 from control_plane.leases.restored import Pause, read_pause, refused
 from control_plane.leases.returns import Return, Uid, apply_returns
 from control_plane.leases.rows import (
@@ -31,7 +33,7 @@ from control_plane.leases.sessions import acquiring_session, save_session
 from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.leases.settle import Freed
 from control_plane.leases.sizing import lease_size
-from control_plane.leases.tables import lease_requests, leases, recall_answers, sessions
+from control_plane.leases.tables import leases, recall_answers, sessions
 from control_plane.ledger.balances import stand
 from control_plane.ledger.expiry import catch_up
 from control_plane.ledger.holding import Holding, Vault
@@ -130,7 +132,7 @@ async def _attempt(
 ) -> bytes | Pending:
     """One transaction: the reply, stored; or, the first time, recalls of what is missing."""
     row = await acquiring_session(uow, request.holder, request.epoch)
-    stored = await _stored_reply(uow, request)
+    stored = await stored_reply(uow, request)
     if stored is not None:
         return stored
     row.seen_at = uow.now
@@ -145,7 +147,7 @@ async def _attempt(
     if isinstance(reply, Pending):
         return reply
     encoded = reply.SerializeToString(deterministic=True)
-    await _store_reply(uow, request, encoded)
+    await store_reply(uow, request.holder, request.request_id, encoded)
     return encoded
 
 
@@ -249,11 +251,12 @@ async def _open(vault: Vault, asked: Collection[Asked], request: session.Acquire
     given_up: defaultdict[str, list[str]] = defaultdict(list)
     for one in request.given_up:
         ref = BalanceRef(one.ref.customer_id, one.ref.subject_id, one.ref.balance)
-        given_up[balance_id(ref)].append(_asked_by(request.holder, one.request_id))
+        given_up[balance_id(ref)].append(one.request_id)
     held = await open_balances(vault, wanted, also={*also, *given_up})
-    for identity, asked_by in given_up.items():
-        if identity in vault.held and await gauges.give_up(uow, identity, asked_by):
+    for identity, request_ids in given_up.items():
+        if identity in vault.held and await give_up(uow, identity, request.holder, request_ids):
             vault.held[identity].touched = True
+    await forestall(uow, request.holder, [one.request_id for one in request.given_up])
     for item in asked:
         item.holding = held.get(item.ref)
     if returns:
@@ -423,36 +426,26 @@ async def _decide(
             quantity=want.need,
             adds=want.adds,
             state=gauges.State.VERDICT,
-            asked_by=[_asked_by(request.holder, request.request_id)],
         )
         verdict = await gauges.decide(
             vault.uow,
             change,
+            by=gauges.Ask(request.holder.outbox_id, request.holder.incarnation_id, request.request_id),
             customer_id=item.ref.customer_id,
             limit=verdicts.NOTHING_MORE if pause and limit is not None else limit,
-            lasts=settings.verdict_lasts,
+            due_at=vault.now + settings.quarantine_lasts,
         )
         if pause and not verdict.allowed:
             return refused(pause)
     else:
-        verdict = await verdicts.reach(
-            vault.uow,
-            balance_id=balance_id(item.ref),
-            spec=spec,
-            value=want.need,
-            at=at,
-            key=want.idempotency_key,
-            limit=limit,
+        verdict = await verdicts.judge(
+            vault.uow, balance_id=balance_id(item.ref), spec=spec, value=want.need, at=at, limit=limit
         )
     if verdict.allowed and item.holding is not None:
         item.holding.touched = True
     return session.Acquired(
         verdict=session.Verdict(allowed=verdict.allowed, used=verdict.used, limit=spec.limit)
     )
-
-
-def _asked_by(holder: session.Holder, request_id: str) -> str:
-    return f"{holder.outbox_id}/{holder.incarnation_id}/{request_id}"
 
 
 def _refused(kind: session.RefusalKind.ValueType, message: str) -> session.Acquired:
@@ -551,28 +544,3 @@ async def _wait(
 
 def _enough(holding: Holding, need: int, now: datetime) -> bool:
     return sum(grant.available for grant in holding.grants.values() if grant.active(now)) >= need
-
-
-async def _stored_reply(uow: UnitOfWork, request: session.AcquireLeasesRequest) -> bytes | None:
-    query = select(lease_requests.c.reply).where(*_key(request))
-    reply = (await uow.connection.execute(query)).scalar_one_or_none()
-    return None if reply is None else bytes(reply)
-
-
-async def _store_reply(uow: UnitOfWork, request: session.AcquireLeasesRequest, reply: bytes) -> None:
-    row = {
-        "outbox_id": request.holder.outbox_id,
-        "incarnation_id": request.holder.incarnation_id,
-        "request_id": request.request_id,
-        "reply": reply,
-        "created_at": uow.now,
-    }
-    await uow.connection.execute(insert(lease_requests), [row])
-
-
-def _key(request: session.AcquireLeasesRequest) -> tuple[Any, ...]:
-    return (
-        lease_requests.c.outbox_id == request.holder.outbox_id,
-        lease_requests.c.incarnation_id == request.holder.incarnation_id,
-        lease_requests.c.request_id == request.request_id,
-    )

@@ -1,29 +1,25 @@
 """Gauges: who holds how much, as a function of the set of changes that are booked or stand as verdicts.
 
-A verdict is provisional: it counts until its event is booked, its holder gives it up, or its time is over. The
-balance is locked by whoever changes anything here.
+A verdict is provisional: it counts until its event is booked, or all who were told of it have let it go (`letting_go`).
+The balance is locked by whoever changes anything here.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, select, update
 
 from control_plane.db.types import MICROSECOND, AmountOutOfRange
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.leases.tables import gauge_changes, gauge_holders
-from control_plane.ledger.holding import Vault, insert_missing
+from control_plane.leases.tables import gauge_asks, gauge_changes, gauge_holders
+from control_plane.ledger.holding import insert_missing
 from control_plane.usage.tables import event_keys
 from sidecar.engine.values import MAX_AMOUNT
-
-SWEPT_AT_ONCE: Final = 300
-LAPSED_KEPT: Final = timedelta(days=40)
-"""As long as keys: an event that comes so late is still booked at its verdict's instant."""
 
 
 class State(StrEnum):
@@ -31,6 +27,8 @@ class State(StrEnum):
 
     VERDICT = "verdict"
     """Allowed, and not in the books yet."""
+    PRESUMED = "presumed"
+    """A verdict of which nothing more was heard: it counts on, and is corrected when the truth arrives."""
     LAPSED = "lapsed"
     """A verdict that counts no more. Its event is booked all the same if it comes, at the verdict's instant."""
     BOOKED = "booked"
@@ -47,9 +45,21 @@ class Change:
     quantity: int
     adds: bool
     state: State
-    expires_at: datetime | None = None
-    asked_by: list[str] = field(default_factory=list)
-    """Requests that were told of a verdict and have not given it up."""
+    due_at: datetime | None = None
+    """Of silence until then the policy makes something; of what lapsed: since when."""
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Does it count without being in the books?"""
+        return self.state in {State.VERDICT, State.PRESUMED}
+
+
+class Ask(NamedTuple):
+    """A request that is told of a verdict."""
+
+    outbox_id: str
+    incarnation_id: str
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,20 +104,19 @@ def _order(change: Change) -> tuple[datetime, str]:
 
 
 async def decide(
-    uow: UnitOfWork, asked: Change, *, customer_id: str, limit: int | None, lasts: timedelta
+    uow: UnitOfWork, asked: Change, *, by: Ask, customer_id: str, limit: int | None, due_at: datetime
 ) -> Verdict:
-    """May this change be made? If so it counts from now on, after everything that stands, for `lasts` at first.
+    """May this change be made? If so it counts from now on, after everything that stands, until `by` lets it go.
 
-    `limit` blocks only growing. The same key again is the same verdict, and holds on for longer.
+    `limit` blocks only growing. The same key again is the same verdict, and belongs to both who asked.
     """
-    await lapse(uow, [asked.balance_id])
     used = await held(uow, asked.balance_id)
-    changes = await _read(uow, asked.balance_id, asked.holder_id)
+    changes = await read_changes(uow, asked.balance_id, asked.holder_id)
     same = next((one for one in changes if one.event_key == asked.event_key), None)
-    if same is not None and same.state is State.VERDICT:
-        same.asked_by += asked.asked_by
-        same.expires_at = uow.now + lasts
-        await _write(uow, asked.balance_id, asked.holder_id, changes)
+    if same is not None and same.is_unconfirmed:
+        same.state, same.due_at = State.VERDICT, due_at
+        await write_changes(uow, asked.balance_id, asked.holder_id, changes)
+        await _tell(uow, same, by)
         return Verdict(allowed=True, used=used)
     if (same is not None and same.state is State.BOOKED) or await _is_booked(
         uow, customer_id, asked.event_key
@@ -121,8 +130,9 @@ async def decide(
     total = used - before + after
     if after > before and total > (MAX_AMOUNT if limit is None else limit):
         return Verdict(allowed=False, used=used)
-    asked.expires_at = uow.now + lasts
-    await _write(uow, asked.balance_id, asked.holder_id, [*others, asked])
+    asked.due_at = due_at
+    await write_changes(uow, asked.balance_id, asked.holder_id, [*others, asked])
+    await _tell(uow, asked, by)
     return Verdict(allowed=True, used=total)
 
 
@@ -131,7 +141,7 @@ async def settle(uow: UnitOfWork, change: Change, *, about: str) -> None:
 
     Raises AmountOutOfRange where what is held of `about` would leave 63 bits.
     """
-    changes = await _read(uow, change.balance_id, change.holder_id)
+    changes = await read_changes(uow, change.balance_id, change.holder_id)
     verdict = next((one for one in changes if one.event_key == change.event_key), None)
     if verdict is not None:
         change.at = verdict.at
@@ -144,50 +154,8 @@ async def settle(uow: UnitOfWork, change: Change, *, about: str) -> None:
     used = await held(uow, change.balance_id) - held_by(changes) + held_by([*rest, change])
     if used > MAX_AMOUNT:
         raise AmountOutOfRange(f"what is held of {about} would not fit 63 bits")
-    await _write(uow, change.balance_id, change.holder_id, needed([*rest, change]))
-
-
-async def give_up(uow: UnitOfWork, balance_id: str, requests: Collection[str]) -> bool:
-    """Ends the verdicts that nobody but these requests was told of: they came to nothing. Was there one?"""
-    mine = (gauge_changes.c.balance_id == balance_id) & (gauge_changes.c.state == State.VERDICT)
-    rows = (await uow.connection.execute(select(gauge_changes).where(mine))).mappings()
-    ended = False
-    for verdict in [_change(row) for row in rows]:
-        left = [one for one in verdict.asked_by if one not in requests]
-        if left != verdict.asked_by:
-            changes = await _read(uow, balance_id, verdict.holder_id)
-            (same,) = [one for one in changes if one.event_key == verdict.event_key]
-            same.asked_by = left
-            same.state = same.state if left else State.LAPSED
-            ended |= not left
-            await _write(uow, balance_id, verdict.holder_id, changes)
-    return ended
-
-
-async def lapse(uow: UnitOfWork, balance_ids: Collection[str]) -> bool:
-    """Ends the verdicts whose time is over. Was there one?"""
-    over = gauge_changes.c.balance_id.in_(balance_ids) & (gauge_changes.c.expires_at <= uow.now)
-    return await _lapse(uow, over)
-
-
-async def sweep_verdicts(uow: UnitOfWork) -> int:
-    """Ends some of the verdicts whose time is over; returns of how many balances."""
-    over = (gauge_changes.c.state == State.VERDICT) & (gauge_changes.c.expires_at <= uow.now)
-    query = select(gauge_changes.c.balance_id).where(over).distinct().limit(SWEPT_AT_ONCE)
-    ids = list((await uow.connection.execute(query)).scalars())
-    if ids:
-        vault = Vault(uow)
-        for holding in (await vault.lock(ids)).values():
-            holding.touched = True
-        await lapse(uow, ids)
-        await vault.save()
-    return len(ids)
-
-
-async def forget_lapsed(uow: UnitOfWork) -> None:
-    """Deletes what lapsed so long ago that no event can come for it."""
-    old = (gauge_changes.c.state == State.LAPSED) & (gauge_changes.c.expires_at <= uow.now - LAPSED_KEPT)
-    await uow.connection.execute(delete(gauge_changes).where(old))
+    await uow.connection.execute(delete(gauge_asks).where(*_of(change)))
+    await write_changes(uow, change.balance_id, change.holder_id, needed([*rest, change]))
 
 
 async def held(uow: UnitOfWork, balance_id: str) -> int:
@@ -199,17 +167,28 @@ async def held(uow: UnitOfWork, balance_id: str) -> int:
 
 
 async def violations(uow: UnitOfWork) -> list[str]:
-    """Holders that hold something else than their changes say, in words. Reads everything."""
+    """Holders that hold something else than their changes say, and verdicts that belong to nobody, in words. Reads
+    everything.
+    """
     by_holder: defaultdict[tuple[str, str], list[Change]] = defaultdict(list)
     for row in (await uow.connection.execute(select(gauge_changes))).mappings():
         by_holder[row["balance_id"], row["holder_id"]].append(_change(row))
     rows = await uow.connection.execute(select(gauge_holders))
-    holds = {(row.balance_id, row.holder_id): row.quantity for row in rows}
-    return [
-        f"holder {holder} of {balance}: it holds {holds.get((balance, holder), 0)}, its changes say otherwise"
+    holds = {(row.balance_id, row.holder_id): (row.quantity, row.presumed) for row in rows}
+    asks = await uow.connection.execute(select(*_KEY).distinct())
+    asked = {tuple(row) for row in asks}
+    found = [
+        f"holder {holder} of {balance}: it holds {holds.get((balance, holder))}, its changes say otherwise"
         for balance, holder in by_holder.keys() | holds.keys()
-        if holds.get((balance, holder), 0) != held_by(by_holder[balance, holder])
+        if holds.get((balance, holder), (0, 0)) != _totals(by_holder[balance, holder])
     ]
+    changes = [one for several in by_holder.values() for one in several]
+    states = {(one.balance_id, one.holder_id, one.event_key): one for one in changes}
+    verdicts = {key for key, one in states.items() if one.state is State.VERDICT}
+    presumed = {key for key, one in states.items() if one.state is State.PRESUMED}
+    found += [f"verdict {key}: it belongs to nobody" for key in verdicts - asked]
+    found += [f"verdict {key}: it is over, and belongs to somebody" for key in asked - verdicts - presumed]
+    return found
 
 
 async def _is_booked(uow: UnitOfWork, customer_id: str, key: str) -> bool:
@@ -219,38 +198,53 @@ async def _is_booked(uow: UnitOfWork, customer_id: str, key: str) -> bool:
     return (await uow.connection.execute(query)).first() is not None
 
 
-async def _lapse(uow: UnitOfWork, which: ColumnElement[bool]) -> bool:
-    verdicts = which & (gauge_changes.c.state == State.VERDICT)
-    query = select(gauge_changes.c.balance_id, gauge_changes.c.holder_id).where(verdicts).distinct()
-    holders = (await uow.connection.execute(query)).all()
-    if holders:
-        await uow.connection.execute(update(gauge_changes).where(verdicts).values(state=State.LAPSED.value))
-    for balance_id, holder_id in holders:
-        await _note_held(uow, balance_id, holder_id, await _read(uow, balance_id, holder_id))
-    return bool(holders)
-
-
-async def _read(uow: UnitOfWork, balance_id: str, holder_id: str) -> list[Change]:
+async def read_changes(uow: UnitOfWork, balance_id: str, holder_id: str) -> list[Change]:
+    """What is kept of a holder's changes."""
     mine = (gauge_changes.c.balance_id == balance_id) & (gauge_changes.c.holder_id == holder_id)
     rows = (await uow.connection.execute(select(gauge_changes).where(mine))).mappings()
     return [_change(row) for row in rows]
+
+
+async def write_changes(uow: UnitOfWork, balance_id: str, holder_id: str, changes: Sequence[Change]) -> None:
+    """A holder's changes from now on, and what they come to."""
+    mine = (gauge_changes.c.balance_id == balance_id) & (gauge_changes.c.holder_id == holder_id)
+    await uow.connection.execute(delete(gauge_changes).where(mine))
+    rows = [{**asdict(one), "state": one.state.value} for one in changes]
+    await uow.connection.execute(insert(gauge_changes), rows)
+    quantity, presumed = _totals(changes)
+    row = {"balance_id": balance_id, "holder_id": holder_id, "quantity": quantity, "presumed": presumed}
+    await uow.connection.execute(insert_missing(uow, gauge_holders), [row])
+    held_here = (gauge_holders.c.balance_id == balance_id) & (gauge_holders.c.holder_id == holder_id)
+    await uow.connection.execute(
+        update(gauge_holders).where(held_here).values(quantity=quantity, presumed=presumed)
+    )
+
+
+def _totals(changes: Iterable[Change]) -> tuple[int, int]:
+    """What a holder holds, and how much of it only because of what is presumed."""
+    known = list(changes)
+    quantity = held_by(known)
+    return quantity, max(0, quantity - held_by(one for one in known if one.state is not State.PRESUMED))
 
 
 def _change(row: RowMapping) -> Change:
     return Change(**{**row, "state": State(row["state"])})
 
 
-async def _write(uow: UnitOfWork, balance_id: str, holder_id: str, changes: Sequence[Change]) -> None:
-    """A holder's changes from now on, and what they come to."""
-    mine = (gauge_changes.c.balance_id == balance_id) & (gauge_changes.c.holder_id == holder_id)
-    await uow.connection.execute(delete(gauge_changes).where(mine))
-    rows = [{**asdict(one), "state": one.state.value} for one in changes]
-    await uow.connection.execute(insert(gauge_changes), rows)
-    await _note_held(uow, balance_id, holder_id, changes)
+_KEY: Final = (gauge_asks.c.balance_id, gauge_asks.c.holder_id, gauge_asks.c.event_key)
 
 
-async def _note_held(uow: UnitOfWork, balance_id: str, holder_id: str, changes: Sequence[Change]) -> None:
-    row = {"balance_id": balance_id, "holder_id": holder_id, "quantity": held_by(changes)}
-    await uow.connection.execute(insert_missing(uow, gauge_holders), [row])
-    mine = (gauge_holders.c.balance_id == balance_id) & (gauge_holders.c.holder_id == holder_id)
-    await uow.connection.execute(update(gauge_holders).where(mine).values(quantity=row["quantity"]))
+def _of(change: Change) -> tuple[ColumnElement[bool], ...]:
+    """The asks that were told of it."""
+    names = (change.balance_id, change.holder_id, change.event_key)
+    return tuple(column == name for column, name in zip(_KEY, names, strict=True))
+
+
+async def _tell(uow: UnitOfWork, change: Change, by: Ask) -> None:
+    row = {
+        "balance_id": change.balance_id,
+        "holder_id": change.holder_id,
+        "event_key": change.event_key,
+        **by._asdict(),
+    }
+    await uow.connection.execute(insert_missing(uow, gauge_asks), [row])

@@ -2,7 +2,7 @@
 close.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import insert, select, update
 
 from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.leases.letting_go import end_session, gauges_asked
 from control_plane.leases.presented import enter_presented
 from control_plane.leases.restored import note_resumed, read_generation
 from control_plane.leases.rows import CLOSED, LeaseRow, read_leases, update_leases
@@ -123,17 +124,26 @@ async def close_session(
 
 
 async def close_leases(uow: UnitOfWork, holder: session.Holder, keep: Mapping[str, int]) -> None:
-    """Gives back what is unsettled above `keep`, lease by lease; a lease without `keep` is closed."""
-    freed, found = await lock_leases(uow, holder)
+    """Gives back what is unsettled above `keep`, lease by lease; a lease without `keep` is closed. Without any `keep`
+    verdicts whose event did not come are over, too.
+    """
+    gauges = () if keep else await gauges_asked(uow, holder)
+    freed, found = await lock_leases(uow, holder, also=gauges)
     for lease in found:
         _close(freed, lease, keep.get(lease.id, 0))
+    for balance_id in await end_session(uow, holder) if gauges else ():
+        freed.vault.held[balance_id].touched = True
     await freed.pay(cause="close")
     await update_leases(uow, found)
     await freed.vault.save()
 
 
-async def lock_leases(uow: UnitOfWork, holder: session.Holder) -> tuple[Freed, list[LeaseRow]]:
-    """An incarnation's leases that are not closed, by id, with all that they were taken from; everything locked."""
+async def lock_leases(
+    uow: UnitOfWork, holder: session.Holder, *, also: Collection[str] = ()
+) -> tuple[Freed, list[LeaseRow]]:
+    """An incarnation's leases that are not closed, by id, with all that they were taken from; everything locked, and
+    these balances `also`.
+    """
     theirs = (
         (leases.c.outbox_id == holder.outbox_id)
         & (leases.c.incarnation_id == holder.incarnation_id)
@@ -143,7 +153,7 @@ async def lock_leases(uow: UnitOfWork, holder: session.Holder) -> tuple[Freed, l
         await uow.connection.execute(select(leases.c.balance_id).where(theirs).distinct())
     ).scalars()
     vault = Vault(uow)
-    await vault.lock(list(balance_ids))
+    await vault.lock({*balance_ids, *also})
     freed = Freed(vault)
     found = list((await read_leases(uow, theirs)).values())
     await freed.load(found)

@@ -30,8 +30,6 @@ class LeaseSettings:
     recall_wait: timedelta = timedelta(milliseconds=500)
     retry_after: timedelta = timedelta(seconds=1)
     """Told to whom others hold what it needs."""
-    verdict_lasts: timedelta = timedelta(minutes=5)
-    """So long a gauge's verdict counts without its event: what a sidecar needs to upload it, and more."""
     reply_kept: timedelta = timedelta(hours=1)
 
     def lengthened(self, since: datetime, until: datetime) -> datetime:

@@ -164,9 +164,10 @@ gauge_holders = Table(
     Column("balance_id", Text, ForeignKey("balances.id"), primary_key=True),
     Column("holder_id", Text, primary_key=True),
     Column("quantity", Scaled, nullable=False),
+    Column("presumed", Scaled, nullable=False),
     CheckConstraint("quantity >= 0", name="quantity"),
 )
-"""What each holder holds: what its changes come to."""
+"""What each holder holds: what its changes come to. `presumed`: so much of it only because of what is presumed."""
 
 gauge_changes = Table(
     "gauge_changes",
@@ -178,15 +179,27 @@ gauge_changes = Table(
     Column("quantity", Scaled, nullable=False),
     Column("adds", Boolean, nullable=False),
     Column("state", Text, nullable=False),
-    Column("expires_at", Instant),
-    Column("asked_by", Json, nullable=False),
+    Column("due_at", Instant),
     CheckConstraint("quantity >= 0", name="quantity"),
-    CheckConstraint("state IN ('verdict', 'lapsed', 'booked')", name="state"),
-    Index("ix_gauge_changes_state", "state", "expires_at"),
+    CheckConstraint("state IN ('verdict', 'presumed', 'lapsed', 'booked')", name="state"),
+    Index("ix_gauge_changes_state", "state", "due_at"),
 )
-"""Changes of holders, those that can not matter any more left out. `verdict`: allowed at `at`, counts until
-`expires_at` unless its event is `booked`; `lapsed`: counts no more; `asked_by`: the requests that were told of it and
-have not given it up (outbox, incarnation and request id)."""
+"""Changes of holders, those that can not matter any more left out. `verdict`: allowed at `at`, counts until its event
+is `booked` or it is let go; after silence until `due_at` the policy makes it `presumed` (counts on) or `lapsed` (counts
+no more; since its `due_at`)."""
+
+gauge_asks = Table(
+    "gauge_asks",
+    metadata,
+    Column("balance_id", Text, ForeignKey("balances.id"), primary_key=True),
+    Column("holder_id", Text, primary_key=True),
+    Column("event_key", Text, primary_key=True),
+    Column("outbox_id", Text, primary_key=True),
+    Column("incarnation_id", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Index("ix_gauge_asks_asker", "outbox_id", "incarnation_id"),
+)
+"""Requests that were told of a verdict and have not let it go."""
 
 peaks = Table(
     "peaks",

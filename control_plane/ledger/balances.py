@@ -134,15 +134,21 @@ async def stand(
         spec = specs.get(identity)
         row = holding.row
         if row.kind == BalanceKind.GAUGE.name or (spec is not None and spec.decided_remotely):
-            used = (
-                held_by.get(identity, 0)
-                if row.kind == BalanceKind.GAUGE.name
-                else _peak(spec, peak, row, vault.now)
-            )
+            used, presumed = held_by.get(identity, (0, 0))
+            if row.kind != BalanceKind.GAUGE.name:
+                used = _peak(spec, peak, row, vault.now)
             limit = spec.limit if spec else None
             over = 0 if limit is None else max(0, used - limit)
             free = 0 if limit is None else max(0, limit - used)
-            found[identity] = Standing(row, limit, spent=used - over, overage=over, available=free)
+            presumed = min(presumed, used - over)
+            found[identity] = Standing(
+                row,
+                limit,
+                spent=used - over - presumed,
+                presumed=presumed,
+                overage=over,
+                available=free,
+            )
         else:
             due = dict(holding.grants)
             if spec is not None:
@@ -250,13 +256,16 @@ async def _overage(vault: Vault, ids: Collection[str]) -> dict[str, dict[datetim
     return found
 
 
-async def _held(vault: Vault, ids: Collection[str]) -> dict[str, int]:
+async def _held(vault: Vault, ids: Collection[str]) -> dict[str, tuple[int, int]]:
+    """What is held of each gauge, and how much of it is presumed."""
+    sums = func.sum(gauge_holders.c.quantity), func.sum(gauge_holders.c.presumed)
     query = (
-        select(gauge_holders.c.balance_id, func.sum(gauge_holders.c.quantity))
+        select(gauge_holders.c.balance_id, *sums)
         .where(gauge_holders.c.balance_id.in_(ids))
         .group_by(gauge_holders.c.balance_id)
     )
-    return {identity: int(held) for identity, held in await vault.uow.connection.execute(query)}
+    rows = await vault.uow.connection.execute(query)
+    return {identity: (int(held), int(presumed)) for identity, held, presumed in rows}
 
 
 async def _peaks(vault: Vault, ids: Collection[str]) -> dict[tuple[str, str], tuple[int, int]]:

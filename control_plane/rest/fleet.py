@@ -107,6 +107,7 @@ async def _touched(uow: UnitOfWork, touched: Mapping[str, Touched]) -> list[dict
                     "balance": row.name,
                     "unit": row.unit,
                     "leases": one.leases,
+                    "verdicts": one.verdicts,
                     "amount": amount(one.amount, row.scale),
                 }
             )

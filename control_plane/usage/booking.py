@@ -352,14 +352,13 @@ class _Booking:
             )
             await gauges.settle(self._uow, change, about=f"{ref.balance} of {ref.customer_id}")
         else:
-            await verdicts.reach(
+            await verdicts.note(
                 self._uow,
                 balance_id=balance_id(ref),
                 spec=spec,
                 value=value,
                 at=event.occurred_at,
                 key=event.idempotency_key,
-                limit=None,
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from control_plane.db.unit_of_work import Database, UnitOfWork
-from control_plane.leases.gauges import forget_lapsed, sweep_verdicts
+from control_plane.leases.letting_go import forget_lapsed, sweep_verdicts
 from control_plane.leases.quarantine import forget_replies, sweep_leases
 from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.ledger.expiry import sweep_grants
@@ -20,13 +20,13 @@ Step = Callable[[UnitOfWork], Awaitable[int]]
 
 async def sweep(database: Database, settings: LeaseSettings = DEFAULTS) -> None:
     """Does everything that is due: leases are quarantined, presumed and closed; grants end, roll over and
-    begin; verdicts of gauges lapse.
+    begin; verdicts of silent sidecars go by the policy.
 
     Call it every second or so. A long backlog is worked off in portions.
     """
     await _until_done(database, lambda uow: sweep_leases(uow, settings))
     await _until_done(database, sweep_grants)
-    await _until_done(database, sweep_verdicts)
+    await _until_done(database, lambda uow: sweep_verdicts(uow, settings))
 
 
 async def forget(database: Database, settings: LeaseSettings = DEFAULTS) -> None:

@@ -102,8 +102,9 @@ class Consume:
             error.resolution.then(lambda applied: None if applied else self.till.give_back(spent))
             raise
         if isinstance(result, KeyTaken):
-            # Not the verdict: it is that of the event which has the key.
-            self.till.give_back(spent._replace(verdicts=None))
+            # A repeat's verdict is that of the event which has the key. Other content under the key is refused.
+            is_repeat = result.entry.content_hash == entry.content_hash
+            self.till.give_back(spent._replace(verdicts=None) if is_repeat else spent)
             return self._repeated(result.entry, entry.content_hash)
         assert isinstance(result, Written), "a consume moves no reservation"
         self.till.settled(spent)

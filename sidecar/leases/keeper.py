@@ -16,6 +16,7 @@ from purser.sync.v1 import session_pb2 as session
 from sidecar.leases import arrival, sizing
 from sidecar.leases.asking import Asking
 from sidecar.leases.book import LeaseBook, Withdrawn
+from sidecar.leases.giving_up import GivingUp
 from sidecar.leases.held import FRESH_SECONDS
 from sidecar.leases.obeying import Answer, Obeying
 from sidecar.leases.ports import AcquirePort, Journal, OnHints, SessionPort, Uploads
@@ -77,7 +78,8 @@ class Keeper:
         self._asking = Asking(book, self._refusals, random)
         self._returning = Returning(book, journal, clock, metrics)
         self._obeying = Obeying(book, self._returning, lambda ref: ref in self._asking.in_flight)
-        remote = Remote(port, sessions, clock, make_id, self._tell_hints)
+        self._giving_up = GivingUp(port, sessions, clock, make_id)
+        remote = Remote(port, sessions, clock, make_id, self._tell_hints, self._giving_up)
         self.decide_remote, self.give_up_remote = remote.decide, remote.give_up
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._holder: session.Holder | None = None
@@ -89,7 +91,7 @@ class Keeper:
 
     def on_work(self, wake: Callable[[], None]) -> None:
         """What to call when `step` has something to do at once."""
-        self._wake = wake
+        self._wake = self._giving_up.wake = wake
 
     def on_hints(self, tell: OnHints) -> None:
         """Whom to tell how balances stand after a reply. Called from any thread, with no lock held."""
@@ -144,8 +146,8 @@ class Keeper:
         self._wake()
 
     def is_waiting(self) -> bool:
-        """Is something asked for and not answered? Then leases may still arrive."""
-        return bool(self._asking.requests)
+        """Is something asked for and not answered, so that leases may still arrive; or given up and not heard?"""
+        return bool(self._asking.requests) or self._giving_up.is_pending
 
     def return_everything(self) -> int:
         """At a stop, when no step runs any more: writes all that is neither spent nor held as returns, and
@@ -174,6 +176,7 @@ class Keeper:
         """Does what is due; how many seconds it may rest unless it is woken."""
         now = self._clock.monotonic()
         self._follow_session()
+        self._giving_up.step()
         self._take_replies()
         if self._obeying.step(now):
             self._uploads.kick()

@@ -4,19 +4,17 @@ import queue
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef
 from sidecar.leases import arrival
 from sidecar.leases.asking import MIN_CALL_SECONDS
+from sidecar.leases.giving_up import GivingUp
 from sidecar.leases.ports import AcquirePort, SessionPort
 from sidecar.leases.requests import wire_ref
 from sidecar.leases.terms import UNREACHABLE, Grade, RemoteFailure, RemoteVerdict
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.trouble import Refused, Unreachable
-
-GIVING_UP_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +27,7 @@ class Remote:
     make_id: Callable[[], str]
     heard: Callable[[session.AcquireLeasesResponse, float], None]
     """Told of every answer, and of the monotonic seconds when it was asked for."""
+    giving_up: GivingUp
 
     def decide(
         self,
@@ -81,19 +80,10 @@ class Remote:
         return said
 
     def give_up(self, verdicts: Mapping[BalanceRef, RemoteVerdict]) -> None:
-        """What these hold is free again. Waits for nobody; if it gets lost, their time ends it."""
+        """What these hold is free again. Waits for nobody."""
         for ref, verdict in verdicts.items():
             self._give_up(ref, verdict.request_id)
 
     def _give_up(self, ref: BalanceRef, request_id: str) -> None:
-        opened = self.sessions.opened
-        if opened is None or not request_id:
-            return
-        holder, epoch = opened
-        request = session.AcquireLeasesRequest(
-            holder=holder,
-            epoch=epoch,
-            request_id=self.make_id(),
-            given_up=[session.GivenUp(ref=wire_ref(ref), request_id=request_id)],
-        )
-        self.port.acquire(request, GIVING_UP_SECONDS, lambda _: None)
+        if request_id:
+            self.giving_up.add(ref, request_id)

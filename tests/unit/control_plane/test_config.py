@@ -50,7 +50,6 @@ def test_what_is_not_safe_is_refused(flags: dict[str, object]) -> None:
         {"sweep_every": "PT0S"},
         {"lease_ttl": "PT0S"},
         {"grace": "-PT1S"},
-        {"verdict_lasts": "PT1S"},
         {"keys_kept": "P34D"},
         {"feed_kept": "PT0S"},
     ],

@@ -321,6 +321,7 @@ def upgrade() -> None:
         sa.Column("balance_id", sa.Text(), nullable=False),
         sa.Column("holder_id", sa.Text(), nullable=False),
         sa.Column("quantity", sa.BigInteger(), nullable=False),
+        sa.Column("presumed", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("quantity >= 0", name=op.f("ck_gauge_holders_quantity")),
         sa.ForeignKeyConstraint(["balance_id"], ["balances.id"], name=op.f("fk_gauge_holders_balance_id")),
         sa.PrimaryKeyConstraint("balance_id", "holder_id", name=op.f("pk_gauge_holders")),
@@ -334,14 +335,35 @@ def upgrade() -> None:
         sa.Column("quantity", sa.BigInteger(), nullable=False),
         sa.Column("adds", sa.Boolean(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("expires_at", sa.BigInteger(), nullable=True),
-        sa.Column("asked_by", sa.Text(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=True),
         sa.CheckConstraint("quantity >= 0", name=op.f("ck_gauge_changes_quantity")),
-        sa.CheckConstraint("state IN ('verdict', 'lapsed', 'booked')", name=op.f("ck_gauge_changes_state")),
+        sa.CheckConstraint(
+            "state IN ('verdict', 'presumed', 'lapsed', 'booked')", name=op.f("ck_gauge_changes_state")
+        ),
         sa.ForeignKeyConstraint(["balance_id"], ["balances.id"], name=op.f("fk_gauge_changes_balance_id")),
         sa.PrimaryKeyConstraint("balance_id", "holder_id", "event_key", name=op.f("pk_gauge_changes")),
     )
-    op.create_index("ix_gauge_changes_state", "gauge_changes", ["state", "expires_at"], unique=False)
+    op.create_index("ix_gauge_changes_state", "gauge_changes", ["state", "due_at"], unique=False)
+    op.create_table(
+        "gauge_asks",
+        sa.Column("balance_id", sa.Text(), nullable=False),
+        sa.Column("holder_id", sa.Text(), nullable=False),
+        sa.Column("event_key", sa.Text(), nullable=False),
+        sa.Column("outbox_id", sa.Text(), nullable=False),
+        sa.Column("incarnation_id", sa.Text(), nullable=False),
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["balance_id"], ["balances.id"], name=op.f("fk_gauge_asks_balance_id")),
+        sa.PrimaryKeyConstraint(
+            "balance_id",
+            "holder_id",
+            "event_key",
+            "outbox_id",
+            "incarnation_id",
+            "request_id",
+            name=op.f("pk_gauge_asks"),
+        ),
+    )
+    op.create_index("ix_gauge_asks_asker", "gauge_asks", ["outbox_id", "incarnation_id"], unique=False)
     op.create_table(
         "grants",
         sa.Column("id", sa.Text(), nullable=False),
@@ -625,6 +647,8 @@ def downgrade() -> None:
     op.drop_index("ix_grants_begun", table_name="grants")
     op.drop_index("ix_grants_balance_id", table_name="grants")
     op.drop_table("grants")
+    op.drop_index("ix_gauge_asks_asker", table_name="gauge_asks")
+    op.drop_table("gauge_asks")
     op.drop_index("ix_gauge_changes_state", table_name="gauge_changes")
     op.drop_table("gauge_changes")
     op.drop_table("gauge_holders")

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select
 
 from control_plane.catalog.publish import Move
@@ -41,9 +42,9 @@ SEATS = ref("acme", "gauge:seats")
 PEOPLE = ref("acme", "allowance:people")
 
 
-async def begun(database: Database, *names: str) -> list[Holder]:
+async def begun(database: Database, *names: str, text: str = CATALOG) -> list[Holder]:
     """A customer on pro, and holders with sessions."""
-    await publish_text(database, CATALOG)
+    await publish_text(database, text)
     await make_subscriber(database, "acme", "pro")
     holders = [Holder(database, outbox_id=name) for name in names]
     for holder in holders:
@@ -196,16 +197,49 @@ async def test_a_pinned_customer_counts_by_its_own_revision(database: Database, 
     await check_books(database)
 
 
-async def test_the_highest_value_is_judged_here(database: Database, clock: SteppedClock) -> None:
-    """Up to the limit it is allowed and remembered; above it is refused and leaves no trace."""
+LOAD = ref("acme", "allowance:load")
+
+
+async def reach(holder: Holder, size: int, at: datetime, key: str = "") -> session.Verdict:
+    """Asks whether a value of this size may be."""
+    asked = holder.acquire(LOAD, size * 10**6, occurred_at=at, idempotency_key=key or str(size))
+    return (await asked).verdict
+
+
+async def load(database: Database) -> int:
+    """What stands of it."""
+    async with database.read() as uow:
+        (hint,) = [one for one in await hints(uow, "acme") if one.ref.balance == LOAD.balance]
+        return hint.used // 10**6
+
+
+@pytest.mark.parametrize(("aggregate", "stands"), [("max", 80), ("latest", 60)])
+async def test_a_value_is_judged_here(
+    database: Database, clock: SteppedClock, aggregate: str, stands: int
+) -> None:
+    """Up to the limit it may be, and above it is refused; what was asked for and never written raises nothing: what
+    stands is what is booked.
+    """
+    (holder,) = await begun(
+        database, "one", text=CATALOG.replace("aggregate: max", f"aggregate: {aggregate}")
+    )
+    assert (await reach(holder, 100, clock())).allowed
+    assert (await reach(holder, 80, clock())).used == 80_000_000
+    assert await load(database) == 0
+    for size in (80, 60):
+        clock.advance(seconds=1)
+        assert (await reach(holder, size, clock())).allowed
+        holder.consume(LOAD, at=clock(), key=str(size), name="load", measures={"size": str(size)})
+    assert not (await holder.upload()).dead_letters
+    assert await load(database) == stands
+    refused = await reach(holder, 101, clock())
+    assert (refused.allowed, refused.used) == (False, stands * 10**6)
+
+
+async def test_what_was_exceeded_already_raises_nothing(database: Database, clock: SteppedClock) -> None:
+    """A fact was above the limit: another value up to it may be, a higher one may not."""
     (holder,) = await begun(database, "one")
-
-    async def reach(size: int) -> session.Verdict:
-        load = ref("acme", "allowance:load")
-        answer = await holder.acquire(load, size * 10**6, occurred_at=clock(), idempotency_key=str(size))
-        return answer.verdict
-
-    assert (await reach(80)).used == 80_000_000
-    assert (await reach(60)).used == 80_000_000
-    refused = await reach(101)
-    assert (refused.allowed, refused.used) == (False, 80_000_000)
+    holder.report_fact("acme", at=clock(), name="load", measures={"size": "150"})
+    await holder.upload()
+    assert (await reach(holder, 150, clock())).allowed
+    assert not (await reach(holder, 151, clock())).allowed

@@ -58,7 +58,7 @@ async def test_it_says_what_it_did(control_plane: Running, rest: httpx.AsyncClie
     said = await ok(rest.post(PATH, json={}))
     assert (said["leases"], said["lease_count"], said["state"]) == ("quarantine", 2, "superseded")
     names = {"customer_id": "acme", "subject_id": None, "balance": "wallet:credit", "unit": "credit"}
-    assert said["balances"] == [names | {"leases": 2, "amount": "0.1"}]
+    assert said["balances"] == [names | {"leases": 2, "verdicts": 0, "amount": "0.1"}]
     assert said["revision"] == 4, "the newest: leases take none"
     assert said["declared_dead_at"] == (await shown(rest))["declared_dead_at"] is not None
     leases = (await ok(rest.get("/leases")))["items"]

@@ -573,6 +573,57 @@ def test_a_verdict_that_came_to_nothing_is_given_up(rig: Rig) -> None:
     assert len(rig.port.sent) == sent
 
 
+def test_giving_up_is_said_until_it_was_heard(rig: Rig) -> None:
+    """Lost on the way, or while no session is open, it is said again; one message is under way at a time, and the
+    next one names all that has come meanwhile.
+    """
+    gauge = BalanceRef("acme", "", "gauge:seats")
+
+    def come_to_nothing(request_id: str) -> None:
+        verdict = RemoteVerdict(allowed=True, used=1, limit=2, request_id=request_id)
+        rig.keeper.give_up_remote({gauge: verdict})
+
+    def said() -> list[list[str]]:
+        return [[one.request_id for one in request.given_up] for request, _ in rig.port.sent]
+
+    come_to_nothing("a")
+    come_to_nothing("b")
+    assert said() == [["a"]]
+    assert rig.keeper.is_waiting(), "a process that stops waits for it"
+    rig.port.sent[0][1](Unreachable("UNAVAILABLE"))
+    rig.keeper.step()
+    assert said() == [["a"]], "not at once"
+    rig.clock.advance(2)
+    rig.keeper.step()
+    assert said() == [["a"], ["a", "b"]]
+    rig.port.sent[1][1](Refused("FAILED_PRECONDITION", "open anew"))
+    rig.clock.advance(2)
+    rig.keeper.step()
+    assert rig.sessions.superseded_times == 1
+    assert len(said()) == 2, "no session is open"
+    assert not rig.keeper.is_waiting(), "there is nobody to tell"
+    rig.sessions.epoch = 2
+    rig.keeper.step()
+    assert said()[2] == ["a", "b"]
+    rig.port.sent[2][1](session.AcquireLeasesResponse())
+    rig.clock.advance(2)
+    rig.keeper.step()
+    assert len(said()) == 3
+    assert not rig.keeper.is_waiting()
+
+
+def test_another_incarnation_gives_nothing_of_it_up(rig: Rig) -> None:
+    """The outbox was set aside meanwhile: what the old one asked for is let go when its session is closed."""
+    rig.port.is_down = True
+    gauge = BalanceRef("acme", "", "gauge:seats")
+    rig.keeper.give_up_remote({gauge: RemoteVerdict(allowed=True, used=1, limit=2, request_id="r")})
+    rig.port.is_down = False
+    rig.sessions.holder = session.Holder(outbox_id="o2", incarnation_id="i2")
+    rig.keeper.step()
+    assert not [request for request, _ in rig.port.sent if request.given_up]
+    assert not rig.keeper.is_waiting()
+
+
 def _decide(rig: Rig, reply: session.AcquireLeasesResponse | None) -> object:
     original = rig.port.acquire
 
