@@ -90,7 +90,7 @@ def test_a_trace_that_can_not_be_read(tmp_path: Path) -> None:
 def test_flags_of_the_demo_need_the_demo(tmp_path: Path) -> None:
     """`--exit` alone is a mistake, and said to be one."""
     status, _, err = run("--exit", folder=tmp_path / "data")
-    assert status == 2
+    assert status == 1
     assert "--demo" in err
 
 
