@@ -143,10 +143,17 @@ class Aboard:
         )
 
     def is_back(self) -> None:
-        """Waits until the feed and the link are there again."""
+        """Waits until feed and link are there again, and the view was confirmed: that takes a heartbeat more."""
         pulse, link = self.sidecar._pulse, self.sidecar._link
+
+        def is_confirmed() -> bool:
+            age = pulse.age_seconds(self.clock.monotonic())
+            return age is not None and age < LOOK_SECONDS
+
         eventually(
-            lambda: pulse.is_connected and not link.is_down, seconds=LOOK_SECONDS, what="the sidecar is back"
+            lambda: pulse.is_connected and not link.is_down and is_confirmed(),
+            seconds=LOOK_SECONDS,
+            what="the sidecar is back",
         )
 
     def has_uploaded(self) -> None:
