@@ -82,17 +82,19 @@ class Consume:
                 costs=spent.outcome.costs,
                 covered=spent.taken,
             )
-        return self.commit(usage, entry, spent, shown(spent))
+        return self.commit(Write(usage, entry, None, lease_changes(spent.taken)), spent, shown(spent))
 
     def answered(self, judged: Judged, spent: Spent, *, decision_id: str, at: datetime) -> bytes:
         """The whole decision, with what it uses counted in its balances."""
         return self.answers.encoded(judged, spent, decision_id=decision_id, at=at, takes=Takes.USES)
 
-    def commit(
-        self, usage: bytes, entry: KeyEntry, spent: Spent, amounts: Mapping[BalanceRef, int]
-    ) -> Consumed:
-        """Writes what was decided and taken; `amounts`: what is shown as used from then on. Raises as the call does."""
-        write = Write(usage, entry, None, lease_changes(spent.taken))
+    def commit(self, write: Write, spent: Spent, amounts: Mapping[BalanceRef, int]) -> Consumed:
+        """Writes what was decided and taken, under its key. `amounts`: what is shown as used from then on.
+
+        Raises as the call does.
+        """
+        entry = write.key
+        assert entry is not None, "every event has a key"
         try:
             result = self.outbox.commit(write)
         except NotWritten:
@@ -108,7 +110,7 @@ class Consume:
             return self._repeated(result.entry, entry.content_hash)
         assert isinstance(result, Written), "a consume moves no reservation"
         self.till.settled(spent)
-        self.unreported.charged(result.seq, amounts)
+        self.unreported.charged(result.seq, amounts.items())
         return Consumed(entry.answer, UsageStatus.ACCEPTED)
 
     def _refused(self, asked: Asked, party: Party, feature: str, spent: Spent, answer: bytes) -> Consumed:

@@ -22,7 +22,7 @@ from sidecar.engine.decision import ViewSource
 from sidecar.engine.evaluate import Bill, Draw, Fund, Outcome
 from sidecar.engine.values import MAX_AMOUNT, BalanceRef, Reason
 from sidecar.leases.terms import NotCovered, Taken
-from sidecar.outbox.port import KeyEntry
+from sidecar.outbox.port import Write
 from sidecar.runtime.clock import Clock
 from sidecar.view.entries import Compiled, SubjectEntry
 from sidecar.view.memory import View
@@ -115,9 +115,9 @@ class Preparing:
         judged = prepared.judged._replace(freshness=self.view.pulse.freshness(self.clock.monotonic()))
         return self.consume.answered(judged, Spent(prepared.outcome, taken), decision_id=decision_id, at=at)
 
-    def write(self, prepared: Prepared, taken: tuple[Taken, ...], usage: bytes, entry: KeyEntry) -> Consumed:
+    def write(self, prepared: Prepared, taken: tuple[Taken, ...], write: Write) -> Consumed:
         """Answers once it is durable. Raises as `Consume` does, and then what was taken is given back."""
-        return self.consume.commit(usage, entry, Spent(prepared.outcome, taken), prepared.amounts)
+        return self.consume.commit(write, Spent(prepared.outcome, taken), prepared.amounts)
 
 
 def _is_plain(judged: Judged) -> bool:

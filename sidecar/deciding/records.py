@@ -67,7 +67,7 @@ def decided(
     view_revision: int,
     draws: Sequence[Draw],
     costs: Sequence[CostCharge],
-    covered: Iterable[Taken],
+    covered: tuple[Taken, ...],
 ) -> bytes:
     """Decided usage, with what it charges and to which leases: a `purser.sync.v1.Usage`, written by hand."""
     return DecidedForm(draws, costs).encoded(
@@ -77,13 +77,13 @@ def decided(
         decided_at=moment(decided_at),
         view_revision=view_revision,
         covered=covered,
-    )
+    )[0]
 
 
 class DecidedForm:
     """Decided usage with the same draws and costs, whatever its event, its moment, and the leases that pay."""
 
-    __slots__ = ("_charges", "_costs")
+    __slots__ = ("_charges", "_costs", "_last")
 
     def __init__(self, draws: Sequence[Draw], costs: Sequence[CostCharge]) -> None:
         """Rates are not booked."""
@@ -93,6 +93,7 @@ class DecidedForm:
             if draw.spec.kind is not BalanceKind.RATE
         ]
         self._costs = b"".join([_cost(cost) for cost in costs])
+        self._last: tuple[tuple[Taken, ...], bytes, tuple[LeaseChange, ...]] = ((), self._paid(()), ())
 
     def encoded(
         self,
@@ -102,22 +103,30 @@ class DecidedForm:
         decision_id: str,
         decided_at: bytes,
         view_revision: int,
-        covered: Iterable[Taken],
-    ) -> bytes:
-        """A `purser.sync.v1.Usage`. `event`: an encoded UsageEvent; `decided_at`: an encoded Timestamp."""
+        covered: tuple[Taken, ...],
+    ) -> tuple[bytes, tuple[LeaseChange, ...]]:
+        """A `purser.sync.v1.Usage`, and what it does to leases.
+
+        `event`: an encoded UsageEvent; `decided_at`: an encoded Timestamp.
+        """
+        last, paid, changes = self._last
+        if covered != last:
+            # The next call is paid by the same lease, most often.
+            paid, changes = self._paid(covered), lease_changes(covered)
+            self._last = covered, paid, changes
+        decided = (
+            block(b"\x0a", event) + block(b"\x12", content_hash) + b"\x18\x01" + text(b"\x22", decision_id)
+        )
+        return decided + block(b"\x2a", decided_at) + number(b"\x30", view_revision) + paid, changes
+
+    def _paid(self, covered: tuple[Taken, ...]) -> bytes:
+        """The charges, each with the leases that cover it, and the costs."""
         leases: dict[tuple[BalanceRef, str], bytes] = {}
         for ref, feature, lease_id, amount, _, is_rate in covered:
             if not is_rate:
                 of = ref, feature
                 leases[of] = leases.get(of, b"") + _covered(lease_id, amount)
-        parts = [
-            block(b"\x0a", event),
-            block(b"\x12", content_hash),
-            b"\x18\x01",
-            text(b"\x22", decision_id),
-            block(b"\x2a", decided_at),
-            number(b"\x30", view_revision),
-        ]
+        parts = []
         for of, head, tail in self._charges:
             paid = leases.get(of, b"")
             parts.append(block(b"\x3a", head + paid + tail))

@@ -166,7 +166,7 @@ class Report:
             return ReportResult(key, UsageStatus.REJECTED, RejectReason.KEY_CONFLICT, text)
         assert isinstance(outcome, Written), "a fact moves no reservation"
         if written.charges:
-            self.unreported.charged(outcome.seq, touched(written.charges))
+            self.unreported.charged(outcome.seq, touched(written.charges).items())
         return ReportResult(key, UsageStatus.ACCEPTED)
 
 

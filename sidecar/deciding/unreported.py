@@ -2,20 +2,14 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 
 from sidecar.engine.values import BalanceRef
 
 HINT_SECONDS: Final = 2.0
 """Hints come at most a second after the books: what was acknowledged before that is counted by them."""
-
-
-class _Line(NamedTuple):
-    seq: int
-    ref: BalanceRef
-    amount: int
 
 
 class Unreported:
@@ -30,18 +24,17 @@ class Unreported:
         """Nothing is outstanding."""
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._written: deque[_Line] = deque()
+        self._written: deque[tuple[int, BalanceRef, int]] = deque()
         self._acknowledged: deque[tuple[float, BalanceRef, int]] = deque()
         self._sums: dict[BalanceRef, int] = {}
         self._cursor = 0
 
-    def charged(self, seq: int, amounts: Mapping[BalanceRef, int] | Iterable[tuple[BalanceRef, int]]) -> None:
+    def charged(self, seq: int, amounts: Iterable[tuple[BalanceRef, int]]) -> None:
         """The record `seq` of this incarnation charges these."""
-        pairs = amounts.items() if isinstance(amounts, Mapping) else amounts
         with self._lock:
-            for ref, amount in pairs:
+            for ref, amount in amounts:
                 if amount:
-                    self._written.append(_Line(seq, ref, amount))
+                    self._written.append((seq, ref, amount))
                     self._sums[ref] = self._sums.get(ref, 0) + amount
 
     def acknowledged(self, cursor: int) -> None:
@@ -51,9 +44,9 @@ class Unreported:
         now = self._monotonic()
         with self._lock:
             self._cursor = max(self._cursor, cursor)
-            while self._written and self._written[0].seq <= self._cursor:
-                line = self._written.popleft()
-                self._acknowledged.append((now + HINT_SECONDS, line.ref, line.amount))
+            while self._written and self._written[0][0] <= self._cursor:
+                _, ref, amount = self._written.popleft()
+                self._acknowledged.append((now + HINT_SECONDS, ref, amount))
             self._drop_before(now)
 
     def hinted(self, refs: Iterable[BalanceRef], *, as_of: float = inf) -> None:

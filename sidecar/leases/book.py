@@ -443,9 +443,8 @@ def _demand(account: _Account, feature: str, now: float) -> Demand:
 def _take_tokens(account: _Account, draw: Draw, now: float, taken: list[Taken]) -> int:
     left = draw.within + draw.beyond
     for share in account.shares:
-        part = min(left, share.available(now))
+        part = share.take_up_to(left, now)
         if part > 0:
-            share.take(part)
             taken.append(Taken(draw.ref, draw.feature, share.lease_id, part, 0, is_rate=True))
             left -= part
     return left

@@ -28,10 +28,14 @@ class Share:
         self._bucket = rates.refill(self._bucket, _micros(now))
         return self._bucket.tokens
 
-    def take(self, amount: int) -> None:
-        """Takes what `available` has just shown."""
-        self._bucket, wait_micros = rates.take(self._bucket, amount, self._bucket.at_micros)
-        assert not wait_micros, "only what is available is taken"
+    def take_up_to(self, wanted: int, now: float) -> int:
+        """Takes what there is of `wanted`, whole tokens; how much that was."""
+        part = min(wanted, self.available(now))
+        if part > 0:
+            bucket = self._bucket
+            self._bucket, wait_micros = rates.take(bucket, part, bucket.at_micros)
+            assert not wait_micros, "only what is available is taken"
+        return part
 
     def give_back(self, amount: int) -> None:
         """Undoes a take; what does not fit is lost."""

@@ -4,7 +4,9 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -98,7 +100,7 @@ class OutboxFile:
         self.clock = clock
         self._connect = connect
         self._durability = durability
-        self._changes: dict[str, list[int]] = {}
+        self._held: dict[str, int] = {}
         self.connection = self._open()
         try:
             self._prepare(make_id, boot_id)
@@ -154,15 +156,15 @@ class OutboxFile:
         """Starts a group's transaction."""
         # First: a group that could not even begin is rolled back, too.
         self._begun_seq = self.last_seq
-        self._changes.clear()
+        self._held.clear()
         self.connection.execute("BEGIN IMMEDIATE")
 
     def finish_group(self) -> None:
-        """The last statements before COMMIT: sums per lease, and the group's mark."""
-        if self._changes:
+        """The last statements before COMMIT: what is held per lease, and the group's mark."""
+        if self._held:
             self.connection.executemany(
-                "UPDATE leases SET charged = charged + ?, held = held + ? WHERE lease_id = ?",
-                [(charged, held, lease_id) for lease_id, (charged, held) in self._changes.items()],
+                "UPDATE leases SET held = held + ? WHERE lease_id = ?",
+                [(held, lease_id) for lease_id, held in self._held.items()],
             )
         self.group += 1
         self.connection.execute(
@@ -205,31 +207,23 @@ class OutboxFile:
     def write_all(self, writes: Sequence[Write]) -> list[WriteResult] | None:
         """Applies writes that only append, in a few statements. None: a key is taken, roll back and use `write`."""
         at = microseconds(self.clock.now())
-        keys = [w.key for w in writes if w.key is not None]
+        keys = [(*w.key, at) for w in writes if w.key is not None]
         for some in _chunks(keys):
-            values = ",".join(["(?,?,?,?,?)"] * len(some))
-            flat = [v for k in some for v in (k.customer_id, k.key, k.content_hash, k.answer, at)]
-            sql = f"INSERT OR IGNORE INTO keys (customer_id, key, content_hash, answer, at) VALUES {values}"  # noqa: S608
-            if self.connection.execute(sql, flat).rowcount != len(some):
+            flat = list(chain.from_iterable(some))
+            if self.connection.execute(_insert_keys(len(some)), flat).rowcount != len(some):
                 return None
         base, seq = self.no << SEQ_BITS, self.last_seq
         rows: list[tuple[int, bytes]] = []
         results: list[WriteResult] = []
-        for w in writes:
-            written = 0
-            if w.usage:
+        for usage, _, _, changes in writes:
+            if usage:
                 seq += 1
-                written = seq
-                rows.append((base | seq, usage_body(w.usage)))
-            if w.leases:
-                self._change(w.leases, written)
-            results.append(Written(written))
+                rows.append((base | seq, usage_body(usage)))
+            if changes:
+                self._change(changes, seq if usage else 0)
+            results.append(Written(seq if usage else 0))
         for some_rows in _chunks(rows):
-            values = ",".join(["(?,?)"] * len(some_rows))
-            self.connection.execute(
-                f"INSERT INTO records VALUES {values}",  # noqa: S608
-                [v for row in some_rows for v in row],
-            )
+            self.connection.execute(_insert_records(len(some_rows)), list(chain.from_iterable(some_rows)))
         self.last_seq = seq
         return results
 
@@ -267,13 +261,12 @@ class OutboxFile:
         )
 
     def _change(self, changes: Iterable[LeaseChange], seq: int) -> None:
-        for change in changes:
-            sums = self._changes.setdefault(change.lease_id, [0, 0])
-            sums[0] += change.charged
-            sums[1] += change.held
-            if change.charged and seq and change.lease_id in self.earlier_leases:
+        for lease_id, charged, held in changes:
+            if held:
+                self._held[lease_id] = self._held.get(lease_id, 0) + held
+            if charged and seq and lease_id in self.earlier_leases:
                 self.connection.execute(
-                    "INSERT INTO carried VALUES (?, ?, ?, ?)", (self.no, seq, change.lease_id, change.charged)
+                    "INSERT INTO carried VALUES (?, ?, ?, ?)", (self.no, seq, lease_id, charged)
                 )
 
     def free_bytes(self) -> int:
@@ -290,6 +283,17 @@ class OutboxFile:
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self.connection.close()
+
+
+@cache
+def _insert_keys(rows: int) -> str:
+    values = ",".join(["(?,?,?,?,?)"] * rows)
+    return f"INSERT OR IGNORE INTO keys (customer_id, key, content_hash, answer, at) VALUES {values}"  # noqa: S608
+
+
+@cache
+def _insert_records(rows: int) -> str:
+    return f"INSERT INTO records VALUES {','.join(['(?,?)'] * rows)}"  # noqa: S608
 
 
 def _chunks(rows: list[_Row]) -> Iterable[list[_Row]]:

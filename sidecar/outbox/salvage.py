@@ -112,7 +112,7 @@ def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
         records, unread = _copy_records(old, into, uids)
         keys = _copy(old, into, "keys", "customer_id, key, content_hash, answer, at")
         reservations = _copy(old, into, "reservations", "reservation_id, version, is_open, state, at")
-        leases = _copy(old, into, "leases", "lease_id, lease, allotted, charged, held, returned")
+        leases = _copy(old, into, "leases", "lease_id, lease, allotted, held, returned")
     result = Salvaged(records, keys, reservations, leases, unread)
     _log.warning(
         "outbox salvaged",

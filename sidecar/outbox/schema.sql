@@ -45,7 +45,6 @@ CREATE TABLE leases (
     no INTEGER,                             -- NULL: of a file that was set aside
     lease BLOB NOT NULL,                    -- a PresentedLease
     allotted INTEGER NOT NULL,
-    charged INTEGER NOT NULL DEFAULT 0,
     held INTEGER NOT NULL DEFAULT 0,
     returned INTEGER NOT NULL DEFAULT 0
 );

@@ -8,6 +8,7 @@ holds (`deciding/kept.py`); everything else goes the slow way, which is the same
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -20,6 +21,7 @@ from sidecar.engine.decision import ViewSource
 from sidecar.rpc import encoding, validate
 from sidecar.rpc.service import deadline_of, framed, question
 from sidecar.runtime.clock import Clock
+from sidecar.runtime.fields import moment
 from sidecar.view.pulse import Pulse
 
 Behavior = Callable[[bytes, grpc.ServicerContext], Any]
@@ -59,6 +61,23 @@ class LatestFreshness:
             is_live = freshness.source is ViewSource.LIVE
             self._latest = (now, encoded, is_live)
         return encoded, is_live
+
+
+class LatestInstant:
+    """The control plane's time, and encoded as a Timestamp: looked up again after a millisecond, as freshness is."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        """Nothing is looked up yet."""
+        self._now = now
+        self._latest: tuple[float, datetime, bytes] | None = None
+
+    def __call__(self, now: float) -> tuple[datetime, bytes]:
+        """`now`: monotonic seconds."""
+        latest = self._latest
+        if latest is None or now - latest[0] >= FRESHNESS_SECONDS:
+            at = self._now()
+            latest = self._latest = (now, at, moment(at))
+        return latest[1], latest[2]
 
 
 class FastChecks:

@@ -17,15 +17,15 @@ from sidecar.deciding.prepared import Prepared, Preparing
 from sidecar.deciding.report import UsageStatus
 from sidecar.deciding.spending import Spent
 from sidecar.deciding.standings import Standings, told
-from sidecar.engine.decision import Standing, balance_state
+from sidecar.engine.decision import balance_state
 from sidecar.engine.entitlement import BalanceSpec
 from sidecar.engine.values import BalanceKind, BalanceRef
-from sidecar.outbox.port import KeyEntry
+from sidecar.outbox.port import KeyEntry, Write
 from sidecar.rpc import encoding, validate
-from sidecar.rpc.fast import LatestFreshness
+from sidecar.rpc.fast import LatestFreshness, LatestInstant
 from sidecar.rpc.service import asked, deadline_of, framed
 from sidecar.runtime.clock import Clock
-from sidecar.runtime.fields import block, moment, text
+from sidecar.runtime.fields import block, text
 from sidecar.view.hints import Hint
 
 Call = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -55,34 +55,40 @@ class Parts(NamedTuple):
 
 class _Known(NamedTuple):
     hint: Hint | None
-    standing: Standing
+    until: datetime | None
+    """When its period is over."""
+    limit: int | None
+    used: int
+    overage: int
     form: encoding.BalanceForm
 
 
 class Shown:
     """One balance of the answers to one content."""
 
-    __slots__ = ("_known", "_last", "_warns", "drawn", "ref", "spec", "standings")
+    __slots__ = ("_drawn", "_held", "_hint", "_known", "_last", "_ref", "_spec", "_unreported", "_warns")
 
     def __init__(self, standings: Standings, ref: BalanceRef, spec: BalanceSpec, drawn: int) -> None:
         """`drawn`: what the event adds to what is used."""
-        self.standings = standings
-        self.ref = ref
-        self.spec = spec
-        self.drawn = drawn
+        self._hint = standings.view.hint
+        self._unreported = standings.unreported.of
+        self._held = standings.book.held
+        self._ref = ref
+        self._spec = spec
+        self._drawn = drawn
         self._warns = spec.kind is not BalanceKind.RATE
         self._known: _Known | None = None
         self._last: tuple[_Known | None, int, bytes] = (None, 0, b"")
 
     def encoded(self, at: datetime) -> bytes | None:
         """The field of the decision. None: there is more to say of it than what is used and left."""
-        standings, ref, known = self.standings, self.ref, self._known
-        hint = standings.view.hint(ref)
-        if known is None or known.hint is not hint or _is_over(known.standing, at):
+        ref, known = self._ref, self._known
+        hint = self._hint(ref)
+        if known is None or known.hint is not hint or (known.until is not None and at >= known.until):
             known = self._known = self._learn(hint, at)
-        limit, used, overage, *_ = known.standing
-        used += standings.unreported.of(ref) + self.drawn
-        if overage or standings.book.held(ref):
+        _, _, limit, used, overage, form = known
+        used += self._unreported(ref) + self._drawn
+        if overage or self._held(ref):
             return None
         of, last_used, encoded = self._last
         if of is known and last_used == used:
@@ -91,17 +97,14 @@ class Shown:
         left = None if limit is None else limit - used
         if limit is not None and left is not None and (left < 0 or (self._warns and left * 10 < limit)):
             return None
-        encoded = known.form.encoded(used, left)
+        encoded = form.encoded(used, left)
         self._last = known, used, encoded
         return encoded
 
     def _learn(self, hint: Hint | None, at: datetime) -> _Known:
-        standing = told(self.spec, hint, at)
-        return _Known(hint, standing, encoding.BalanceForm(balance_state(self.spec, standing)))
-
-
-def _is_over(standing: Standing, at: datetime) -> bool:
-    return standing.resets_at is not None and at >= standing.resets_at
+        standing = told(self._spec, hint, at)
+        form = encoding.BalanceForm(balance_state(self._spec, standing))
+        return _Known(hint, standing.resets_at, standing.limit, standing.used, standing.overage, form)
 
 
 class Form(NamedTuple):
@@ -129,6 +132,7 @@ class FastConsumes:
         self._freshness = freshness
         self._clock = clock
         self._new_bits = new_bits
+        self._instant = LatestInstant(preparing.consume.parties.now)
         self._forms: dict[bytes, Form] = {}
         self._seen: set[int] = set()
 
@@ -209,15 +213,14 @@ class FastConsumes:
         taken = preparing.take(prepared, now)
         if taken is None:
             return None
-        at = preparing.consume.parties.now()
+        at, instant = self._instant(now)
         decision_id = f"d{self._new_bits():020x}"
         answer = self._answer(form, decision_id, freshness, at)
         if answer is None:
             answer = preparing.answer(prepared, taken, decision_id=decision_id, at=at)
         as_sent = b"\x0a%c%b%b" % (len(key), key, form.canonical)
         content_hash = hashlib.sha256(as_sent).digest()
-        instant = moment(at)
-        usage = prepared.form.encoded(
+        usage, changes = prepared.form.encoded(
             as_sent + form.found + block(_OCCURRED_AT, instant),
             content_hash=content_hash,
             decision_id=decision_id,
@@ -226,7 +229,7 @@ class FastConsumes:
             covered=taken,
         )
         entry = KeyEntry(prepared.scope, key.decode(), content_hash, answer)
-        consumed = preparing.write(prepared, taken, usage, entry)
+        consumed = preparing.write(prepared, taken, Write(usage, entry, None, changes))
         if consumed.status is UsageStatus.ACCEPTED:
             return framed(answer) + _ACCEPTED
         status = api.ConsumeUsageResponse(status=int(consumed.status))  # type: ignore[arg-type]

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from google.protobuf.duration_pb2 import Duration
-
 from sidecar.runtime.clock import EPOCH
 
 _ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
@@ -77,5 +75,6 @@ def _whole_seconds(seconds: int) -> bytes:
 
 def span(tag: bytes, of: timedelta) -> bytes:
     """A Duration of zero or more."""
-    seconds = of.days * _DAY_SECONDS + of.seconds
-    return block(tag, Duration(seconds=seconds, nanos=of.microseconds * 1000).SerializeToString())
+    whole = _whole_seconds(of.days * _DAY_SECONDS + of.seconds)
+    nanos = of.microseconds * 1000
+    return block(tag, whole + b"\x10" + varint(nanos) if nanos else whole)

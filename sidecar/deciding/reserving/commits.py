@@ -77,7 +77,7 @@ class Commits:
         result = self._commit(write, applied, spent)
         if isinstance(result, Written) and spent is not None:
             self.till.settled(spent)
-            self.unreported.charged(result.seq, shown(spent))
+            self.unreported.charged(result.seq, shown(spent).items())
         return result
 
     def _commit(

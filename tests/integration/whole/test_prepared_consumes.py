@@ -117,7 +117,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     write = Preparing.write
 
     def counting(self: Preparing, *given: Any) -> Any:
-        written.append(given[-1].key)
+        written.append(given[-1].key.key)
         return write(self, *given)
 
     monkeypatch.setattr(Preparing, "write", counting)

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync
 from purser.v1 import usage_pb2 as usage
-from sidecar.deciding.records import decided, set_instant
+from sidecar.deciding.records import DecidedForm, decided, lease_changes, set_instant
 from sidecar.engine.entitlement import BalanceSpec
 from sidecar.engine.evaluate import CostCharge, Draw
 from sidecar.engine.values import BalanceKind, BalanceRef, format_decimal
 from sidecar.leases.terms import Taken
+from sidecar.outbox.port import LeaseChange
 
 texts = st.text(st.characters(codec="utf-8"), max_size=200)
 names = st.sampled_from(["chat", "search", ""])
@@ -63,7 +64,7 @@ def test_decided_usage_written_by_hand_is_the_librarys(
         view_revision=revision,
         draws=draws,
         costs=costs,
-        covered=covered,
+        covered=tuple(covered),
     )
     said = sync.Usage(
         event=event,
@@ -76,6 +77,29 @@ def test_decided_usage_written_by_hand_is_the_librarys(
     )
     set_instant(said.decided_at, decided_at)
     assert sync.Usage.FromString(written) == said
+
+
+@given(
+    st.lists(draws, max_size=2),
+    st.lists(st.lists(parts_taken, max_size=3).map(tuple), min_size=2, max_size=4),
+)
+def test_a_form_that_is_used_again_says_what_a_new_one_would(
+    draws: list[Draw], takes: list[tuple[Taken, ...]]
+) -> None:
+    """Whatever paid for the calls before: what is kept of them is in no later record, nor in its lease changes."""
+    form = DecidedForm(draws, ())
+    own = tuple(Taken(d.ref, d.feature, "lease", 7, 0, is_rate=False) for d in draws)
+    for some in [*takes, *takes]:
+        covered = some + own
+        record, changes = _encoded(form, covered)
+        assert (record, changes) == _encoded(DecidedForm(draws, ()), covered)
+        assert changes == lease_changes(covered)
+
+
+def _encoded(form: DecidedForm, covered: tuple[Taken, ...]) -> tuple[bytes, tuple[LeaseChange, ...]]:
+    return form.encoded(
+        b"e", content_hash=b"h", decision_id="d", decided_at=b"", view_revision=7, covered=covered
+    )
 
 
 def charge(draw: Draw, covered: list[Taken]) -> sync.Charge:

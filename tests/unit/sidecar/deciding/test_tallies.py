@@ -17,8 +17,8 @@ def test_what_is_charged_shows_until_a_hint_counts_it() -> None:
     """Acknowledged is not enough: between that and the hint the balance must not jump back."""
     clock = ManualClock()
     unreported = Unreported(clock.monotonic)
-    unreported.charged(1, {REF: 10})
-    unreported.charged(2, {REF: 5})
+    unreported.charged(1, {REF: 10}.items())
+    unreported.charged(2, {REF: 5}.items())
     unreported.hinted([REF])
     assert unreported.of(REF) == 15
     unreported.acknowledged(1)
@@ -31,8 +31,8 @@ def test_an_answer_counts_what_was_acknowledged_before_it_was_asked() -> None:
     """The reply to an acquire may have read the books before what was acknowledged meanwhile was in them."""
     clock = ManualClock()
     unreported = Unreported(clock.monotonic)
-    unreported.charged(1, {REF: 10})
-    unreported.charged(2, {REF: 5})
+    unreported.charged(1, {REF: 10}.items())
+    unreported.charged(2, {REF: 5}.items())
     unreported.acknowledged(1)
     clock.advance(0.5)
     asked_at = clock.monotonic()
@@ -46,7 +46,7 @@ def test_what_was_acknowledged_does_not_show_for_ever() -> None:
     """A balance that gets no hint is shown by the books' last word after a while."""
     clock = ManualClock()
     unreported = Unreported(clock.monotonic)
-    unreported.charged(1, {REF: 10})
+    unreported.charged(1, {REF: 10}.items())
     unreported.acknowledged(1)
     clock.advance(HINT_SECONDS)
     assert unreported.of(REF) == 0
