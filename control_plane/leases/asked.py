@@ -1,0 +1,124 @@
+"""What is wanted, with what was found out about it; and everything that it touches, locked."""
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import select
+
+from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.leases.letting_go import give_up
+from control_plane.leases.replies import forestall
+from control_plane.leases.returns import Return, Uid, apply_returns
+from control_plane.leases.rows import read_leases, update_leases
+from control_plane.leases.settle import Freed
+from control_plane.leases.tables import leases
+from control_plane.ledger.expiry import catch_up
+from control_plane.ledger.holding import Holding, Vault
+from control_plane.ledger.identity import balance_id
+from control_plane.ledger.occurrences import Wanted, open_balances
+from control_plane.ledger.rows import GrantRow, in_burn_order
+from control_plane.ledger.specs import Found, find_spec
+from purser.sync.v1 import session_pb2 as session
+from sidecar.engine.values import BalanceKind, BalanceRef
+
+_LEASED: Final = frozenset({BalanceKind.WALLET, BalanceKind.ALLOWANCE, BalanceKind.BUDGET})
+
+
+@dataclass(slots=True)
+class Asked:
+    """One want, with what was found out about it."""
+
+    want: session.Want
+    ref: BalanceRef
+    at: datetime
+    """The instant that it is for: now, or the next period's beginning."""
+    found: Found | None
+    holding: Holding | None = None
+
+    @property
+    def leased(self) -> bool:
+        """Is it wanted as a lease, and not as a share or a verdict?"""
+        return (
+            self.found is not None
+            and self.found.spec.kind in _LEASED
+            and not self.found.spec.decided_remotely
+        )
+
+    @property
+    def unlimited(self) -> bool:
+        return self.found is not None and self.found.spec.unlimited
+
+    def grants(self) -> list[GrantRow]:
+        """What could be leased for it, in burn order."""
+        if self.holding is None:
+            return []
+        feature = self.want.feature
+        return in_burn_order(
+            grant
+            for grant in self.holding.grants.values()
+            if grant.available and grant.active(self.at) and grant.serves(feature)
+        )
+
+    @property
+    def short(self) -> bool:
+        """Is there less than the waiting call needs (or nothing at all, where nobody waits)?"""
+        return sum(grant.available for grant in self.grants()) < max(1, self.want.need)
+
+
+async def ask(uow: UnitOfWork, want: session.Want) -> Asked:
+    """Finds the balance's spec, as of now or of the next period's beginning."""
+    ref = BalanceRef(want.ref.customer_id, want.ref.subject_id, want.ref.balance)
+    found = await find_spec(uow, ref, uow.now)
+    if not want.next_period or found is None:
+        return Asked(want, ref, uow.now, found)
+    periods = [found.spec.period] if found.spec.period is not None else []
+    periods += [
+        spec.period
+        for spec in found.entitlements.grants
+        if spec.balance == ref.balance and spec.period is not None
+    ]
+    if not periods:
+        return Asked(want, ref, uow.now, found)
+    at = min(period.window(uow.now).end for period in periods)
+    return Asked(want, ref, at, await find_spec(uow, ref, at))
+
+
+async def open_asked(vault: Vault, asked: Collection[Asked], request: session.AcquireLeasesRequest) -> None:
+    """Locks everything that is touched, in order; first applies what the caller gives back and gives up."""
+    uow = vault.uow
+    returns = [
+        Return(Uid(item.uid.outbox_id, item.uid.incarnation_id, item.uid.seq), item.lease_id, item.amount)
+        for item in request.returns
+    ]
+    theirs = leases.c.id.in_([item.lease_id for item in returns])
+    also = (
+        (await uow.connection.execute(select(leases.c.balance_id).where(theirs))).scalars() if returns else ()
+    )
+    wanted = [
+        Wanted(item.ref, item.found.spec, item.at, item.found.entitlements.grants)
+        for item in asked
+        if item.found is not None and not item.unlimited
+    ]
+    given_up: defaultdict[str, list[str]] = defaultdict(list)
+    for one in request.given_up:
+        ref = BalanceRef(one.ref.customer_id, one.ref.subject_id, one.ref.balance)
+        given_up[balance_id(ref)].append(one.request_id)
+    held = await open_balances(vault, wanted, also={*also, *given_up})
+    for identity, request_ids in given_up.items():
+        if identity in vault.held and await give_up(uow, identity, request.holder, request_ids):
+            vault.held[identity].touched = True
+    await forestall(uow, request.holder, [one.request_id for one in request.given_up])
+    for item in asked:
+        item.holding = held.get(item.ref)
+    if returns:
+        freed = Freed(vault)
+        found = await read_leases(uow, theirs)
+        await freed.load(found.values())
+        changed = await apply_returns(uow, freed, found, returns)
+        await freed.pay()
+        await update_leases(uow, changed)
+    for holding in vault.held.values():
+        await catch_up(vault, holding)
