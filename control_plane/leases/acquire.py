@@ -13,7 +13,8 @@ from control_plane.leases.recalls import post_recalls
 from control_plane.leases.replies import store_reply, stored_reply
 from control_plane.leases.restored import read_pause
 from control_plane.leases.rows import OPEN, insert_leases
-from control_plane.leases.sessions import acquiring_session, save_session
+from control_plane.leases.seen import SEEN_EVERY, note_seen
+from control_plane.leases.sessions import Superseded, acquiring_session
 from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.ledger.balances import stand
 from control_plane.ledger.holding import Vault
@@ -30,36 +31,55 @@ async def acquire(
     Where a waiting call finds too little while others hold leases, they are recalled, and the answer waits
     until they have obeyed, something came back, or `settings.recall_wait` is over. Raises Superseded.
     """
-    first = await database.transact(lambda uow: _attempt(uow, settings, request, recalled=None))
+    first = await _try(database, settings, request, None)
     if isinstance(first, bytes):
         return session.AcquireLeasesResponse.FromString(first)
     await wait_obeyed(database, settings, request, first)
-    last = await database.transact(lambda uow: _attempt(uow, settings, request, recalled=first.recall_ids))
+    last = await _try(database, settings, request, first.recall_ids)
     assert isinstance(last, bytes), "the second attempt is final"
     return session.AcquireLeasesResponse.FromString(last)
+
+
+async def _try(
+    database: Database,
+    settings: LeaseSettings,
+    request: session.AcquireLeasesRequest,
+    recalled: Mapping[str, str] | None,
+) -> bytes | Pending:
+    """Answers everything in one go. Where that fails for something that is asked for, another transaction answers each
+    apart: a savepoint around every request would cost all of them what only this one needs.
+    """
+    try:
+        return await database.transact(lambda uow: _attempt(uow, settings, request, recalled))
+    except Superseded:
+        raise
+    except Exception as error:
+        if is_database_fault(error):
+            raise
+    return await database.transact(lambda uow: _attempt(uow, settings, request, recalled or {}, apart=True))
 
 
 async def _attempt(
     uow: UnitOfWork,
     settings: LeaseSettings,
     request: session.AcquireLeasesRequest,
-    *,
     recalled: Mapping[str, str] | None,
+    *,
+    apart: bool = False,
 ) -> bytes | Pending:
     """One transaction: the reply, stored; or, the first time, recalls of what is missing."""
     row = await acquiring_session(uow, request.holder, request.epoch)
     stored = await stored_reply(uow, request)
     if stored is not None:
         return stored
-    row.seen_at = uow.now
-    await save_session(uow, row)
-    try:
-        async with uow.connection.begin_nested():
-            reply = await _answer(uow, settings, request, recalled)
-    except Exception as error:
-        if is_database_fault(error):
-            raise
-        reply = await _each_apart(uow, settings, request, recalled or {})
+    if row.seen_at <= uow.now - SEEN_EVERY:
+        await note_seen(uow, request.holder)
+    if apart:
+        reply: session.AcquireLeasesResponse | Pending = await _each_apart(
+            uow, settings, request, recalled or {}
+        )
+    else:
+        reply = await _answer(uow, settings, request, recalled)
     if isinstance(reply, Pending):
         return reply
     encoded = reply.SerializeToString(deterministic=True)

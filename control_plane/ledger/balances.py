@@ -128,7 +128,9 @@ async def stand(
     await vault.load_live(ids)
     spent = await _spent_by_leases(vault, ids)
     open_overage = await _overage(vault, ids)
-    held_by, peak = await _held(vault, ids), await _peaks(vault, ids)
+    gauges = [one for one in ids if vault.held[one].row.kind == BalanceKind.GAUGE.name]
+    judged = [one for one in ids if one in specs and specs[one].decided_remotely]
+    held_by, peak = await _held(vault, gauges), await _peaks(vault, judged)
     found: dict[str, Standing] = {}
     for identity, holding in vault.held.items():
         spec = specs.get(identity)
@@ -258,6 +260,8 @@ async def _overage(vault: Vault, ids: Collection[str]) -> dict[str, dict[datetim
 
 async def _held(vault: Vault, ids: Collection[str]) -> dict[str, tuple[int, int]]:
     """What is held of each gauge, and how much of it is presumed."""
+    if not ids:
+        return {}
     sums = func.sum(gauge_holders.c.quantity), func.sum(gauge_holders.c.presumed)
     query = (
         select(gauge_holders.c.balance_id, *sums)
@@ -269,6 +273,8 @@ async def _held(vault: Vault, ids: Collection[str]) -> dict[str, tuple[int, int]
 
 
 async def _peaks(vault: Vault, ids: Collection[str]) -> dict[tuple[str, str], tuple[int, int]]:
+    if not ids:
+        return {}
     query = select(peaks.c.balance_id, peaks.c.window, peaks.c.highest, peaks.c.latest).where(
         peaks.c.balance_id.in_(ids)
     )
