@@ -323,7 +323,7 @@ class Keeper:
 
     def _send_new(self, demands: sizing.Demands, now: float) -> None:
         opened = self._sessions.opened
-        if self._port.is_down or self._finishing:
+        if self._port.is_down or self._finishing or self._sessions.is_fenced:
             with self._lock:
                 self._asking.answer_all(UNREACHABLE)
             return

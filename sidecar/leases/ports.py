@@ -47,6 +47,10 @@ class SessionPort(Protocol):
     def opened(self) -> tuple[session.Holder, int] | None:
         """Who we are and our epoch; None: no session is open (yet). Answers from memory."""
 
+    @property
+    def is_fenced(self) -> bool:
+        """May this incarnation open no more? Then nobody waits for a lease."""
+
     def superseded(self) -> None:
         """The control plane does not take our epoch: open anew."""
 

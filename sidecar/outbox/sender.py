@@ -33,6 +33,9 @@ class OpenSession(Protocol):
     @property
     def opened(self) -> tuple[session.Holder, int] | None: ...
 
+    @property
+    def may_upload(self) -> bool: ...
+
     def superseded(self) -> None: ...
 
 
@@ -92,7 +95,7 @@ class Sender:
             if now < self._retry_at:
                 return self._retry_at - now
             with self._turn:
-                if self._sessions.opened is None:
+                if not self._sessions.may_upload:
                     return INTERVAL_SECONDS
                 batch = self._next_batch()
                 if batch is not None:

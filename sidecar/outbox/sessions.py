@@ -16,7 +16,14 @@ from sidecar.outbox.shelf import Shelf
 from sidecar.runtime.backoff import Backoff
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.metrics import Metrics
-from sidecar.runtime.trouble import AnotherInstallation, NotWritten, OutcomeUnknown, Refused, Unreachable
+from sidecar.runtime.trouble import (
+    AnotherInstallation,
+    NotWritten,
+    OutcomeUnknown,
+    Refused,
+    Superseded,
+    Unreachable,
+)
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -57,6 +64,7 @@ class Sessions:
         self._epoch = 0
         self._is_stale = True
         self._is_elsewhere = False
+        self._is_fenced = False
         self._retry_at = 0.0
         self._closings: dict[str, tuple[tuple[str, int], ...]] = {}
         self._sent_again: tuple[str, int] | None = None
@@ -84,9 +92,20 @@ class Sessions:
         """Was it another installation that answered at the control plane's address, when one last did?"""
         return self._is_elsewhere
 
+    @property
+    def is_fenced(self) -> bool:
+        """Did the control plane say that this incarnation may open no more?"""
+        return self._is_fenced
+
+    @property
+    def may_upload(self) -> bool:
+        """Is a session open, or will none ever be for this incarnation? Its usage is taken either way."""
+        return self.opened is not None or self._is_fenced
+
     def superseded(self) -> None:
         """The control plane does not take our epoch, or does not know us: open anew."""
         self._identity = None
+        self._is_fenced = False
         self._is_stale = True
         self._wake()
 
@@ -96,6 +115,7 @@ class Sessions:
         """
         if generation is None or generation != self._shelf.generation:
             self._is_stale = True
+            self._is_fenced = False
             self._backoff.worked()
             self._retry_at = 0.0
             self._wake()
@@ -111,6 +131,13 @@ class Sessions:
             rest = self._close_earlier()
         except AnotherInstallation as error:
             self._met_another(error)
+            return self._retry_later()
+        except Superseded as error:
+            self._is_fenced = True
+            _log.error(
+                "this process may lease no more: it was declared dead, or a later one has come; restart it",
+                error=str(error),
+            )
             return self._retry_later()
         except (Unreachable, Refused, NotWritten, OutcomeUnknown) as error:
             seconds = self._retry_later()

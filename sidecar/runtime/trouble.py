@@ -98,6 +98,14 @@ class AnotherInstallation(Refused):
         super().__init__("FAILED_PRECONDITION", message)
 
 
+class Superseded(Refused):
+    """This incarnation may open no more, or has to open again before anything else."""
+
+    def __init__(self, message: str) -> None:
+        """`message` as it came."""
+        super().__init__("FAILED_PRECONDITION", message)
+
+
 class SequenceGap(Refused):
     """A batch began above the cursor + 1; `expected_seq` is what should come (0: it was not said)."""
 

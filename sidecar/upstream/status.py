@@ -6,7 +6,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from sidecar.runtime.trouble import AnotherInstallation, Refused, SequenceGap, Unreachable
+from sidecar.runtime.trouble import AnotherInstallation, Refused, SequenceGap, Superseded, Unreachable
 
 # With these the control plane has looked at what was asked, and done nothing. All others leave it open.
 _NOTHING_HAPPENED: Final = frozenset(
@@ -24,13 +24,18 @@ _NOTHING_HAPPENED: Final = frozenset(
 
 
 def meaning(error: grpc.RpcError) -> Unreachable | Refused:
-    """What a failed call means; SequenceGap for OUT_OF_RANGE, AnotherInstallation where the reason says so."""
+    """What a failed call means; SequenceGap for OUT_OF_RANGE, AnotherInstallation and Superseded where the reason
+    says so.
+    """
     code = error.code()
     message = str(error.details() or "")[:500]
     if code is grpc.StatusCode.OUT_OF_RANGE:
         return SequenceGap(message, expected_seq=_expected_seq(error))
-    if code is grpc.StatusCode.FAILED_PRECONDITION and _info(error).reason == "ANOTHER_INSTALLATION":
-        return AnotherInstallation(message)
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        by_reason = {"ANOTHER_INSTALLATION": AnotherInstallation, "SUPERSEDED": Superseded}
+        found = by_reason.get(_info(error).reason)
+        if found is not None:
+            return found(message)
     if code in _NOTHING_HAPPENED:
         return Refused(code.name, message)
     return Unreachable(code.name, message)

@@ -93,6 +93,7 @@ class FakeSessions:
 
     holder: session.Holder = field(default_factory=lambda: session.Holder(outbox_id="o", incarnation_id="i"))
     epoch: int | None = 1
+    is_fenced: bool = False
     superseded_times: int = 0
 
     @property
@@ -571,6 +572,15 @@ def test_a_verdict_that_came_to_nothing_is_given_up(rig: Rig) -> None:
     sent = len(rig.port.sent)
     rig.keeper.give_up_remote({gauge: RemoteVerdict(allowed=True, used=1, limit=2)})
     assert len(rig.port.sent) == sent
+
+
+def test_nobody_waits_where_no_session_will_open(rig: Rig) -> None:
+    """The control plane has declared this process dead: a call that is short hears at once that nothing can be had."""
+    rig.sessions.epoch, rig.sessions.is_fenced = None, True
+    waiter = rig.ask()
+    rig.keeper.step()
+    assert rig.grade(waiter) is Grade.UNREACHABLE
+    assert not rig.port.sent
 
 
 def test_giving_up_is_said_until_it_was_heard(rig: Rig) -> None:

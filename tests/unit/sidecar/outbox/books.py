@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.encoding import EncodedBatch
-from sidecar.runtime.trouble import AnotherInstallation, Refused, SequenceGap, Unreachable
+from sidecar.runtime.trouble import AnotherInstallation, Refused, SequenceGap, Superseded, Unreachable
 
 Uid = tuple[str, str, int]
 
@@ -35,6 +35,8 @@ class FakeBooks:
     trouble: Callable[[str], None] = lambda _rpc: None
     lost: Callable[[str], None] = lambda _rpc: None
     poison: str = ""
+    superseded: set[str] = field(default_factory=set)
+    """Incarnations that may open no more."""
 
     def open_session(
         self, request: session.OpenSessionRequest, timeout_seconds: float
@@ -43,6 +45,8 @@ class FakeBooks:
         assert timeout_seconds > 0
         self.trouble("open")
         self._look(request.holder)
+        if request.holder.incarnation_id in self.superseded:
+            raise Superseded("declared dead")
         self.opened.append(request)
         told = {i.incarnation_id: i.last_seq for i in request.open_incarnations}
         known = self.outboxes.setdefault(request.holder.outbox_id, set())

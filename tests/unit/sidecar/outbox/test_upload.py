@@ -129,6 +129,26 @@ def test_nothing_is_uploaded_before_a_session_is_open(start: Start, books: FakeB
     assert books.order == []
 
 
+def test_who_may_open_no_more_goes_on_uploading(start: Start, books: FakeBooks) -> None:
+    """It was declared dead and lives: it leases nothing, what it acknowledges is booked, and the next process opens."""
+    process = start()
+    process.use("a")
+    process.run()
+    books.superseded.add(process.outbox.identity.incarnation_id)
+    process.sessions.superseded()
+    process.use("b")
+    process.run(5)
+    process.use("c")
+    process.run(5)
+    assert process.sessions.opened is None
+    assert books.order == ["a", "b", "c"]
+    second = start()
+    second.use("d")
+    second.run()
+    assert books.order == ["a", "b", "c", "d"]
+    assert second.sessions.opened is not None
+
+
 def test_a_batch_that_fails_as_a_whole_is_halved_down_to_the_culprit(start: Start, books: FakeBooks) -> None:
     """Everything before the bad record is booked; it and what follows wait, and are tried for ever."""
     process = start()
