@@ -41,19 +41,28 @@ def central(spec: BalanceSpec, at_micros: int) -> Bucket:
 
 def refill(bucket: Bucket, at_micros: int) -> Bucket:
     """The bucket at a later instant; at an earlier one it stays as it was, so a clock that steps back gives nothing."""
-    elapsed = at_micros - bucket.at_micros
-    if elapsed <= 0:
+    micro_tokens, micro_per_second, burst, since = bucket
+    if at_micros <= since:
         return bucket
+    tokens, counted_to = refilled(micro_tokens, since, at_micros, micro_per_second, burst)
+    return Bucket(tokens, micro_per_second, burst, counted_to)
+
+
+def refilled(
+    micro_tokens: int, since: int, at_micros: int, micro_per_second: int, burst: int
+) -> tuple[int, int]:
+    """The same in numbers, for who keeps no bucket: tokens in micro-units, and until when time is counted in them."""
+    elapsed = at_micros - since
+    if elapsed <= 0:
+        return micro_tokens, since
     # Whole micro-units only; the microseconds that gave less than one are not counted as passed, so none is lost.
-    gained = elapsed * bucket.micro_per_second // MICRO
-    most = bucket.burst * MICRO
-    if bucket.micro_tokens + gained >= most:
-        tokens = max(bucket.micro_tokens, most)
-        return Bucket(tokens, bucket.micro_per_second, bucket.burst, at_micros)
-    counted = -(-gained * MICRO // bucket.micro_per_second) if gained else 0
+    gained = elapsed * micro_per_second // MICRO
+    most = burst * MICRO
+    if micro_tokens + gained >= most:
+        return max(micro_tokens, most), at_micros
+    counted = -(-gained * MICRO // micro_per_second) if gained else 0
     assert counted <= elapsed, "no more time is used than has passed"
-    tokens, since = bucket.micro_tokens + gained, bucket.at_micros + counted
-    return Bucket(tokens, bucket.micro_per_second, bucket.burst, since)
+    return micro_tokens + gained, since + counted
 
 
 def take(bucket: Bucket, amount: int, at_micros: int) -> tuple[Bucket, int]:
