@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, insert, select
 
+from control_plane.catalog.scales import keep_scales
 from control_plane.catalog.tables import catalog_revisions, plan_versions
 from control_plane.catalog.text import BadText, LocatedData, TextProblem, read_text
 from control_plane.db.unit_of_work import ChangeKind, UnitOfWork
@@ -34,6 +35,8 @@ class Draft:
     """Its canonical form."""
     meanings: Mapping[str, str]
     """Of each plan, a digest of what it means."""
+    located: LocatedData
+    """Where the text says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,17 @@ def read_draft(source: bytes) -> Draft:
     meanings = {
         name: hashlib.sha256(plan_meaning(catalog, name).encode()).hexdigest() for name in catalog.plans
     }
-    return Draft(source.decode("utf-8-sig"), catalog, write_catalog(catalog), meanings)
+    return Draft(source.decode("utf-8-sig"), catalog, write_catalog(catalog), meanings, located)
 
 
 async def publish(uow: UnitOfWork, draft: Draft, move: Move) -> Published:
-    """Makes the draft the newest revision. With `Move.ALL` every running subscription is pinned to it."""
+    """Makes the draft the newest revision. With `Move.ALL` every running subscription is pinned to it.
+
+    Raises BadText where it would count in other digits than were published before.
+    """
     customer_ids = await lock_all_customers(uow) if move is Move.ALL else ()
     revision = await uow.take_revision()
+    await keep_scales(uow, draft.catalog, draft.located)
     await uow.connection.execute(
         insert(catalog_revisions).values(
             revision=revision,

@@ -25,3 +25,11 @@ plan_versions = Table(
     UniqueConstraint("plan", "catalog_revision"),
 )
 """A plan's versions count from 1; `meaning` is a digest of all that the plan means, from `catalog_revision` on."""
+
+scales = Table(
+    "scales",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("scale", Integer, nullable=False),
+)
+"""Digits after the point of every unit, meter and allowance that was ever published. Rows are never changed."""

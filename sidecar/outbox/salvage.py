@@ -21,6 +21,10 @@ CHUNK: Final = 500
 _SUFFIXES: Final = ("-wal", "-shm")
 _COMPLETE: Final = "salvage_complete"
 
+_LOG_HEADER_BYTES: Final = 32
+_FRAME_HEADER_BYTES: Final = 24
+_FIRST_PAGE: Final = (1).to_bytes(4, "big")
+
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
@@ -31,6 +35,37 @@ class Salvaged:
     reservations: int
     leases: int
     unread: int
+
+
+def is_beheaded(path: Path) -> bool:
+    """Is there a log whose main file is empty or gone? SQLite takes such a log for a leftover, and deletes it."""
+    log = _log_of(path)
+    return _size(path) == 0 and _size(log) > 0
+
+
+def _give_head(path: Path) -> bool:
+    """Puts the first page, as the log has it last, where the main file should be: then SQLite reads the log again.
+
+    False: the log does not have it. The format is that of https://sqlite.org/fileformat2.html#walformat.
+    """
+    log = _log_of(path).read_bytes()
+    page_bytes = int.from_bytes(log[8:12], "big")
+    head = b""
+    if page_bytes:
+        for start in range(_LOG_HEADER_BYTES, len(log), _FRAME_HEADER_BYTES + page_bytes):
+            page = log[start + _FRAME_HEADER_BYTES : start + _FRAME_HEADER_BYTES + page_bytes]
+            if log[start : start + 4] == _FIRST_PAGE and len(page) == page_bytes:
+                head = page
+    path.write_bytes(head)
+    return bool(head)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def start_over(path: Path, *, make: Callable[[Path], OutboxFile], connect: Connect, at: datetime) -> Path:
@@ -102,6 +137,8 @@ def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
     """Copies what can be read of the file into a fresh one, in transactions of its own. Raises only for the
     fresh one.
     """
+    if is_beheaded(broken) and not _give_head(broken):
+        return Salvaged(0, 0, 0, 0, 0)  # unopened: the log stays as it is
     try:
         old = connect(broken)
     except sqlite3.Error:

@@ -33,7 +33,7 @@ from sidecar.outbox.port import (
     WriteResult,
     Written,
 )
-from sidecar.outbox.salvage import finish, start_over
+from sidecar.outbox.salvage import finish, is_beheaded, start_over
 from sidecar.outbox.writer import GroupWriter, Pending
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.metrics import Metrics
@@ -96,6 +96,9 @@ class SqliteOutbox:
             self._writer.start()
 
     def _open_or_set_aside(self) -> OutboxFile:
+        finish(self._path, self._connect)
+        if is_beheaded(self._path):
+            return self._start_over("its main file is empty or gone, and its log is not")
         try:
             return self._open_file()
         except sqlite3.NotSupportedError:
@@ -116,7 +119,6 @@ class SqliteOutbox:
         )
 
     def _open_file(self) -> OutboxFile:
-        finish(self._path, self._connect)
         file = self._make_file(self._path)
         try:
             keeping.look_over(file.connection)

@@ -283,6 +283,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_revisions")),
     )
     op.create_table(
+        "scales",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("scale", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_scales")),
+    )
+    op.create_table(
         "sessions",
         sa.Column("outbox_id", sa.Text(), nullable=False),
         sa.Column("incarnation_id", sa.Text(), nullable=False),
@@ -657,6 +663,7 @@ def downgrade() -> None:
     op.drop_index("ix_transactions_customer", table_name="transactions")
     op.drop_table("transactions")
     op.drop_table("sessions")
+    op.drop_table("scales")
     op.drop_table("revisions")
     op.drop_table("installation")
     op.drop_table("refusals")

@@ -248,11 +248,7 @@ def test_what_can_be_read_of_a_damaged_file_is_sent_again_with_its_uid(make: Mak
             file.write(b"\xff" * 4096)
     second = make()
     assert second.identity.outbox_id != before.outbox_id
-    found: list[usage.Record] = []
-    for incarnation in second.incarnations():
-        batch = second.read_batch(incarnation.incarnation_id, max_records=10_000, max_bytes=1 << 30)
-        if batch is not None:
-            found += usage.ReportBatchRequest.FromString(batch.payload).records
+    found = everything(second)
     names = [r.usage.decision_id for r in found]
     assert names[0] == "k0"
     assert names[-1] == "k299"
@@ -261,6 +257,53 @@ def test_what_can_be_read_of_a_damaged_file_is_sent_again_with_its_uid(make: Mak
     assert all(r.usage.decision_id == f"k{r.first_written.seq - 1}" for r in found)
     assert second.reservation("r") is not None
     assert isinstance(second.commit(use("k299")), KeyTaken)
+
+
+@pytest.mark.parametrize("cut", ["empty", "gone"])
+def test_a_log_without_its_main_file_is_read_and_never_deleted(make: Make, tmp_path: Path, cut: str) -> None:
+    """The main file was cut to nothing beside the log of a killed process: all of it is there again, with its uids."""
+    first = make()
+    for n in range(5):
+        first.commit(use(f"k{n}"))
+    before = first.identity
+    path, log = tmp_path / "outbox.sqlite3", tmp_path / "outbox.sqlite3-wal"
+    left = log.read_bytes()
+    first.close()
+    log.write_bytes(left)
+    if cut == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    second = make()
+    assert second.identity.outbox_id != before.outbox_id
+    assert [uid(record) for record in everything(second)] == [(before.outbox_id, n + 1) for n in range(5)]
+    assert isinstance(second.commit(use("k4")), KeyTaken)
+    assert list(tmp_path.glob("outbox.sqlite3.aside-*"))
+
+
+def test_a_log_that_tells_nothing_is_set_aside_as_it_is(make: Make, tmp_path: Path) -> None:
+    """No first page in it: nothing can be read, and nothing is thrown away."""
+    log = tmp_path / "outbox.sqlite3-wal"
+    log.write_bytes(b"\x37\x7f\x06\x82" + b"rubbish" * 1000)
+    outbox = make()
+    assert outbox.commit(use("a")) == Written(1)
+    (aside,) = tmp_path.glob("outbox.sqlite3.aside-*-wal")
+    assert aside.read_bytes() == b"\x37\x7f\x06\x82" + b"rubbish" * 1000
+
+
+def everything(outbox: SqliteOutbox) -> list[usage.Record]:
+    """What waits for upload of all incarnations."""
+    found: list[usage.Record] = []
+    for incarnation in outbox.incarnations():
+        batch = outbox.read_batch(incarnation.incarnation_id, max_records=10_000, max_bytes=1 << 30)
+        if batch is not None:
+            found += usage.ReportBatchRequest.FromString(batch.payload).records
+    return found
+
+
+def uid(record: usage.Record) -> tuple[str, int]:
+    """Where it was written first."""
+    return record.first_written.outbox_id, record.first_written.seq
 
 
 def _pages_of(path: Path, table: str) -> list[int]:
