@@ -47,13 +47,19 @@ async def postgres_database(postgres_url: str, clock: SteppedClock) -> AsyncIter
         yield made
 
 
+async def empty_database(url: str, clock: SteppedClock) -> Database:
+    """With all tables, and revision 0."""
+    database = Database(create_engine(url), clock=clock)
+    async with database.engine.begin() as connection:
+        await connection.run_sync(all_tables().create_all)
+        await connection.execute(insert(revisions).values(id=1, generation=1, revision=0))
+    return database
+
+
 @asynccontextmanager
 async def _made(url: str, clock: SteppedClock) -> AsyncIterator[Database]:
-    database = Database(create_engine(url), clock=clock)
+    database = await empty_database(url, clock)
     try:
-        async with database.engine.begin() as connection:
-            await connection.run_sync(all_tables().create_all)
-            await connection.execute(insert(revisions).values(id=1, generation=1, revision=0))
         yield database
     finally:
         await database.close()

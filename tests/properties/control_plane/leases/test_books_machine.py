@@ -1,24 +1,14 @@
 """Random interleavings of what holders and time do to a wallet, against a model; audited at each step."""
 
-import asyncio
-import tempfile
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import insert, select
+from hypothesis.stateful import initialize, precondition, rule
+from sqlalchemy import select
 
-from control_plane.db.engine import create_engine
-from control_plane.db.metadata import all_tables
-from control_plane.db.tables import revisions
-from control_plane.db.unit_of_work import Database
-from control_plane.leases.dead import DeadLeases, declare_dead
 from control_plane.leases.sessions import Superseded
 from control_plane.leases.settings import LeaseSettings
 from control_plane.ledger.audit import audit, oversold
@@ -26,11 +16,10 @@ from control_plane.ledger.grants import NewGrant, create_grant, void_grant
 from control_plane.ledger.rows import GrantRow
 from control_plane.ledger.tables import balances, grants
 from control_plane.usage.sweep import sweep
-from tests.integration.control_plane.conftest import SteppedClock
 from tests.integration.control_plane.leases.holder import Holder, ref
 from tests.integration.control_plane.setting import make_subscriber, publish_text
-
-Answer = TypeVar("Answer")
+from tests.properties.control_plane.leases import holders_machine
+from tests.properties.control_plane.leases.holders_machine import WHICH, HoldersMachine
 
 WALLET = ref("acme")
 SETTINGS = LeaseSettings(recall_wait=timedelta(0))
@@ -48,33 +37,24 @@ class Local:
 
 
 @dataclass
-class Sidecar:
-    """A holder with its book, and its earlier incarnations that are not closed."""
+class Sidecar(holders_machine.Sidecar):
+    """And its book."""
 
-    holder: Holder
     leases: list[Local] = field(default_factory=list)
-    earlier: list[Holder] = field(default_factory=list)
-    starts: int = 1
-    is_dead: bool = False
-    """So an operator says. It does not know, and goes on spending."""
+
+    def forget(self) -> None:
+        """It spends nothing of what its earlier incarnation leased."""
+        self.leases = []
 
 
-class BooksMachine(RuleBasedStateMachine):
+class BooksMachine(HoldersMachine[Sidecar]):
     """Two sidecars, one wallet of two grants, one of which expires."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
-        self.clock = SteppedClock(datetime(2030, 1, 1, 12, tzinfo=UTC))
         self.decided: dict[str, set[int]] = {}
         self.facts: dict[str, int] = {}
         self.granted = 0
-        self.keys = 0
-
-    def run(self, work: Awaitable[Answer]) -> Answer:
-        """Runs it to its end, on the machine's loop."""
-        return self.runner.run(_await(work))
 
     @initialize(lasting=st.integers(0, 250), passing=st.integers(1, 150))
     def begin(self, lasting: int, passing: int) -> None:
@@ -84,11 +64,7 @@ class BooksMachine(RuleBasedStateMachine):
         self.acquire(which=1, need=60, more=60)
 
     async def _begin(self, lasting: int, passing: int) -> None:
-        engine = create_engine(f"sqlite+aiosqlite:///{Path(self.folder.name)}/books.sqlite3")
-        async with engine.begin() as connection:
-            await connection.run_sync(all_tables().create_all)
-            await connection.execute(insert(revisions).values(id=1, generation=1, revision=0))
-        self.database = Database(engine, clock=self.clock)
+        await self.open_database()
         await publish_text(self.database)
         await make_subscriber(self.database, "acme", "paid")
         hour = timedelta(hours=1)
@@ -113,7 +89,7 @@ class BooksMachine(RuleBasedStateMachine):
         async with self.database.begin() as uow:
             await create_grant(uow, new)
 
-    @rule(which=st.integers(0, 1), need=st.integers(0, 150), more=st.integers(0, 150))
+    @rule(which=WHICH, need=st.integers(0, 150), more=st.integers(0, 150))
     def lease(self, which: int, need: int, more: int) -> None:
         """A sidecar takes a lease."""
         self.acquire(which, need, more)
@@ -136,7 +112,7 @@ class BooksMachine(RuleBasedStateMachine):
             sidecar.leases.append(Local(lease.lease_id, amount, until))
 
     @rule(
-        which=st.integers(0, 1),
+        which=WHICH,
         pick=st.integers(0, 9),
         amount=st.integers(1, 300),
         again=st.booleans(),
@@ -164,7 +140,7 @@ class BooksMachine(RuleBasedStateMachine):
         self.decided.setdefault(key, set()).add(amount)
         self._sent(sidecar, sent)
 
-    @rule(which=st.integers(0, 1), pick=st.integers(0, 9), amount=st.integers(1, 300), sent=st.booleans())
+    @rule(which=WHICH, pick=st.integers(0, 9), amount=st.integers(1, 300), sent=st.booleans())
     def give_back(self, which: int, pick: int, amount: int, sent: bool) -> None:
         """A sidecar returns a part of a lease."""
         sidecar = self.sidecars[which]
@@ -176,7 +152,7 @@ class BooksMachine(RuleBasedStateMachine):
             sidecar.holder.give_back(lease.lease_id, amount)
             self._sent(sidecar, sent)
 
-    @rule(which=st.integers(0, 1), minutes=st.integers(0, 90), size=st.integers(1, 150), sent=st.booleans())
+    @rule(which=WHICH, minutes=st.integers(0, 90), size=st.integers(1, 150), sent=st.booleans())
     def fact(self, which: int, minutes: int, size: int, sent: bool) -> None:
         """Something has happened already, perhaps before the wallet had anything."""
         self.keys += 1
@@ -192,7 +168,7 @@ class BooksMachine(RuleBasedStateMachine):
         if sent:
             self.run(sidecar.holder.upload())
 
-    @rule(which=st.integers(0, 1), first=st.integers(0, 3), last=st.integers(1, 6))
+    @rule(which=WHICH, first=st.integers(0, 3), last=st.integers(1, 6))
     def upload(self, which: int, first: int, last: int) -> None:
         """A run is sent that overlaps what was sent before."""
         holder = self.sidecars[which].holder
@@ -204,43 +180,6 @@ class BooksMachine(RuleBasedStateMachine):
     async def _cursor(self, holder: Holder) -> int:
         answer = await holder.upload(1, 1) if holder.last_seq else None
         return answer.cursor if answer else 0
-
-    @rule(which=st.integers(0, 1))
-    def restart(self, which: int) -> None:
-        """The process dies and comes back: it spends nothing of what its earlier incarnation leased."""
-        sidecar = self.sidecars[which]
-        sidecar.starts += 1
-        old = sidecar.holder
-        sidecar.earlier.append(old)
-        sidecar.leases = []
-        sidecar.is_dead = False
-        sidecar.holder = Holder(
-            self.database, outbox_id=old.outbox_id, incarnation_id=f"inc-{sidecar.starts}"
-        )
-        self.run(
-            sidecar.holder.open(*((earlier.incarnation_id, earlier.last_seq) for earlier in sidecar.earlier))
-        )
-
-    @rule(which=st.integers(0, 1))
-    def declare_dead(self, which: int) -> None:
-        """An operator takes a sidecar for dead that runs, and spends what it holds."""
-        sidecar = self.sidecars[which]
-        sidecar.is_dead = True
-        self.run(self._declare_dead(sidecar.holder))
-
-    async def _declare_dead(self, holder: Holder) -> None:
-        async with self.database.begin() as uow:
-            await declare_dead(uow, holder.name, DeadLeases.QUARANTINE)
-
-    @rule(which=st.integers(0, 1))
-    def drain(self, which: int) -> None:
-        """Earlier incarnations are uploaded and closed."""
-        sidecar = self.sidecars[which]
-        for old in sidecar.earlier:
-            if old.last_seq:
-                self.run(old.upload())
-            assert self.run(sidecar.holder.close(old.incarnation_id, old.last_seq)).ended
-        sidecar.earlier = []
 
     @rule(seconds=st.sampled_from([1, 1, 10, 40, 70, 600, 3600, 25 * 3600]))
     def time_passes(self, seconds: int) -> None:
@@ -271,33 +210,21 @@ class BooksMachine(RuleBasedStateMachine):
             rows = (await uow.connection.execute(select(grants))).mappings()
             return [GrantRow(**row) for row in rows]
 
-    @invariant()
-    def books_hold(self) -> None:
+    async def check(self) -> None:
         """Every equation holds, and nothing decided is beyond what there was."""
-        if hasattr(self, "sidecars"):
-            self.run(self._check())
-
-    async def _check(self) -> None:
         async with self.database.read() as uow:
             assert await audit(uow) == []
             assert await oversold(uow) == 0
 
-    def teardown(self) -> None:
-        """Everything is uploaded and closed: then usage is in the books once, and every term adds up."""
-        if hasattr(self, "sidecars"):
-            self.run(self._settle())
-            self.run(self.database.close())
-        self.runner.close()
-        self.folder.cleanup()
-
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
+        """Usage is in the books once, and every term adds up."""
         for sidecar in self.sidecars:
             for holder in (*sidecar.earlier, sidecar.holder):
                 if holder.last_seq:
                     await holder.upload()
                 await sidecar.holder.close(holder.incarnation_id, holder.last_seq)
         await sweep(self.database, SETTINGS)
-        await self._check()
+        await self.check()
         rows = await self._grants()
         assert sum(row.leased + row.quarantined + row.presumed for row in rows) == 0
         async with self.database.read() as uow:
@@ -309,15 +236,6 @@ class BooksMachine(RuleBasedStateMachine):
         assert sum(row.amount for row in rows) == self.granted
 
 
-async def _await(work: Awaitable[Answer]) -> Answer:
-    return await work
-
-
 TestBooks = BooksMachine.TestCase
 TestBooks.__doc__ = "Whatever happens in whatever order, the books balance and nothing is sold twice."
-TestBooks.settings = settings(
-    max_examples=12,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+TestBooks.settings = holders_machine.SETTINGS

@@ -1,29 +1,16 @@
 """Random interleavings of what sidecars and time do to a gauge, against what callers were told."""
 
-import asyncio
-import tempfile
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from sqlalchemy import insert
+from hypothesis.stateful import initialize, rule
 
-from control_plane.db.engine import create_engine
-from control_plane.db.metadata import all_tables
-from control_plane.db.tables import revisions
-from control_plane.db.unit_of_work import Database
-from control_plane.leases.dead import DeadLeases, declare_dead
 from control_plane.leases.gauges import violations
 from control_plane.leases.sessions import Superseded
 from control_plane.usage.sweep import forget, sweep
-from tests.integration.control_plane.conftest import SteppedClock
-from tests.integration.control_plane.leases.holder import SETTINGS, Holder
+from tests.integration.control_plane.leases.holder import SETTINGS
 from tests.integration.control_plane.leases.test_gauges import (
     ADD,
     REMOVE,
@@ -35,8 +22,8 @@ from tests.integration.control_plane.leases.test_gauges import (
     write,
 )
 from tests.integration.control_plane.leases.test_remote import begun
-
-Answer = TypeVar("Answer")
+from tests.properties.control_plane.leases import holders_machine
+from tests.properties.control_plane.leases.holders_machine import WHICH, HoldersMachine
 
 LIMIT = 2
 WHO = ("ann", "bob", "cleo")
@@ -55,32 +42,23 @@ WISHES = st.sampled_from(
 
 
 @dataclass
-class Sidecar:
-    """A holder, what it has to give up, and its earlier incarnations that are not closed."""
+class Sidecar(holders_machine.Sidecar):
+    """And what it has to give up."""
 
-    holder: Holder
     came_to_nothing: list[str] = field(default_factory=list)
-    earlier: list[Holder] = field(default_factory=list)
-    starts: int = 1
-    is_dead: bool = False
-    """So an operator says. It does not know, and goes on."""
+
+    def forget(self) -> None:
+        """It does not know what came to nothing."""
+        self.came_to_nothing = []
 
 
-class SeatsMachine(RuleBasedStateMachine):
+class SeatsMachine(HoldersMachine[Sidecar]):
     """Two sidecars, two seats, three who want them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
-        self.clock = SteppedClock(datetime(2030, 1, 1, 12, tzinfo=UTC))
         self.told: dict[str, int] = dict.fromkeys(WHO, 0)
         """What each holds by what callers were told: nothing but what was acknowledged."""
-        self.keys = 0
-
-    def run(self, work: Awaitable[Answer]) -> Answer:
-        """Runs it to its end, on the machine's loop."""
-        return self.runner.run(_await(work))
 
     @initialize()
     def begin(self) -> None:
@@ -88,14 +66,10 @@ class SeatsMachine(RuleBasedStateMachine):
         self.run(self._begin())
 
     async def _begin(self) -> None:
-        engine = create_engine(f"sqlite+aiosqlite:///{Path(self.folder.name)}/seats.sqlite3")
-        async with engine.begin() as connection:
-            await connection.run_sync(all_tables().create_all)
-            await connection.execute(insert(revisions).values(id=1, generation=1, revision=0))
-        self.database = Database(engine, clock=self.clock)
+        await self.open_database()
         self.sidecars = [Sidecar(holder) for holder in await begun(self.database, "one", "two")]
 
-    @rule(which=st.integers(0, 1), who=st.sampled_from(WHO), wish=WISHES, works=st.booleans())
+    @rule(which=WHICH, who=st.sampled_from(WHO), wish=WISHES, works=st.booleans())
     def consume(self, which: int, who: str, wish: Wish, works: bool) -> None:
         """A caller asks; what is allowed is written and acknowledged, or the write fails and nothing is.
 
@@ -129,7 +103,7 @@ class SeatsMachine(RuleBasedStateMachine):
         else:
             sidecar.came_to_nothing.append(key)
 
-    @rule(which=st.integers(0, 1))
+    @rule(which=WHICH)
     def give_up(self, which: int) -> None:
         """What came to nothing is given up at last."""
         sidecar = self.sidecars[which]
@@ -137,48 +111,12 @@ class SeatsMachine(RuleBasedStateMachine):
             self.run(give_up(sidecar.holder, *sidecar.came_to_nothing))
             sidecar.came_to_nothing = []
 
-    @rule(which=st.integers(0, 1))
+    @rule(which=WHICH)
     def upload(self, which: int) -> None:
         """The network is there."""
         holder = self.sidecars[which].holder
         if holder.last_seq:
             assert not self.run(holder.upload()).dead_letters
-
-    @rule(which=st.integers(0, 1))
-    def restart(self, which: int) -> None:
-        """The process dies and comes back: it knows what it wrote, and no more."""
-        sidecar = self.sidecars[which]
-        old = sidecar.holder
-        sidecar.starts += 1
-        sidecar.earlier.append(old)
-        sidecar.came_to_nothing = []
-        sidecar.is_dead = False
-        new = Holder(self.database, outbox_id=old.outbox_id, incarnation_id=f"inc-{sidecar.starts}")
-        sidecar.holder = new
-        self.run(new.open(*((earlier.incarnation_id, earlier.last_seq) for earlier in sidecar.earlier)))
-
-    @rule(which=st.integers(0, 1))
-    def drain(self, which: int) -> None:
-        """Earlier incarnations are uploaded and closed."""
-        self.run(self._drain(self.sidecars[which]))
-
-    async def _drain(self, sidecar: Sidecar) -> None:
-        for old in sidecar.earlier:
-            if old.last_seq:
-                await old.upload()
-            assert (await sidecar.holder.close(old.incarnation_id, old.last_seq)).ended
-        sidecar.earlier = []
-
-    @rule(which=st.integers(0, 1))
-    def declare_dead(self, which: int) -> None:
-        """An operator takes a sidecar for dead."""
-        sidecar = self.sidecars[which]
-        sidecar.is_dead = True
-        self.run(self._declare_dead(sidecar.holder))
-
-    async def _declare_dead(self, holder: Holder) -> None:
-        async with self.database.begin() as uow:
-            await declare_dead(uow, holder.name, DeadLeases.QUARANTINE)
 
     @rule(hours=st.sampled_from([0.1, 1, 25]))
     def time_passes(self, hours: float) -> None:
@@ -187,48 +125,27 @@ class SeatsMachine(RuleBasedStateMachine):
         self.run(sweep(self.database, SETTINGS))
         self.run(forget(self.database, SETTINGS))
 
-    @invariant()
-    def nothing_is_oversold(self) -> None:
+    async def check(self) -> None:
         """Callers were never told of more seats than there are, and the books agree with themselves."""
-        if hasattr(self, "sidecars"):
-            assert sum(self.told.values()) <= LIMIT, self.told
-            self.run(self._check())
-
-    async def _check(self) -> None:
+        assert sum(self.told.values()) <= LIMIT, self.told
         async with self.database.read() as uow:
             assert await violations(uow) == []
         assert await used(self.database) <= LIMIT
 
-    def teardown(self) -> None:
-        """Everything is uploaded and closed: what is held is what callers were told, and nothing is left open."""
-        if hasattr(self, "sidecars"):
-            self.run(self._settle())
-            self.run(self.database.close())
-        self.runner.close()
-        self.folder.cleanup()
-
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
+        """What is held in the end is what callers were told, and nothing is left open."""
         for sidecar in self.sidecars:
             if sidecar.holder.last_seq:
                 await sidecar.holder.upload()
-            await self._drain(sidecar)
+            await self.drained(sidecar)
             await sidecar.holder.close(sidecar.holder.incarnation_id, sidecar.holder.last_seq)
-        await self._check()
+        await self.check()
         stands = await standing(self.database)
         assert (stands.spent, stands.presumed) == (sum(self.told.values()), 0)
-
-
-async def _await(work: Awaitable[Answer]) -> Answer:
-    return await work
 
 
 TestSeats = SeatsMachine.TestCase
 TestSeats.__doc__ = (
     "Whatever happens in whatever order, no seat is given twice, and none stays taken for nothing."
 )
-TestSeats.settings = settings(
-    max_examples=12,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+TestSeats.settings = holders_machine.SETTINGS
