@@ -6,15 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
-from sidecar.runtime.settings_file import read_settings_file
+from sidecar.runtime.settings_file import LayeredSettings
 
 
 def _address(value: str) -> str:
@@ -27,10 +21,8 @@ def _address(value: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 
 
-class Settings(BaseSettings):
+class Settings(LayeredSettings):
     """Every setting of `purser control-plane serve`."""
-
-    model_config = SettingsConfigDict(env_prefix="PURSER_", extra="ignore")
 
     database: str = Field(
         "sqlite:///purser-control-plane.sqlite3",
@@ -111,18 +103,6 @@ class Settings(BaseSettings):
     )
     stop_seconds: float = Field(10, ge=0, le=300, description="What calls get to end when the process stops.")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        from_file = InitSettingsSource(settings_cls, read_settings_file(settings_cls.model_fields))
-        return (init_settings, env_settings, from_file)
-
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -155,7 +135,7 @@ class Settings(BaseSettings):
 
 def settings_from(**flags: Any) -> Settings:
     """The settings with these flags on top; a flag that is None was not given."""
-    return Settings(**{name: value for name, value in flags.items() if value is not None})
+    return Settings.given(flags)
 
 
 def is_loopback(address: str) -> bool:

@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from sidecar.outbox.port import Durability
-from sidecar.runtime.settings_file import read_settings_file
+from sidecar.runtime.settings_file import LayeredSettings
 
 
 def _address(value: str) -> str:
@@ -30,10 +24,8 @@ def _address(value: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 
 
-class Settings(BaseSettings):
+class Settings(LayeredSettings):
     """Every setting of `purser sidecar serve`."""
-
-    model_config = SettingsConfigDict(env_prefix="PURSER_", extra="ignore")
 
     control_plane: Address = Field("127.0.0.1:7080", description="gRPC address of the control plane.")
     data: Path = Field(
@@ -94,20 +86,6 @@ class Settings(BaseSettings):
     )
     log_json: bool = Field(True, description="JSON lines; else plain ones for a terminal.")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file."""
-        del dotenv_settings, file_secret_settings
-        from_file = InitSettingsSource(settings_cls, read_settings_file(settings_cls.model_fields))
-        return (init_settings, env_settings, from_file)
-
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -121,7 +99,7 @@ def settings_from(**flags: Any) -> Settings:
     """The settings with these flags on top; a flag that is None was not given. Raises pydantic's ValidationError and
     BadSettingsFile.
     """
-    return Settings(**{name: value for name, value in flags.items() if value is not None})
+    return Settings.given(flags)
 
 
 def is_local(address: str) -> bool:

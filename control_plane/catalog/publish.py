@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select
 
 from control_plane.catalog.scales import keep_scales
 from control_plane.catalog.tables import catalog_revisions, plan_versions
-from control_plane.catalog.text import BadText, LocatedData, TextProblem, read_text
+from control_plane.catalog.text import BadText, LocatedData, read_text
 from control_plane.db.unit_of_work import ChangeKind, UnitOfWork
 from control_plane.subscriptions.moves import Moved, Staying, find_staying, lock_all_customers, move_all
 from sidecar.engine.catalog import Catalog
@@ -59,8 +59,8 @@ def read_draft(source: bytes) -> Draft:
     try:
         catalog = read_catalog(located.data)
     except CatalogError as error:
-        problems = [_located(located, problem.path, problem.what, problem.mend) for problem in error.problems]
-        raise BadText(tuple(sorted(problems, key=lambda p: (p.at.line, p.at.column)))) from error
+        problems = (located.problem(problem.path, problem.what, problem.mend) for problem in error.problems)
+        raise BadText(problems) from error
     meanings = {
         name: hashlib.sha256(plan_meaning(catalog, name).encode()).hexdigest() for name in catalog.plans
     }
@@ -110,7 +110,3 @@ async def _new_versions(uow: UnitOfWork, meanings: Mapping[str, str], revision: 
                 )
             )
     return made
-
-
-def _located(located: LocatedData, path: str, what: str, mend: str) -> TextProblem:
-    return TextProblem(located.position(path), path, what, mend)

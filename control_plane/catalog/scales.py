@@ -35,9 +35,9 @@ async def keep_scales(uow: UnitOfWork, catalog: Catalog, located: LocatedData) -
             new[said.name] = said.scale
         elif before != said.scale:
             what = f"{said.name} is counted with {before} digits after the point, and here with {said.scale}"
-            problems.append(TextProblem(located.position(said.path), said.path, what, said.mend))
+            problems.append(located.problem(said.path, what, said.mend))
     if problems:
-        raise BadText(tuple(sorted(problems, key=lambda problem: (problem.at.line, problem.at.column))))
+        raise BadText(problems)
     if new:
         rows = [{"name": name, "scale": scale} for name, scale in new.items()]
         await uow.connection.execute(insert(scales), rows)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -48,11 +48,13 @@ class TextProblem:
 
 
 class BadText(ValueError):
-    """The text is not a catalog. Holds every problem that was found."""
+    """The text is not a catalog. Holds every problem that was found, in the order of the text."""
 
-    def __init__(self, problems: tuple[TextProblem, ...]) -> None:
-        super().__init__("; ".join(f"line {p.at.line}, column {p.at.column}: {p.what}" for p in problems))
-        self.problems = problems
+    def __init__(self, problems: Iterable[TextProblem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda p: (p.at.line, p.at.column)))
+        super().__init__(
+            "; ".join(f"line {p.at.line}, column {p.at.column}: {p.what}" for p in self.problems)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,10 @@ class LocatedData:
         while path and path not in self.positions:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.positions.get(path, Position(1, 1))
+
+    def problem(self, path: str, what: str, mend: str) -> TextProblem:
+        """What is wrong with the value at the path."""
+        return TextProblem(self.position(path), path, what, mend)
 
 
 def read_text(source: bytes) -> LocatedData:
@@ -88,7 +94,7 @@ def read_text(source: bytes) -> LocatedData:
     reading = _Reading()
     data = reading.value(root, "", 0)
     if reading.problems:
-        raise BadText(tuple(reading.problems))
+        raise BadText(reading.problems)
     return LocatedData(data, reading.positions)
 
 

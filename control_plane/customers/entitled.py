@@ -11,6 +11,7 @@ from sqlalchemy import Row, or_, select
 
 from control_plane.catalog.revisions import current_revision, read_catalogs, revision_at
 from control_plane.customers.tables import customers
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.subscriptions.tables import subscription_pins, subscriptions
 from sidecar.engine.customer import Customer, PastDuePolicy, Subscription, SubscriptionState
@@ -20,8 +21,6 @@ from sidecar.engine.resolve import resolve
 KEPT_CUSTOMERS = 20_000
 ENDED_STAY = timedelta(days=40)
 """Ended subscriptions stay visible for so long: late facts are judged by them."""
-MAX_IDS = 500
-"""Ids in one statement."""
 
 
 class _Compiled(NamedTuple):
@@ -57,11 +56,11 @@ async def revisions_of(uow: UnitOfWork, customer_ids: Collection[str]) -> set[in
     """Every catalog revision that these customers can have been entitled by: those of their pins, and the newest."""
     found = {await current_revision(uow)}
     possible = sorted(name for name in set(customer_ids) if is_storable(name))
-    for start in range(0, len(possible), MAX_IDS):
+    for some in in_parts(possible):
         pinned = (
             select(subscription_pins.c.catalog_revision)
             .join(subscriptions, subscriptions.c.id == subscription_pins.c.subscription_id)
-            .where(subscriptions.c.customer_id.in_(possible[start : start + MAX_IDS]))
+            .where(subscriptions.c.customer_id.in_(some))
             .distinct()
         )
         found.update((await uow.connection.execute(pinned)).scalars())
@@ -92,8 +91,7 @@ async def read_customers(
     found: dict[str, Customer] = {}
     wanted = sorted(set(customer_ids))
     possible = [name for name in wanted if is_storable(name)]
-    for start in range(0, len(possible), MAX_IDS):
-        some = possible[start : start + MAX_IDS]
+    for some in in_parts(possible):
         rows = (await uow.connection.execute(select(customers).where(customers.c.id.in_(some)))).all()
         held = await _subscriptions(uow, [row.id for row in rows], pinned_at)
         for row in rows:

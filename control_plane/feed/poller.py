@@ -10,8 +10,8 @@ import structlog
 from sqlalchemy import and_, exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from control_plane.customers.entitled import MAX_IDS
 from control_plane.customers.tables import customers
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.feed.connected import Connected, HolderKey
@@ -257,9 +257,9 @@ class Poller:
     async def _with_children(self, uow: UnitOfWork, changed: Sequence[str]) -> Sequence[str]:
         """Followed customers among these, and those whose parent is among them: they show its budgets too."""
         wanted = set(changed) & self._customers.keys()
-        for start in range(0, len(changed), MAX_IDS):
+        for some in in_parts(changed):
             children = await uow.connection.execute(
-                select(customers.c.id).where(customers.c.parent_id.in_(changed[start : start + MAX_IDS]))
+                select(customers.c.id).where(customers.c.parent_id.in_(some))
             )
             wanted.update(self._customers.keys() & set(children.scalars()))
         return sorted(wanted)

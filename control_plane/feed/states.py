@@ -7,8 +7,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import select
 
 from control_plane.catalog.revisions import current_revision, encoded_catalog
-from control_plane.customers.entitled import MAX_IDS, is_storable, read_customers
+from control_plane.customers.entitled import is_storable, read_customers
 from control_plane.customers.tables import subjects
+from control_plane.db.parts import in_parts
 from control_plane.db.types import to_micros
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.feed.hints import hints_of
@@ -40,8 +41,7 @@ async def subject_states(uow: UnitOfWork, subject_ids: Collection[str]) -> Mappi
     wanted = sorted(set(subject_ids))
     found: dict[str, str] = {}
     possible = [name for name in wanted if is_storable(name)]
-    for start in range(0, len(possible), MAX_IDS):
-        some = possible[start : start + MAX_IDS]
+    for some in in_parts(possible):
         rows = await uow.connection.execute(
             select(subjects.c.id, subjects.c.customer_id).where(subjects.c.id.in_(some))
         )

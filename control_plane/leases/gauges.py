@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, select, update
 
 from control_plane.db.types import MICROSECOND, AmountOutOfRange
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.leases.tables import gauge_asks, gauge_changes, gauge_holders
+from control_plane.leases.tables import ASK_KEY, gauge_asks, gauge_changes, gauge_holders
 from control_plane.ledger.holding import insert_missing
 from control_plane.usage.tables import event_keys
 from sidecar.engine.values import MAX_AMOUNT
@@ -75,7 +75,7 @@ def held_by(changes: Iterable[Change]) -> int:
     with 0) or is at least (ADD), and the greatest (at, key) has the last word.
     """
     held = 0
-    for change in sorted(_counting(changes), key=_order):
+    for change in sorted(_counting(changes), key=in_order):
         held = max(held, change.quantity) if change.adds else change.quantity
     return held
 
@@ -86,7 +86,7 @@ def needed(changes: Iterable[Change]) -> list[Change]:
     """
     kept: list[Change] = []
     added, is_set = -1, False
-    for change in sorted(changes, key=_order, reverse=True):
+    for change in sorted(changes, key=in_order, reverse=True):
         if change.state is State.BOOKED:
             if is_set or (change.adds and change.quantity <= added):
                 continue
@@ -99,7 +99,8 @@ def _counting(changes: Iterable[Change]) -> Iterable[Change]:
     return (change for change in changes if change.state is not State.LAPSED)
 
 
-def _order(change: Change) -> tuple[datetime, str]:
+def in_order(change: Change) -> tuple[datetime, str]:
+    """What a holder's changes are sorted by."""
     return (change.at, change.event_key)
 
 
@@ -175,7 +176,7 @@ async def violations(uow: UnitOfWork) -> list[str]:
         by_holder[row["balance_id"], row["holder_id"]].append(_change(row))
     rows = await uow.connection.execute(select(gauge_holders))
     holds = {(row.balance_id, row.holder_id): (row.quantity, row.presumed) for row in rows}
-    asks = await uow.connection.execute(select(*_KEY).distinct())
+    asks = await uow.connection.execute(select(*ASK_KEY).distinct())
     asked = {tuple(row) for row in asks}
     found = [
         f"holder {holder} of {balance}: it holds {holds.get((balance, holder))}, its changes say otherwise"
@@ -231,13 +232,10 @@ def _change(row: RowMapping) -> Change:
     return Change(**{**row, "state": State(row["state"])})
 
 
-_KEY: Final = (gauge_asks.c.balance_id, gauge_asks.c.holder_id, gauge_asks.c.event_key)
-
-
 def _of(change: Change) -> tuple[ColumnElement[bool], ...]:
     """The asks that were told of it."""
     names = (change.balance_id, change.holder_id, change.event_key)
-    return tuple(column == name for column, name in zip(_KEY, names, strict=True))
+    return tuple(column == name for column, name in zip(ASK_KEY, names, strict=True))
 
 
 async def _tell(uow: UnitOfWork, change: Change, by: Ask) -> None:

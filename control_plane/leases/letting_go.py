@@ -10,11 +10,12 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, delete, select, tuple_
 
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.leases.gauges import Change, State, held_by, read_changes, write_changes
+from control_plane.leases.gauges import Change, State, held_by, in_order, read_changes, write_changes
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
-from control_plane.leases.tables import gauge_asks, gauge_changes
-from control_plane.ledger.holding import IN_LIST, Vault
+from control_plane.leases.tables import ASK_KEY, gauge_asks, gauge_changes, of_holder
+from control_plane.ledger.holding import Vault
 from control_plane.usage.tables import dead_letters
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync
@@ -113,16 +114,11 @@ def _release(verdict: Change, changes: Sequence[Change], now: datetime) -> None:
 
 
 def _told(holder: session.Holder) -> ColumnElement[bool]:
-    return (gauge_asks.c.outbox_id == holder.outbox_id) & (
-        gauge_asks.c.incarnation_id == holder.incarnation_id
-    )
-
-
-_KEY: Final = (gauge_asks.c.balance_id, gauge_asks.c.holder_id, gauge_asks.c.event_key)
+    return of_holder(gauge_asks, holder)
 
 
 def _among(keys: Collection[Key]) -> ColumnElement[bool]:
-    return tuple_(*_KEY).in_(keys)
+    return tuple_(*ASK_KEY).in_(keys)
 
 
 async def _let_go(uow: UnitOfWork, asks: ColumnElement[bool], ending: Ending) -> dict[str, Ended]:
@@ -131,9 +127,8 @@ async def _let_go(uow: UnitOfWork, asks: ColumnElement[bool], ending: Ending) ->
     if not told:
         return {}
     await uow.connection.execute(delete(gauge_asks).where(asks))
-    over = sorted(told)
-    for start in range(0, len(over), IN_LIST):
-        told -= await _keys(uow, _among(over[start : start + IN_LIST]))
+    for over in in_parts(sorted(told)):
+        told -= await _keys(uow, _among(over))
     return await _end(uow, told, ending)
 
 
@@ -145,7 +140,7 @@ async def _end(uow: UnitOfWork, keys: Collection[Key], ending: Ending) -> dict[s
     ended: defaultdict[str, Ended] = defaultdict(Ended)
     for (balance_id, holder_id), event_keys in sorted(by_holder.items()):
         changes = await read_changes(uow, balance_id, holder_id)
-        changes.sort(key=lambda one: (one.at, one.event_key), reverse=True)
+        changes.sort(key=in_order, reverse=True)
         before = held_by(changes)
         for one in changes:
             if one.event_key in event_keys and one.is_unconfirmed:
@@ -167,5 +162,5 @@ async def _buried_keys(uow: UnitOfWork, holder: session.Holder) -> set[str]:
 
 
 async def _keys(uow: UnitOfWork, asks: ColumnElement[bool]) -> set[Key]:
-    rows = await uow.connection.execute(select(*_KEY).where(asks).distinct())
+    rows = await uow.connection.execute(select(*ASK_KEY).where(asks).distinct())
     return {(balance_id, holder_id, event_key) for balance_id, holder_id, event_key in rows}

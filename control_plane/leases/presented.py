@@ -7,13 +7,14 @@ from typing import Final
 import structlog
 from sqlalchemy import select
 
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.returns import await_returns
 from control_plane.leases.rows import LeaseRow, Slice, insert_leases
 from control_plane.leases.settings import LeaseSettings
 from control_plane.leases.tables import leases
 from control_plane.ledger.expiry import catch_up
-from control_plane.ledger.holding import IN_LIST, Vault
+from control_plane.ledger.holding import Vault
 from control_plane.ledger.identity import balance_id
 from control_plane.ledger.occurrences import Wanted, open_balances
 from control_plane.ledger.rows import GrantRow
@@ -74,8 +75,8 @@ async def _unknown(
     by_id = {lease.lease_id: lease for lease in presented if lease.slices and lease.HasField("ends_at")}
     ids = sorted(by_id)
     known: set[str] = set()
-    for start in range(0, len(ids), IN_LIST):
-        query = select(leases.c.id).where(leases.c.id.in_(ids[start : start + IN_LIST]))
+    for part in in_parts(ids):
+        query = select(leases.c.id).where(leases.c.id.in_(part))
         known.update((await uow.connection.execute(query)).scalars())
     return [by_id[lease_id] for lease_id in ids if lease_id not in known]
 
@@ -91,8 +92,8 @@ async def _open(vault: Vault, new: Sequence[session.PresentedLease]) -> None:
         if found is not None and not found.spec.unlimited:
             wanted[ref, at] = Wanted(ref, found.spec, at, found.entitlements.grants)
     names = sorted({piece.grant_id for lease in new for piece in lease.slices})
-    for start in range(0, len(names), IN_LIST):
-        query = select(grants.c.balance_id).where(grants.c.id.in_(names[start : start + IN_LIST]))
+    for part in in_parts(names):
+        query = select(grants.c.balance_id).where(grants.c.id.in_(part))
         also.update((await vault.uow.connection.execute(query)).scalars())
     await open_balances(vault, list(wanted.values()), also=also)
     await vault.load_grants(names)

@@ -5,16 +5,14 @@ from collections.abc import Collection
 from sqlalchemy import insert, select
 
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.leases.tables import lease_requests
+from control_plane.leases.tables import lease_requests, of_holder
 from purser.sync.v1 import session_pb2 as session
 
 
 async def stored_reply(uow: UnitOfWork, request: session.AcquireLeasesRequest) -> bytes | None:
     """What it was answered before. None: it was not."""
     query = select(lease_requests.c.reply).where(
-        lease_requests.c.outbox_id == request.holder.outbox_id,
-        lease_requests.c.incarnation_id == request.holder.incarnation_id,
-        lease_requests.c.request_id == request.request_id,
+        of_holder(lease_requests, request.holder), lease_requests.c.request_id == request.request_id
     )
     reply = (await uow.connection.execute(query)).scalar_one_or_none()
     return None if reply is None else bytes(reply)
@@ -40,9 +38,7 @@ async def forestall(uow: UnitOfWork, holder: session.Holder, request_ids: Collec
     if not wanted:
         return
     known = select(lease_requests.c.request_id).where(
-        lease_requests.c.outbox_id == holder.outbox_id,
-        lease_requests.c.incarnation_id == holder.incarnation_id,
-        lease_requests.c.request_id.in_(wanted),
+        of_holder(lease_requests, holder), lease_requests.c.request_id.in_(wanted)
     )
     unknown = wanted - set((await uow.connection.execute(known)).scalars())
     refusal = session.LeaseRefusal(kind=session.REFUSAL_KIND_FAILED, message="it was given up before it came")

@@ -5,11 +5,11 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import bindparam, insert, select, tuple_, update
 
+from control_plane.db.parts import IN_LIST, in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.rows import LeaseRow
 from control_plane.leases.settle import Freed
 from control_plane.leases.tables import lease_returns
-from control_plane.ledger.holding import IN_LIST
 from purser.sync.v1 import session_pb2 as session
 
 
@@ -136,8 +136,7 @@ async def _applied(
     keys += {(*item.uid[:2], _AWAITED_SEQ, item.lease_id) for item in wanted}
     found: set[tuple[Uid, str]] = set()
     awaited: dict[_AwaitedKey, int] = {}
-    for start in range(0, len(keys), IN_LIST // 4):
-        part = keys[start : start + IN_LIST // 4]
+    for part in in_parts(keys, IN_LIST // 4):
         columns = (table.outbox_id, table.incarnation_id, table.seq, table.lease_id)
         query = select(*columns, table.amount).where(tuple_(*columns).in_(part))
         for outbox_id, incarnation_id, seq, lease_id, amount in await uow.connection.execute(query):

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, insert, select, update
 
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.tables import lease_slices, leases
-from control_plane.ledger.holding import IN_LIST
 
 OPEN: Final = "open"
 QUARANTINED: Final = "quarantined"
@@ -106,9 +106,7 @@ async def read_leases(uow: UnitOfWork, condition: Any, *, lock: bool = True) -> 
     query = select(leases).where(condition).order_by(leases.c.id)
     rows = (await uow.connection.execute(query.with_for_update() if lock else query)).mappings()
     found = {row["id"]: LeaseRow(**row) for row in rows}
-    ids = list(found)
-    for start in range(0, len(ids), IN_LIST):
-        part = ids[start : start + IN_LIST]
+    for part in in_parts(found):
         slices = (
             select(lease_slices.c.lease_id, lease_slices.c.grant_id, lease_slices.c.amount)
             .where(lease_slices.c.lease_id.in_(part))

@@ -16,7 +16,7 @@ from control_plane.leases.restored import note_resumed, read_generation
 from control_plane.leases.rows import CLOSED, LeaseRow, read_leases, update_leases
 from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.leases.settle import Freed
-from control_plane.leases.tables import leases, sessions
+from control_plane.leases.tables import leases, of_holder, sessions
 from control_plane.ledger.holding import Vault
 from purser.sync.v1 import session_pb2 as session
 
@@ -144,11 +144,7 @@ async def lock_leases(
     """An incarnation's leases that are not closed, by id, with all that they were taken from; everything locked, and
     these balances `also`.
     """
-    theirs = (
-        (leases.c.outbox_id == holder.outbox_id)
-        & (leases.c.incarnation_id == holder.incarnation_id)
-        & (leases.c.state != CLOSED)
-    )
+    theirs = of_holder(leases, holder) & (leases.c.state != CLOSED)
     balance_ids = (
         await uow.connection.execute(select(leases.c.balance_id).where(theirs).distinct())
     ).scalars()
@@ -169,11 +165,7 @@ def _close(freed: Freed, lease: LeaseRow, kept: int) -> None:
 
 async def lock_session(uow: UnitOfWork, holder: session.Holder) -> SessionRow | None:
     """The incarnation's row, locked: what it sends is worked on one after the other. None: never heard of."""
-    query = (
-        select(sessions)
-        .where(sessions.c.outbox_id == holder.outbox_id, sessions.c.incarnation_id == holder.incarnation_id)
-        .with_for_update()
-    )
+    query = select(sessions).where(of_holder(sessions, holder)).with_for_update()
     row = (await uow.connection.execute(query)).mappings().first()
     return SessionRow(**row) if row is not None else None
 
@@ -207,7 +199,7 @@ async def save_session(uow: UnitOfWork, row: SessionRow) -> None:
     """Writes what may change of it."""
     await uow.connection.execute(
         update(sessions)
-        .where(sessions.c.outbox_id == row.outbox_id, sessions.c.incarnation_id == row.incarnation_id)
+        .where(of_holder(sessions, row))
         .values(
             cursor=row.cursor,
             highest_seq=max(row.highest_seq, row.cursor),

@@ -1,16 +1,20 @@
 """Sessions, leases with their slices, recalls, rates, gauges."""
 
+from typing import Final, Protocol
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
     Table,
     Text,
+    and_,
 )
 
 from control_plane.db.metadata import metadata
@@ -213,3 +217,22 @@ peaks = Table(
 )
 """What meters that aggregate by `max` or `latest` have seen, per window (its start as ISO 8601; empty: all
 time)."""
+
+
+class Incarnation(Protocol):
+    """What names an incarnation: a holder of the protocol, or a row."""
+
+    @property
+    def outbox_id(self) -> str: ...
+
+    @property
+    def incarnation_id(self) -> str: ...
+
+
+def of_holder(table: Table, holder: Incarnation) -> ColumnElement[bool]:
+    """Rows of this incarnation, of any table that has its two columns."""
+    return and_(table.c.outbox_id == holder.outbox_id, table.c.incarnation_id == holder.incarnation_id)
+
+
+ASK_KEY: Final = (gauge_asks.c.balance_id, gauge_asks.c.holder_id, gauge_asks.c.event_key)
+"""Names the verdict that was asked for."""

@@ -1,7 +1,7 @@
 """A balance held under its row's lock, with the grants that the work at hand needs; written back in bulk."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from functools import partial
@@ -10,14 +10,12 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, bindparam, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.ledger.journal import Journal
 from control_plane.ledger.rows import BalanceRow, GrantRow
 from control_plane.ledger.tables import balances, grants
-
-IN_LIST: Final = 500
-"""Ids per statement: both databases bound the number of parameters."""
 
 _CHANGING: Final = [
     "amount",
@@ -110,8 +108,7 @@ class Vault:
         and PostgreSQL then picks a victim, which is tried again.
         """
         missing = sorted(set(ids) - self.held.keys())
-        for start in range(0, len(missing), IN_LIST):
-            part = missing[start : start + IN_LIST]
+        for part in in_parts(missing):
             query = select(balances).where(balances.c.id.in_(part)).order_by(balances.c.id)
             query = query if self._reading else query.with_for_update()
             for row in (await self._uow.connection.execute(query)).mappings():
@@ -120,7 +117,7 @@ class Vault:
 
     async def load_live(self, ids: Collection[str]) -> None:
         """Reads the grants of locked balances whose end is not booked yet."""
-        for part in _parts(ids):
+        for part in in_parts(ids):
             await self._read(
                 select(grants).where(grants.c.balance_id.in_(part), grants.c.expiry_booked.is_(False))
             )
@@ -135,11 +132,11 @@ class Vault:
         ]
         dated = [(identity, start) for identity, start in pairs if start is not None]
         timeless = [identity for identity, start in pairs if start is None]
-        for part in _parts(dated):
+        for part in in_parts(dated):
             await self._read(
                 select(grants).where(tuple_(grants.c.balance_id, grants.c.window_start).in_(part))
             )
-        for ids in _parts(timeless):
+        for ids in in_parts(timeless):
             await self._read(
                 select(grants).where(grants.c.balance_id.in_(ids), grants.c.window_start.is_(None))
             )
@@ -149,7 +146,7 @@ class Vault:
     async def load_grants(self, ids: Collection[str]) -> None:
         """Reads single grants of locked balances."""
         have = {identity for holding in self.held.values() for identity in holding.grants}
-        for part in _parts(set(ids) - have):
+        for part in in_parts(set(ids) - have):
             await self._read(select(grants).where(grants.c.id.in_(part)))
 
     async def _read(self, query: Select[Any]) -> None:
@@ -243,11 +240,6 @@ def insert_missing(uow: UnitOfWork, table: Any) -> Any:
     dialect = uow.connection.dialect.name
     insert_into = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return insert_into(table).on_conflict_do_nothing()
-
-
-def _parts(ids: Collection[Any]) -> Sequence[list[Any]]:
-    wanted = list(ids)
-    return [wanted[start : start + IN_LIST] for start in range(0, len(wanted), IN_LIST)]
 
 
 def _copy(grant: GrantRow) -> GrantRow:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from control_plane.catalog.revisions import current_revision, read_catalogs
 from control_plane.customers.records import find_subject
 from control_plane.customers.tables import customers
+from control_plane.db.parts import in_parts
 from control_plane.db.types import from_micros, to_micros
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import AlreadyExists, FieldProblem, Invalid
@@ -127,9 +128,7 @@ async def list_events(
 async def shown(uow: UnitOfWork, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Events as JSON: as they were sent, with what became of them and what they cost."""
     costs: defaultdict[str, list[Row[Any]]] = defaultdict(list)
-    uids = [row.uid for row in rows]
-    for start in range(0, len(uids), 500):
-        some = uids[start : start + 500]
+    for some in in_parts(row.uid for row in rows):
         found = await uow.connection.execute(
             select(event_costs)
             .where(event_costs.c.event_uid.in_(some))

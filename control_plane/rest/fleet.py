@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Query, Request
 from sqlalchemy import Row, select
 from starlette.responses import Response
 
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import WrongState
 from control_plane.feed.connected import Connected
@@ -95,9 +96,8 @@ async def declare(
 
 async def _touched(uow: UnitOfWork, touched: Mapping[str, Touched]) -> list[dict[str, Any]]:
     items = []
-    ids = sorted(touched)
-    for start in range(0, len(ids), 500):
-        query = select(balances).where(balances.c.id.in_(ids[start : start + 500])).order_by(balances.c.id)
+    for ids in in_parts(sorted(touched)):
+        query = select(balances).where(balances.c.id.in_(ids)).order_by(balances.c.id)
         for row in await uow.connection.execute(query):
             one = touched[row.id]
             items.append(
@@ -146,11 +146,10 @@ async def list_leases(
         rows = (await uow.connection.execute(wanted)).all()
         slices: dict[str, list[dict[str, Any]]] = {row.id: [] for row in rows}
         scales = {row.id: row.scale for row in rows}
-        ids = sorted(slices)
-        for start in range(0, len(ids), 500):
+        for ids in in_parts(sorted(slices)):
             taken = await uow.connection.execute(
                 select(lease_slices)
-                .where(lease_slices.c.lease_id.in_(ids[start : start + 500]))
+                .where(lease_slices.c.lease_id.in_(ids))
                 .order_by(lease_slices.c.lease_id, lease_slices.c.position)
             )
             for one in taken:

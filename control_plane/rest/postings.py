@@ -1,13 +1,13 @@
 """Transactions with their postings as JSON: each says by itself which event it books, and what that was rated by."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, select
 
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.ledger.holding import IN_LIST
 from control_plane.ledger.tables import postings
 from control_plane.rest.forms import instant
 from control_plane.rest.scales import Scales
@@ -17,7 +17,7 @@ from control_plane.usage.tables import event_costs, events
 async def shown(uow: UnitOfWork, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Rows of `transactions` as JSON, in their order."""
     lines: defaultdict[str, list[Row[Any]]] = defaultdict(list)
-    for ids in _in_parts({row.id for row in rows}):
+    for ids in in_parts(row.id for row in rows):
         some = select(postings).where(postings.c.transaction_id.in_(ids))
         for line in await uow.connection.execute(some.order_by(postings.c.transaction_id, postings.c.line)):
             lines[line.transaction_id].append(line)
@@ -52,7 +52,7 @@ class _Sources:
         keys: dict[str, str] = {}
         rated: dict[tuple[str, str], Row[Any]] = {}
         cost = event_costs.c
-        for some in _in_parts(uids):
+        for some in in_parts(uids):
             found = select(events.c.uid, events.c.idempotency_key).where(events.c.uid.in_(some))
             keys |= {row.uid: row.idempotency_key for row in await uow.connection.execute(found)}
             costs = select(cost.event_uid, cost.feature, cost.rate_card, cost.catalog_revision)
@@ -87,9 +87,3 @@ async def _posting(
         "rate_card": rate_card,
         "catalog_revision": revision,
     }
-
-
-def _in_parts(ids: Iterable[str]) -> Iterator[list[str]]:
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), IN_LIST):
-        yield ordered[start : start + IN_LIST]

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import select
 
 from control_plane.catalog.revisions import current_revision, read_catalogs
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.tables import balances
 from control_plane.rest.forms import amount, scale_of
@@ -23,8 +24,7 @@ class Scales:
         """With these balances' names and scales at hand."""
         wanted = sorted({balance_id for balance_id in balance_ids if balance_id is not None})
         rows: list[Any] = []
-        for start in range(0, len(wanted), 500):
-            some = wanted[start : start + 500]
+        for some in in_parts(wanted):
             rows += (await uow.connection.execute(select(balances).where(balances.c.id.in_(some)))).all()
         return cls(uow, {row.id: row for row in rows})
 

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from sqlalchemy import delete, func, select, update
 
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import NotFound
 from control_plane.leases.returns import Uid
-from control_plane.ledger.holding import IN_LIST, insert_missing
+from control_plane.ledger.holding import insert_missing
 from control_plane.usage.records import Item
 from control_plane.usage.tables import dead_letters
 from purser.sync.v1 import usage_pb2 as sync
@@ -57,17 +58,14 @@ async def bury(uow: UnitOfWork, dead: Sequence[Dead]) -> None:
 
 async def forget(uow: UnitOfWork, uids: Sequence[str]) -> None:
     """Takes out what was buried in this transaction, and was refused to its caller instead."""
-    for start in range(0, len(uids), IN_LIST):
-        part = uids[start : start + IN_LIST]
+    for part in in_parts(uids):
         await uow.connection.execute(delete(dead_letters).where(dead_letters.c.uid.in_(part)))
 
 
 async def buried(uow: UnitOfWork, uids: Iterable[str]) -> set[str]:
     """Which of these are dead letters already."""
-    wanted = list(uids)
     found: set[str] = set()
-    for start in range(0, len(wanted), IN_LIST):
-        part = wanted[start : start + IN_LIST]
+    for part in in_parts(uids):
         query = select(dead_letters.c.uid).where(dead_letters.c.uid.in_(part))
         found.update((await uow.connection.execute(query)).scalars())
     return found

@@ -8,11 +8,12 @@ from datetime import datetime
 from sqlalchemy import select
 
 from control_plane.customers import entitled
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.rows import PRESUMED, LeaseRow, read_leases
 from control_plane.leases.settle import Freed
 from control_plane.leases.tables import leases
-from control_plane.ledger.holding import IN_LIST, Holding, Vault
+from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import balance_id
 from control_plane.ledger.occurrences import Wanted, open_balances
 from control_plane.ledger.specs import find_spec
@@ -77,7 +78,7 @@ class Opening:
 
     async def _read_leases(self, ids: Sequence[str], *, lock: bool) -> dict[str, LeaseRow]:
         found: dict[str, LeaseRow] = {}
-        for part in _parts(ids):
+        for part in in_parts(ids):
             found |= await read_leases(self.uow, leases.c.id.in_(part), lock=lock)
         return found
 
@@ -117,7 +118,7 @@ class Opening:
 
     async def _read_units(self, held: Iterable[LeaseRow]) -> dict[str, str]:
         units = {holding.row.id: holding.row.unit for holding in self.vault.held.values()}
-        for part in _parts(sorted({lease.balance_id for lease in held} - units.keys())):
+        for part in in_parts(sorted({lease.balance_id for lease in held} - units.keys())):
             query = select(balances.c.id, balances.c.unit).where(balances.c.id.in_(part))
             units.update((row.id, row.unit) for row in await self.uow.connection.execute(query))
         return units
@@ -145,7 +146,3 @@ def _moving(held: Mapping[str, LeaseRow], spending: Mapping[str, int]) -> set[st
 def _each_once(wanted: Iterable[Wanted]) -> list[Wanted]:
     """One per balance and instant."""
     return list({(item.ref, item.at): item for item in wanted}.values())
-
-
-def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return [ids[start : start + IN_LIST] for start in range(0, len(ids), IN_LIST)]

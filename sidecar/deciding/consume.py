@@ -71,8 +71,9 @@ class Consume:
         )
         if judged.is_fact:
             usage = fact(event, content_hash=asked.content_hash, accepted_at=now)
+            changes = lease_changes(spent.taken)
         else:
-            usage = decided(
+            usage, changes = decided(
                 event,
                 content_hash=asked.content_hash,
                 decision_id=decision_id,
@@ -82,7 +83,7 @@ class Consume:
                 costs=spent.outcome.costs,
                 covered=spent.taken,
             )
-        return self.commit(Write(usage, entry, None, lease_changes(spent.taken)), spent, shown(spent))
+        return self.commit(Write(usage, entry, None, changes), spent, shown(spent))
 
     def answered(self, judged: Judged, spent: Spent, *, decision_id: str, at: datetime) -> bytes:
         """The whole decision, with what it uses counted in its balances."""

@@ -68,8 +68,10 @@ def decided(
     draws: Sequence[Draw],
     costs: Sequence[CostCharge],
     covered: tuple[Taken, ...],
-) -> bytes:
-    """Decided usage, with what it charges and to which leases: a `purser.sync.v1.Usage`, written by hand."""
+) -> tuple[bytes, tuple[LeaseChange, ...]]:
+    """Decided usage, with what it charges and to which leases: a `purser.sync.v1.Usage`, written by hand; and what that
+    does to the leases.
+    """
     return DecidedForm(draws, costs).encoded(
         event.SerializeToString(),
         content_hash=content_hash,
@@ -77,7 +79,7 @@ def decided(
         decided_at=moment(decided_at),
         view_revision=view_revision,
         covered=covered,
-    )[0]
+    )
 
 
 class DecidedForm:
@@ -93,7 +95,7 @@ class DecidedForm:
             if draw.spec.kind is not BalanceKind.RATE
         ]
         self._costs = b"".join([_cost(cost) for cost in costs])
-        self._last: tuple[tuple[Taken, ...], bytes, tuple[LeaseChange, ...]] = ((), self._paid(()), ())
+        self._last: tuple[tuple[Taken, ...], bytes, tuple[LeaseChange, ...]] | None = None
 
     def encoded(
         self,
@@ -109,11 +111,11 @@ class DecidedForm:
 
         `event`: an encoded UsageEvent; `decided_at`: an encoded Timestamp.
         """
-        last, paid, changes = self._last
-        if covered != last:
+        last = self._last
+        if last is None or covered != last[0]:
             # The next call is paid by the same lease, most often.
-            paid, changes = self._paid(covered), lease_changes(covered)
-            self._last = covered, paid, changes
+            last = self._last = covered, self._paid(covered), lease_changes(covered)
+        _, paid, changes = last
         decided = (
             block(b"\x0a", event) + block(b"\x12", content_hash) + b"\x18\x01" + text(b"\x22", decision_id)
         )

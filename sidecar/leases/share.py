@@ -3,7 +3,7 @@
 from typing import Final
 
 from sidecar.engine import rates
-from sidecar.engine.rates import MICRO
+from sidecar.engine.rates import MICRO, Bucket
 
 _MICROSECONDS: Final = 1_000_000
 
@@ -42,8 +42,8 @@ class Share:
 
     def give_back(self, amount: int) -> None:
         """Undoes a take; what does not fit is lost."""
-        assert amount >= 0, "giving back is not taking"
-        self._micro_tokens = min(self._burst * MICRO, self._micro_tokens + amount * MICRO)
+        bucket = Bucket(self._micro_tokens, self._micro_per_second, self._burst, self._at_micros)
+        self._micro_tokens = rates.give_back(bucket, amount).micro_tokens
 
     def prolong(self, *, tokens: int, micro_per_second: int, burst: int, now: float, ends_at: float) -> None:
         """The same share goes on, at a new pace; the tokens handed over are added."""

@@ -1,11 +1,17 @@
-"""The YAML file that settings may stand in, below flags and environment."""
+"""How settings are read: flags over `PURSER_…` environment variables over a YAML file."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import yaml
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 VARIABLE: Final = "PURSER_CONFIG"
 """Names the file."""
@@ -13,6 +19,33 @@ VARIABLE: Final = "PURSER_CONFIG"
 
 class BadSettingsFile(ValueError):
     """The file can not be read as settings. Its message names the file, the place and the mend."""
+
+
+class LayeredSettings(BaseSettings):
+    """Settings of one process; the subclass declares them. Made of flags alone, the rest is read."""
+
+    model_config = SettingsConfigDict(env_prefix="PURSER_", extra="ignore")
+
+    @classmethod
+    def given(cls, flags: Mapping[str, Any]) -> Self:
+        """With these flags on top; a flag that is None was not given. Raises pydantic's ValidationError and
+        BadSettingsFile.
+        """
+        return cls(**{name: value for name, value in flags.items() if value is not None})
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file."""
+        del dotenv_settings, file_secret_settings
+        from_file = InitSettingsSource(settings_cls, read_settings_file(settings_cls.model_fields))
+        return (init_settings, env_settings, from_file)
 
 
 def read_settings_file(known: Collection[str]) -> dict[str, Any]:

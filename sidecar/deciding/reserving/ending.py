@@ -101,7 +101,7 @@ def _all_returned(reserved: Reserved, ended: Reserved) -> Reserved:
 
 def _decided(reserved: Reserved, settlement: Settlement) -> Event:
     event, entry = recorded(reserved, key=reserved.reservation_id, measures=reserved.totals)
-    usage = decided(
+    usage, _ = decided(
         event,
         content_hash=entry.content_hash,
         decision_id=reserved.decision_id,

@@ -56,7 +56,7 @@ def test_decided_usage_written_by_hand_is_the_librarys(
 ) -> None:
     """Whatever is charged, the bytes are read as the message that the library would have written."""
     covered += [Taken(draw.ref, draw.feature, "lease", 7, 0, is_rate=False) for draw in draws[:1]]
-    written = decided(
+    written, _ = decided(
         event,
         content_hash=content_hash,
         decision_id=decision_id,
