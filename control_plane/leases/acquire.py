@@ -2,13 +2,15 @@
 part or not at all.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.faults import Faults, is_database_fault
 from control_plane.leases.asked import Asked, ask, open_asked
 from control_plane.leases.grant import grant_all, refusal
-from control_plane.leases.obeyed import Pending, have_obeyed, others_of, wait_obeyed
+from control_plane.leases.obeyed import Pending, answers_to, others_of, wait_obeyed
 from control_plane.leases.recalls import post_recalls
 from control_plane.leases.replies import store_reply, stored_reply
 from control_plane.leases.restored import read_pause
@@ -22,52 +24,66 @@ from control_plane.ledger.identity import balance_id
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceKind
 
+ANSWER_SECONDS: Final = 0.1
+"""An answer is made so long before its caller stops waiting for it."""
+
 
 async def acquire(
-    database: Database, request: session.AcquireLeasesRequest, settings: LeaseSettings = DEFAULTS
+    database: Database,
+    request: session.AcquireLeasesRequest,
+    settings: LeaseSettings = DEFAULTS,
+    *,
+    seconds: float | None = None,
 ) -> session.AcquireLeasesResponse:
     """Answers a request, and any repeat of it with the same bytes.
 
     Where a waiting call finds too little while others hold leases, they are recalled, and the answer waits
-    until they have obeyed, something came back, or `settings.recall_wait` is over. Raises Superseded.
+    until they have obeyed or something came back. Somebody else may have been faster by then: then those are
+    recalled, until `settings.contended_wait` is over, or `seconds` are, for which the caller waits; holders
+    who say nothing are waited for only `settings.recall_wait`. Raises Superseded.
     """
-    first = await _try(database, settings, request, None)
-    if isinstance(first, bytes):
-        return session.AcquireLeasesResponse.FromString(first)
-    await wait_obeyed(database, settings, request, first)
-    last = await _try(database, settings, request, first.recall_ids)
-    assert isinstance(last, bytes), "the second attempt is final"
-    return session.AcquireLeasesResponse.FromString(last)
+    patience = settings.contended_wait.total_seconds()
+    if seconds is not None:
+        patience = min(patience, seconds - ANSWER_SECONDS)
+    until = asyncio.get_running_loop().time() + patience
+    found = await _try(database, settings, request, {}, may_recall=patience > 0)
+    while isinstance(found, Pending):
+        has_moved = await wait_obeyed(database, settings, request, found, until)
+        found = await _try(database, settings, request, found.recall_ids, may_recall=has_moved)
+    return session.AcquireLeasesResponse.FromString(found)
 
 
 async def _try(
     database: Database,
     settings: LeaseSettings,
     request: session.AcquireLeasesRequest,
-    recalled: Mapping[str, str] | None,
+    recalled: Mapping[str, str],
+    *,
+    may_recall: bool,
 ) -> bytes | Pending:
     """Answers everything in one go. Where that fails for something that is asked for, another transaction answers each
     apart: a savepoint around every request would cost all of them what only this one needs.
     """
     try:
-        return await database.transact(lambda uow: _attempt(uow, settings, request, recalled))
+        return await database.transact(lambda uow: _attempt(uow, settings, request, recalled, may_recall))
     except Superseded:
         raise
     except Exception as error:
         if is_database_fault(error):
             raise
-    return await database.transact(lambda uow: _attempt(uow, settings, request, recalled or {}, apart=True))
+    return await database.transact(lambda uow: _attempt(uow, settings, request, recalled, apart=True))
 
 
 async def _attempt(
     uow: UnitOfWork,
     settings: LeaseSettings,
     request: session.AcquireLeasesRequest,
-    recalled: Mapping[str, str] | None,
+    recalled: Mapping[str, str],
+    may_recall: bool = False,
     *,
     apart: bool = False,
 ) -> bytes | Pending:
-    """One transaction: the reply, stored; or, the first time, recalls of what is missing."""
+    """One transaction: the reply, stored; or recalls of what is missing."""
     row = await acquiring_session(uow, request.holder, request.epoch)
     stored = await stored_reply(uow, request)
     if stored is not None:
@@ -75,11 +91,9 @@ async def _attempt(
     if row.seen_at <= uow.now - SEEN_EVERY:
         await note_seen(uow, request.holder)
     if apart:
-        reply: session.AcquireLeasesResponse | Pending = await _each_apart(
-            uow, settings, request, recalled or {}
-        )
+        reply: session.AcquireLeasesResponse | Pending = await _each_apart(uow, settings, request, recalled)
     else:
-        reply = await _answer(uow, settings, request, recalled)
+        reply = await _answer(uow, settings, request, recalled, may_recall)
     if isinstance(reply, Pending):
         return reply
     encoded = reply.SerializeToString(deterministic=True)
@@ -106,8 +120,8 @@ async def _each_apart(
             alone.wants.append(want)
         try:
             async with uow.connection.begin_nested():
-                answer = await _answer(uow, settings, alone, recalled)
-                assert isinstance(answer, session.AcquireLeasesResponse), "recalls are out already"
+                answer = await _answer(uow, settings, alone, recalled, may_recall=False)
+                assert isinstance(answer, session.AcquireLeasesResponse), "nothing is recalled any more"
                 reply.acquired.extend(answer.acquired)
         except Exception as error:
             if is_database_fault(error):
@@ -126,24 +140,31 @@ async def _answer(
     uow: UnitOfWork,
     settings: LeaseSettings,
     request: session.AcquireLeasesRequest,
-    recalled: Mapping[str, str] | None,
+    recalled: Mapping[str, str],
+    may_recall: bool,
 ) -> session.AcquireLeasesResponse | Pending:
-    """Everything that is asked for; None in `recalled`: or, where something is missing, recalls of it."""
+    """Everything that is asked for; or, if it may, recalls of what is missing from those who have not obeyed one."""
     vault = Vault(uow)
     asked = [await ask(uow, want) for want in request.wants]
     await open_asked(vault, asked, request)
     short = [item for item in asked if item.leased and not item.unlimited and item.holding and item.short]
     others = await others_of(uow, request.holder, {balance_id(item.ref) for item in short})
+    answers = await answers_to(uow, recalled)
+    others = {other for other in others if other.lease_id not in answers.obeyed}
     pause = await read_pause(uow, settings)
-    if recalled is None and not pause.leases:
+    if may_recall and not pause.leases:
         recallable = {other.balance_id for other in others if other.state == OPEN}
         waiting = {balance_id(item.ref): item.want.need for item in short if item.want.need}
         rows = [vault.held[identity].row for identity in sorted(recallable & waiting.keys())]
         if rows:
             await vault.save()
-            return Pending(await post_recalls(uow, rows, idle_only=True), waiting)
-    obeyed = await have_obeyed(uow, recalled or {})
-    held_back = {other.balance_id for other in others if other.lease_id not in obeyed}
+            posted = await post_recalls(uow, rows, idle_only=True)
+            return Pending(
+                {**recalled, **posted},
+                needs={identity: waiting[identity] for identity in posted},
+                asked={other.lease_id for other in others if other.balance_id in posted},
+            )
+    held_back = {other.balance_id for other in others}
     reply, made = await grant_all(vault, settings, request, asked, held_back, pause=pause)
     await vault.save()  # slices refer to grants, some of which are new
     await insert_leases(uow, made)

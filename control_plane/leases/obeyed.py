@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -23,22 +23,39 @@ class Other(NamedTuple):
     balance_id: str
     lease_id: str
     state: str
+    outbox_id: str
+    incarnation_id: str
+
+
+class Answers(NamedTuple):
+    """What holders said to recalls."""
+
+    obeyed: set[str]
+    """Leases of which nothing idle is left with their holders: they have said so, and what came back is in the books.
+    One that was granted while the recall was on its way is not among them: its holder may not have known of it.
+    """
+    heard: set[tuple[str, str]]
+    """Outbox and incarnation of all that have answered: they live, and may have more to say."""
 
 
 @dataclass(slots=True)
 class Pending:
     """Recalls are out; nothing was granted yet."""
 
-    recall_ids: dict[str, str] = field(default_factory=dict)
-    """Balance → recall."""
-    needs: dict[str, int] = field(default_factory=dict)
+    recall_ids: dict[str, str]
+    """Balance → its latest recall."""
+    needs: dict[str, int]
+    """What is waited for → how much of it is needed."""
+    asked: set[str]
+    """Leases that the recalls are about: those that others hold by now."""
 
 
 async def others_of(uow: UnitOfWork, holder: session.Holder, balance_ids: Collection[str]) -> set[Other]:
     """Leases that somebody else holds of these balances, with something that may come back."""
     if not balance_ids:
         return set()
-    query = select(leases.c.balance_id, leases.c.id, leases.c.state).where(
+    columns = (leases.c.balance_id, leases.c.id, leases.c.state, leases.c.outbox_id, leases.c.incarnation_id)
+    query = select(*columns).where(
         leases.c.balance_id.in_(balance_ids),
         leases.c.state.in_((OPEN, QUARANTINED)),
         leases.c.unsettled > 0,
@@ -47,51 +64,61 @@ async def others_of(uow: UnitOfWork, holder: session.Holder, balance_ids: Collec
     return {Other(*row) for row in await uow.connection.execute(query)}
 
 
-async def have_obeyed(uow: UnitOfWork, recall_ids: Mapping[str, str]) -> set[str]:
-    """Leases of which nothing idle is left with their holders: they have said so, and what came back is in the books.
-
-    A lease that was granted while the recall was on its way is not among them: its holder may not have known of it.
-    """
+async def answers_to(uow: UnitOfWork, recall_ids: Mapping[str, str]) -> Answers:
+    """What was said to these recalls, by balance."""
+    found = Answers(set(), set())
     if not recall_ids:
-        return set()
-    reached = and_(
-        sessions.c.outbox_id == recall_answers.c.outbox_id,
-        sessions.c.incarnation_id == recall_answers.c.incarnation_id,
-        sessions.c.cursor >= recall_answers.c.last_seq,
-    )
+        return found
+    said = recall_answers.c
+    by = and_(sessions.c.outbox_id == said.outbox_id, sessions.c.incarnation_id == said.incarnation_id)
     query = (
-        select(recall_answers.c.lease_ids)
-        .join(sessions, reached)
-        .where(recall_answers.c.recall_id.in_(recall_ids.values()))
+        select(said.outbox_id, said.incarnation_id, said.lease_ids, sessions.c.cursor >= said.last_seq)
+        .join(sessions, by)
+        .where(said.recall_id.in_(recall_ids.values()))
     )
-    answers = (await uow.connection.execute(query)).scalars()
-    return {lease_id for lease_ids in answers for lease_id in lease_ids}
+    for outbox_id, incarnation_id, lease_ids, is_booked in await uow.connection.execute(query):
+        found.heard.add((outbox_id, incarnation_id))
+        if is_booked:
+            found.obeyed.update(lease_ids)
+    return found
 
 
 async def wait_obeyed(
-    database: Database, settings: LeaseSettings, request: session.AcquireLeasesRequest, pending: Pending
-) -> None:
-    """Until every holder has obeyed, or enough came back, or the time is over. No transaction is open
-    meanwhile.
+    database: Database,
+    settings: LeaseSettings,
+    request: session.AcquireLeasesRequest,
+    pending: Pending,
+    until: float,
+) -> bool:
+    """Waits until all that was asked for was obeyed, or enough came back: True; until the time of a recall is over for
+    holders who say nothing; or `until`, by the loop's clock, for those who have more to say. No transaction
+    is open meanwhile.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + settings.recall_wait.total_seconds()
+    silence = loop.time() + settings.recall_wait.total_seconds()
     bus = database.kept(Bus)
-    while (left := deadline - loop.time()) > 0:
+    while (left := until - loop.time()) > 0:
         async with database.read() as uow:
-            obeyed = await have_obeyed(uow, pending.recall_ids)
-            others = await others_of(uow, request.holder, list(pending.recall_ids))
-            if all(other.lease_id in obeyed or other.state != OPEN for other in others):
-                return
+            answers = await answers_to(uow, pending.recall_ids)
+            others = await others_of(uow, request.holder, list(pending.needs))
+            asked = {other for other in others if other.state == OPEN and other.lease_id in pending.asked}
+            unobeyed = {other for other in asked if other.lease_id not in answers.obeyed}
+            if not unobeyed:
+                return True
             vault = Vault(uow, reading=True)
-            held = await vault.lock(list(pending.recall_ids))
+            held = await vault.lock(list(pending.needs))
             await vault.load_live(list(held))
             if all(_enough(holding, pending.needs[identity], uow.now) for identity, holding in held.items()):
-                return
+                return True
+        if any((other.outbox_id, other.incarnation_id) not in answers.heard for other in unobeyed):
+            left = min(left, silence - loop.time())
+            if left <= 0:
+                return False
         await asyncio.wait(
-            [asyncio.ensure_future(bus.wait_changed(identity, left)) for identity in pending.recall_ids],
+            [asyncio.ensure_future(bus.wait_changed(identity, left)) for identity in pending.needs],
             return_when=asyncio.FIRST_COMPLETED,
         )
+    return False
 
 
 def _enough(holding: Holding, need: int, now: datetime) -> bool:

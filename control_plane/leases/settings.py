@@ -28,6 +28,10 @@ class LeaseSettings:
     max_staleness: timedelta = timedelta(hours=1)
     """The longest of any feature's: quarantine lasts at least that, with drift."""
     recall_wait: timedelta = timedelta(milliseconds=500)
+    """For a word from each holder, to a recall."""
+    contended_wait: timedelta = timedelta(milliseconds=1500)
+    """For holders who answer, and have more to give back; and while others take what came back, it is recalled again
+    for a waiting call."""
     retry_after: timedelta = timedelta(seconds=1)
     """Told to whom others hold what it needs."""
     reply_kept: timedelta = timedelta(hours=1)

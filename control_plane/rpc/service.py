@@ -55,7 +55,9 @@ class SyncService(SyncServiceServicer):
         self, request: session_pb2.AcquireLeasesRequest, context: Context
     ) -> session_pb2.AcquireLeasesResponse:
         return await self._answer(
-            context, request.holder, lambda: acquire(self._database, request, self._settings)
+            context,
+            request.holder,
+            lambda: acquire(self._database, request, self._settings, seconds=context.time_remaining()),
         )
 
     async def ReportBatch(

@@ -126,7 +126,7 @@ class Asking:
     def _ahead(self, demands: sizing.Demands, now: float, asked: set[BalanceRef]) -> Iterable[Wish]:
         found: list[Wish] = []
         for ref, feature, amount in sizing.renewals(self._book, demands, now, asked=asked):
-            if not self._refusals.is_refused(ref, feature):
+            if not self._refusals.is_scarce(ref, feature, now):
                 found.append(_wish(Wanted(ref, feature, 0, next_period=False), amount))
                 asked.add(ref)
         for ref, feature, amount in sizing.next_periods(

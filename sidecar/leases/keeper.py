@@ -135,7 +135,7 @@ class Keeper:
             request = self._asking.in_flight.get(ref)
             if request is not None and not recall.idle_only:
                 request.cut_at[ref] = max(request.cut_at.get(ref, 0), recall.revision)
-            self._refusals.forget(ref)
+            self._refusals.recalled(ref, self._clock.monotonic(), idle_only=recall.idle_only)
         self._metrics.recalls.inc()
         self._obeying.post(recall, answer)
         self._wake()

@@ -1,12 +1,18 @@
-"""Refusals that the control plane has given, remembered until the balance changes: nobody asks twice in vain."""
+"""Refusals that the control plane has given, remembered until the balance changes: nobody asks twice in vain, nor
+ahead of callers where others wait.
+"""
 
 from collections.abc import Collection
+from typing import Final
 
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef
 from sidecar.leases import arrival
 from sidecar.leases.requests import Remembered, Wanted
 from sidecar.leases.terms import Acquired
+
+WAITED_FOR_SECONDS: Final = 2.0
+"""Nobody waits for longer than that for what is recalled."""
 
 
 class RememberedRefusals:
@@ -16,6 +22,7 @@ class RememberedRefusals:
         """Nothing was refused."""
         self._known: dict[BalanceRef, dict[str, Remembered]] = {}
         self._versions: dict[BalanceRef, int] = {}
+        self._waited_for: dict[BalanceRef, float] = {}
 
     def answer(self, ref: BalanceRef, feature: str, missing: int, now: float) -> Acquired | None:
         """The refusal that holds for so much; None: the control plane must be asked."""
@@ -24,9 +31,9 @@ class RememberedRefusals:
             return None
         return known.acquired
 
-    def is_refused(self, ref: BalanceRef, feature: str) -> bool:
-        """Was anything refused? Then nothing is asked for ahead of callers."""
-        return feature in self._known.get(ref, {})
+    def is_scarce(self, ref: BalanceRef, feature: str, now: float) -> bool:
+        """Was anything refused, or wanted back for a caller elsewhere? Then nothing is asked for ahead of callers."""
+        return feature in self._known.get(ref, {}) or now < self._waited_for.get(ref, now)
 
     def note(self, want: Wanted, acquired: session.Acquired, outcome: Acquired, now: float) -> None:
         """The control plane has answered: an earlier refusal does not hold any more, but perhaps this one."""
@@ -51,9 +58,13 @@ class RememberedRefusals:
             if kept:
                 self._known[ref] = kept
 
-    def forget(self, ref: BalanceRef) -> None:
-        """The balance was recalled: whatever was refused may be there again."""
+    def recalled(self, ref: BalanceRef, now: float, *, idle_only: bool) -> None:
+        """The balance was recalled: whatever was refused may be there again. What is idle is for whoever waits
+        elsewhere, and would not reach them if those that gave it back asked for it at once.
+        """
         self._known.pop(ref, None)
+        if idle_only:
+            self._waited_for[ref] = now + WAITED_FOR_SECONDS
 
     def forget_customers(self, customer_ids: Collection[str]) -> None:
         """These customers changed."""
@@ -68,5 +79,7 @@ class RememberedRefusals:
                 self._known[ref] = left
             else:
                 del self._known[ref]
+        for ref in [ref for ref, until in self._waited_for.items() if now >= until]:
+            del self._waited_for[ref]
         for ref in [ref for ref in self._versions if ref not in self._known and ref not in asked]:
             del self._versions[ref]

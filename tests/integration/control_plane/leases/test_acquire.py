@@ -11,6 +11,7 @@ from control_plane.feed.bus import Bus
 from control_plane.leases.acquire import acquire
 from control_plane.leases.quarantine import sweep_leases
 from control_plane.leases.sessions import Superseded
+from control_plane.leases.settings import LeaseSettings
 from control_plane.leases.tables import leases, recall_answers, recalls
 from control_plane.ledger.balances import standings
 from control_plane.ledger.grants import NewGrant, create_grant
@@ -198,6 +199,69 @@ async def test_what_the_others_give_back_is_granted(database: Database, clock: S
     await check_books(database)
 
 
+async def test_what_comes_back_and_is_taken_by_somebody_else_is_recalled_again(
+    database: Database, clock: SteppedClock
+) -> None:
+    """The holder gave back, and its next request took it again before the waiting call was looked at."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    waiting = LongerWait(holder, lease.lease_id, idle=0)
+
+    async def take_again_and_obey() -> None:
+        recall_id = await waiting.posted()
+        returned = holder.give_back(lease.lease_id, 500)
+        again = (await holder.acquire(ref("acme"), 0, 500, returns=[returned])).leases[0]
+        await holder.obey(recall_id, lease.lease_id)
+        await LongerWait(holder, again.lease_id, idle=again.slices[0].amount).obey()
+
+    granted, _ = await asyncio.gather(other.acquire(ref("acme"), 500, settings=LONG), take_again_and_obey())
+    assert allotted(granted) == 500
+    await check_books(database)
+
+
+async def test_a_holder_who_answers_is_waited_for_longer_than_one_who_is_silent(
+    database: Database, clock: SteppedClock
+) -> None:
+    """It lives, and what it could not give back at once is on its way."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    waiting = LongerWait(holder, lease.lease_id, idle=500)
+
+    async def answer_twice() -> None:
+        recall_id = await waiting.posted()
+        await holder.obey(recall_id)
+        await asyncio.sleep(2 * SETTINGS.recall_wait.total_seconds())
+        holder.give_back(lease.lease_id, 500)
+        await holder.upload()
+        await holder.obey(recall_id, lease.lease_id)
+
+    patient = LeaseSettings(recall_wait=SETTINGS.recall_wait, contended_wait=timedelta(seconds=10))
+    granted, _ = await asyncio.gather(other.acquire(ref("acme"), 75, settings=patient), answer_twice())
+    assert allotted(granted) == 75
+
+
+async def test_nobody_is_waited_for_longer_than_the_caller_waits(
+    database: Database, clock: SteppedClock
+) -> None:
+    """The answer comes before the caller's time is over: it says when to ask again."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    await holder.acquire(ref("acme"), 500)
+    for seconds in (0.15, 0.0):
+        request = other.request(ref("acme"), 75)
+        async with asyncio.timeout(5):
+            reply = await acquire(database, request, LONG, seconds=seconds)
+        assert reply.acquired[0].refusal.kind == session.REFUSAL_KIND_HELD_BY_OTHERS
+
+
 async def test_a_holder_that_does_not_answer_leaves_the_refusal_open(database: Database) -> None:
     """Without an answer within the deadline the refusal says when to ask again."""
     await prepaid(database)
@@ -268,7 +332,7 @@ async def test_a_lease_ends_with_its_grant(database: Database, clock: SteppedClo
     assert [piece.amount for piece in first.slices] == [40]
 
 
-LONG = type(SETTINGS)(recall_wait=timedelta(seconds=10))
+LONG = LeaseSettings(recall_wait=timedelta(seconds=10), contended_wait=timedelta(seconds=10))
 
 
 class LongerWait:
@@ -279,16 +343,19 @@ class LongerWait:
 
     async def obey(self) -> None:
         """Returns when the recall was answered and uploaded."""
-        while (recall_id := await self._posted()) is None:
-            await self.holder.database.kept(Bus).wait_feed(0.05)
+        recall_id = await self.posted()
         if self.idle:
             self.holder.give_back(self.lease_id, self.idle)
             await self.holder.upload()
         await self.holder.obey(recall_id, self.lease_id)
 
-    async def _posted(self) -> str | None:
-        async with self.holder.database.read() as uow:
-            answered = select(recall_answers.c.recall_id)
-            query = select(recalls.c.id).where(recalls.c.id.not_in(answered))
-            found: str | None = (await uow.connection.execute(query)).scalars().first()
-            return found
+    async def posted(self) -> str:
+        """Waits for a recall that was not answered yet: its id."""
+        answered = select(recall_answers.c.recall_id)
+        query = select(recalls.c.id).where(recalls.c.id.not_in(answered))
+        while True:
+            async with self.holder.database.read() as uow:
+                found: str | None = (await uow.connection.execute(query)).scalars().first()
+            if found is not None:
+                return found
+            await self.holder.database.kept(Bus).wait_feed(0.05)

@@ -390,6 +390,31 @@ def test_a_recall_of_idle_slices_takes_them_whatever_their_revision(rig: Rig) ->
     assert [(list(answer.lease_ids), answer.last_seq) for answer in rig.answers] == [(["l0"], 1)]
 
 
+def test_what_others_wait_for_is_not_asked_for_ahead(rig: Rig) -> None:
+    """What was given back for a caller elsewhere would not reach it: only a call that waits here asks for it."""
+    rig.ask(needed=75)
+    rig.keeper.step()
+    rig.reply(0, granted(90))
+    with rig.book.lock:
+        rig.book.take([Draw(WALLET, "chat", 75)], rig.clock.monotonic())
+    rig.clock.advance(0.3)
+    rig.recall()
+    assert rig.journal.returned == [("l0", 15)]
+    for _ in range(5):
+        rig.clock.advance(0.3)
+        rig.keeper.step()
+    assert len(rig.port.sent) == 1
+    rig.ask(needed=10)
+    rig.keeper.step()
+    assert len(rig.port.sent) == 2
+    rig.reply(1, granted(10, lease_id="m"))
+    with rig.book.lock:
+        rig.book.take([Draw(WALLET, "chat", 10)], rig.clock.monotonic())
+    rig.clock.advance(1.0)
+    rig.keeper.step()
+    assert len(rig.port.sent) == 3, "after a while, demand is met ahead again"
+
+
 def test_a_recall_leaves_what_has_just_come_to_those_who_waited_for_it(rig: Rig) -> None:
     """It is answered at once without that lease, and again once what is left of it was returned."""
     rig.ask(needed=30)
