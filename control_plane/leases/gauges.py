@@ -6,7 +6,7 @@ The balance is locked by whoever changes anything here.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -72,11 +72,13 @@ class Verdict:
 
 def held_by(changes: Iterable[Change]) -> int:
     """What a holder holds after these changes, in whatever order they come: each says how much it is (SET, and REMOVE
-    with 0) or is at least (ADD), and the greatest (at, key) has the last word.
+    with 0) or is at least (ADD), and the greatest (at, key) has the last word. What is not in the books takes
+    nothing: it may come to nothing, and somebody else would have the seat by then.
     """
     held = 0
     for change in sorted(_counting(changes), key=in_order):
-        held = max(held, change.quantity) if change.adds else change.quantity
+        keeps = change.adds or change.is_unconfirmed
+        held = max(held, change.quantity) if keeps else change.quantity
     return held
 
 
@@ -107,7 +109,8 @@ def in_order(change: Change) -> tuple[datetime, str]:
 async def decide(
     uow: UnitOfWork, asked: Change, *, by: Ask, customer_id: str, limit: int | None, due_at: datetime
 ) -> Verdict:
-    """May this change be made? If so it counts from now on, after everything that stands, until `by` lets it go.
+    """May this change be made? If so it counts from now on, after everything that stands, until `by` lets it go; what
+    it frees is free once it is booked. The answer's `used` is as if it were.
 
     `limit` blocks only growing. The same key again is the same verdict, and belongs to both who asked.
     """
@@ -128,13 +131,13 @@ async def decide(
     if newest is not None and asked.at <= newest:
         asked.at = newest + MICROSECOND  # it is decided now: a clock that is late must not undo it
     before, after = held_by(others), held_by([*others, asked])
-    total = used - before + after
-    if after > before and total > (MAX_AMOUNT if limit is None else limit):
+    if after > before and used - before + after > (MAX_AMOUNT if limit is None else limit):
         return Verdict(allowed=False, used=used)
+    booked = held_by([*others, replace(asked, state=State.BOOKED)])
     asked.due_at = due_at
     await write_changes(uow, asked.balance_id, asked.holder_id, [*others, asked])
     await _tell(uow, asked, by)
-    return Verdict(allowed=True, used=total)
+    return Verdict(allowed=True, used=used - before + booked)
 
 
 async def settle(uow: UnitOfWork, change: Change, *, about: str) -> None:
@@ -225,7 +228,7 @@ def _totals(changes: Iterable[Change]) -> tuple[int, int]:
     """What a holder holds, and how much of it only because of what is presumed."""
     known = list(changes)
     quantity = held_by(known)
-    return quantity, max(0, quantity - held_by(one for one in known if one.state is not State.PRESUMED))
+    return quantity, quantity - held_by(one for one in known if one.state is not State.PRESUMED)
 
 
 def _change(row: RowMapping) -> Change:

@@ -3,7 +3,7 @@ balances are locked, and the session where one is named.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, delete, select, tuple_
 
 from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.leases.gauges import Change, State, held_by, in_order, read_changes, write_changes
+from control_plane.leases.gauges import Change, State, held_by, read_changes, write_changes
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
 from control_plane.leases.tables import ASK_KEY, gauge_asks, gauge_changes, of_holder
 from control_plane.ledger.holding import Vault
@@ -26,8 +26,8 @@ LAPSED_KEPT: Final = timedelta(days=40)
 
 Key = tuple[str, str, str]
 """Balance, holder, event."""
-Ending = Callable[[Change, Sequence[Change], datetime], None]
-"""Changes a verdict that nobody has a claim to any more; it is one of its holder's changes."""
+Ending = Callable[[Change, datetime], None]
+"""Changes a verdict that nobody has a claim to any more. Never does its holder hold more for it."""
 
 
 @dataclass(slots=True)
@@ -58,15 +58,15 @@ async def end_session(uow: UnitOfWork, holder: session.Holder) -> Collection[str
     """
     buried = await _buried_keys(uow, holder)
 
-    def ending(verdict: Change, changes: Sequence[Change], now: datetime) -> None:
-        (_presume if verdict.event_key in buried else _lapse)(verdict, changes, now)
+    def ending(verdict: Change, now: datetime) -> None:
+        (_presume if verdict.event_key in buried else _lapse)(verdict, now)
 
     return (await _let_go(uow, _told(holder), ending)).keys()
 
 
 async def release(uow: UnitOfWork, holder: session.Holder) -> dict[str, Ended]:
     """An operator says that this incarnation is gone for good: what it took and never confirmed is free. By balance."""
-    return await _let_go(uow, _told(holder), _release)
+    return await _let_go(uow, _told(holder), _lapse)
 
 
 async def sweep_verdicts(uow: UnitOfWork, settings: LeaseSettings) -> int:
@@ -84,7 +84,7 @@ async def sweep_verdicts(uow: UnitOfWork, settings: LeaseSettings) -> int:
     keys = [(balance, holder, event) for balance, holder, event in await uow.connection.execute(due)]
     ending: Ending = _presume
     if settings.quarantine_policy is QuarantinePolicy.RELEASE:
-        ending = _release
+        ending = _lapse
         await uow.connection.execute(delete(gauge_asks).where(_among(keys)))
     await _end(uow, keys, ending)
     await vault.save()
@@ -97,20 +97,12 @@ async def forget_lapsed(uow: UnitOfWork) -> None:
     await uow.connection.execute(delete(gauge_changes).where(old))
 
 
-def _lapse(verdict: Change, _changes: Sequence[Change], now: datetime) -> None:
+def _lapse(verdict: Change, now: datetime) -> None:
     verdict.state, verdict.due_at = State.LAPSED, now
 
 
-def _presume(verdict: Change, _changes: Sequence[Change], _now: datetime) -> None:
+def _presume(verdict: Change, _now: datetime) -> None:
     verdict.state, verdict.due_at = State.PRESUMED, None
-
-
-def _release(verdict: Change, changes: Sequence[Change], now: datetime) -> None:
-    """Frees, and never takes: a removal may have been acknowledged, and would be undone."""
-    before = held_by(changes)
-    _lapse(verdict, changes, now)
-    if held_by(changes) > before:
-        _presume(verdict, changes, now)
 
 
 def _told(holder: session.Holder) -> ColumnElement[bool]:
@@ -133,18 +125,17 @@ async def _let_go(uow: UnitOfWork, asks: ColumnElement[bool], ending: Ending) ->
 
 
 async def _end(uow: UnitOfWork, keys: Collection[Key], ending: Ending) -> dict[str, Ended]:
-    """Ends them, of each holder the newest first, and answers what that freed, by balance."""
+    """Ends them, and answers what that freed, by balance."""
     by_holder: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for balance_id, holder_id, event_key in keys:
         by_holder[balance_id, holder_id].add(event_key)
     ended: defaultdict[str, Ended] = defaultdict(Ended)
     for (balance_id, holder_id), event_keys in sorted(by_holder.items()):
         changes = await read_changes(uow, balance_id, holder_id)
-        changes.sort(key=in_order, reverse=True)
         before = held_by(changes)
         for one in changes:
             if one.event_key in event_keys and one.is_unconfirmed:
-                ending(one, changes, uow.now)
+                ending(one, uow.now)
                 ended[balance_id].verdicts += 1
         ended[balance_id].freed += before - held_by(changes)
         await write_changes(uow, balance_id, holder_id, changes)

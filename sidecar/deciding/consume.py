@@ -20,6 +20,8 @@ from sidecar.outbox.port import KeyEntry, KeyTaken, Outbox, Write, Written
 from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
 
 NEAR_NOW: Final = timedelta(minutes=5)
+BOOKED_WAIT_SECONDS: Final = 1.0
+"""For the upload of what frees a seat: then it is free when the call returns. It is written already, and not undone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,17 @@ class Consume:
                 costs=spent.outcome.costs,
                 covered=spent.taken,
             )
-        return self.commit(Write(usage, entry, None, changes), spent, shown(spent))
+        return self.commit(Write(usage, entry, None, changes), spent, shown(spent), deadline=deadline)
 
     def answered(self, judged: Judged, spent: Spent, *, decision_id: str, at: datetime) -> bytes:
         """The whole decision, with what it uses counted in its balances."""
         return self.answers.encoded(judged, spent, decision_id=decision_id, at=at, takes=Takes.USES)
 
-    def commit(self, write: Write, spent: Spent, amounts: Mapping[BalanceRef, int]) -> Consumed:
+    def commit(
+        self, write: Write, spent: Spent, amounts: Mapping[BalanceRef, int], *, deadline: float = 0.0
+    ) -> Consumed:
         """Writes what was decided and taken, under its key. `amounts`: what is shown as used from then on.
+        `deadline`: monotonic seconds, for what is waited for to be booked.
 
         Raises as the call does.
         """
@@ -112,7 +117,16 @@ class Consume:
         assert isinstance(result, Written), "a consume moves no reservation"
         self.till.settled(spent)
         self.unreported.charged(result.seq, amounts.items())
+        if spent.verdicts and any(verdict.may_free for verdict in spent.verdicts.values()):
+            self._await_booked(result.seq, deadline)
         return Consumed(entry.answer, UsageStatus.ACCEPTED)
+
+    def _await_booked(self, seq: int, deadline: float) -> None:
+        """At most half of what is left of the call's time: it is answered whether it is booked or not."""
+        seconds = min(BOOKED_WAIT_SECONDS, (deadline - self.till.clock.monotonic()) / 2)
+        if seconds > 0:
+            with self.till.blocking():
+                self.outbox.wait_acknowledged(self.outbox.identity, seq, seconds)
 
     def _refused(self, asked: Asked, party: Party, feature: str, spent: Spent, answer: bytes) -> Consumed:
         key = asked.message.idempotency_key

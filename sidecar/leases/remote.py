@@ -76,7 +76,7 @@ class Remote:
             self.heard(answer, sent_at)
         said = arrival.verdict(answer)
         if isinstance(said, RemoteVerdict) and said.allowed and holder_id:
-            return replace(said, request_id=request.request_id)
+            return replace(said, request_id=request.request_id, may_free=not adds)
         return said
 
     def give_up(self, verdicts: Mapping[BalanceRef, RemoteVerdict]) -> None:

@@ -142,6 +142,30 @@ async def test_an_event_after_its_verdict_was_let_go(database: Database, clock: 
     await check_books(database)
 
 
+@pytest.mark.parametrize("change", [(REMOVE, 0), (SET, 0)])
+async def test_what_is_let_go_is_free_once_that_is_booked(
+    database: Database, clock: SteppedClock, change: tuple[Any, int]
+) -> None:
+    """A removal that comes to nothing leaves its holder where it was, and nobody has its seat."""
+    one, two = await begun(database, "one", "two")
+    for who in ("ann", "bob"):
+        write(one, who, who, clock())
+        assert (await ask(one, who, who, clock())).allowed
+    await one.upload()
+    clock.advance(seconds=1)
+    left = await ask(one, "ann", "r", clock(), need=0, adds=False, request_id="removes")
+    assert (left.allowed, left.used) == (True, 1)
+    assert not (await ask(two, "cleo", "c", clock())).allowed
+    await give_up(one, "removes")
+    assert await used(database) == 2
+    assert (await ask(one, "ann", "r2", clock(), need=0, adds=False)).used == 1
+    write(one, "ann", "r2", clock(), *change)
+    await one.upload()
+    assert await used(database) == 1
+    assert (await ask(two, "cleo", "c2", clock())).used == 2
+    await check_books(database)
+
+
 async def test_an_add_by_a_late_clock_counts(database: Database, clock: SteppedClock) -> None:
     """A sidecar whose clock is behind adds a holder that another one has just removed: the seat is taken, also once the
     event arrives.
@@ -151,12 +175,15 @@ async def test_an_add_by_a_late_clock_counts(database: Database, clock: SteppedC
     late = clock()
     clock.advance(seconds=2)
     assert (await ask(ahead, "ann", "r", clock(), need=0, adds=False)).used == 0
+    write(ahead, "ann", "r", clock(), REMOVE)
+    await ahead.upload()
     for who in ("bob", "cleo"):
         assert (await ask(ahead, who, who, clock())).allowed
     assert not (await ask(behind, "ann", "b", late)).allowed, "both seats are taken"
     assert (await ask(ahead, "bob", "br", clock(), need=0, adds=False)).allowed
+    write(ahead, "bob", "br", clock(), REMOVE)
+    await ahead.upload()
     assert (await ask(behind, "ann", "b", late)).used == 2
-    write(ahead, "ann", "r", clock(), REMOVE)
     write(behind, "ann", "b", late)
     await behind.upload()
     await ahead.upload()

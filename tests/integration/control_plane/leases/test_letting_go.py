@@ -154,20 +154,22 @@ async def test_what_is_presumed_can_be_removed(database: Database, clock: Steppe
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, RELEASING])
-async def test_an_acknowledged_removal_is_not_undone(
+async def test_an_acknowledged_removal_counts_when_it_arrives(
     database: Database, clock: SteppedClock, settings: LeaseSettings
 ) -> None:
-    """Its event is on its way for days: whatever the policy, who left does not come back meanwhile, nor afterwards."""
+    """Its event is on its way for days: whatever becomes of its verdict, nobody else gets the seat until then.
+    From then on it is free.
+    """
     holder = await removing(database, clock)
     write(holder, "ann", "r", clock(), REMOVE)
     for _ in range(3):
         clock.advance(hours=20)
         await sweep(database, settings)
         await forget(database, settings)
-        assert await used(database) == 0
+        assert await used(database) == 1
     async with database.begin() as uow:
         await declare_dead(uow, holder.name, DeadLeases.RELEASE)
-    assert await used(database) == 0
+    assert await used(database) == 1
     await holder.upload()
     assert await used(database) == 0
     await check_books(database)
@@ -206,21 +208,19 @@ async def test_a_dead_sidecars_seats(database: Database, clock: SteppedClock, ch
     await check_books(database)
 
 
-async def test_a_raised_and_lowered_holder_is_released_to_the_lower(
-    database: Database, clock: SteppedClock
-) -> None:
-    """Of several verdicts of one holder the newest is let go first: releasing makes it hold no more than before."""
+async def test_a_release_leaves_what_is_booked(database: Database, clock: SteppedClock) -> None:
+    """Verdicts that raised a holder, and lowered it, are let go: it holds what its booked event says."""
     (holder,) = await begun(database, "one")
     await ask(holder, "team", "two", clock(), need=2, adds=False)
     write(holder, "team", "two", clock(), SET, 2)
     await holder.upload()
-    for key, need in (("one", 1), ("again", 2)):
+    for key, need in (("one", 1), ("again", 2), ("less", 0)):
         clock.advance(seconds=1)
         assert (await ask(holder, "team", key, clock(), need=need, adds=False)).allowed
     async with database.begin() as uow:
         await declare_dead(uow, holder.name, DeadLeases.RELEASE)
     stands = await standing(database)
-    assert stands.used == 1
+    assert stands.used == 2
     await check_books(database)
 
 

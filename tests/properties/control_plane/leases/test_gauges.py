@@ -40,6 +40,18 @@ def test_any_order_of_arrival_ends_the_same(history: Sequence[Change], random: o
     assert held_by(kept) == held_by(history)
 
 
+@given(histories(), st.sampled_from([State.BOOKED, State.LAPSED]), st.data())
+def test_only_a_verdict_that_is_given_takes(
+    history: Sequence[Change], end: State, data: st.DataObject
+) -> None:
+    """However verdicts end, one by one, their holder never holds more for it."""
+    open_ones = [one for one in history if one.is_unconfirmed]
+    for change in data.draw(st.permutations(open_ones)):
+        before = held_by(history)
+        change.state = end
+        assert held_by(history) <= before
+
+
 @given(histories())
 def test_a_verdict_that_lapses_leaves_what_is_booked(history: Sequence[Change]) -> None:
     """Whatever verdicts stood meanwhile, without them a holder holds what its booked changes say."""

@@ -71,15 +71,11 @@ class SeatsMachine(HoldersMachine[Sidecar]):
 
     @rule(which=WHICH, who=st.sampled_from(WHO), wish=WISHES, works=st.booleans())
     def consume(self, which: int, who: str, wish: Wish, works: bool) -> None:
-        """A caller asks; what is allowed is written and acknowledged, or the write fails and nothing is.
-
-        What frees something is always written: others may take it at once, and that is what it costs.
-        """
+        """A caller asks; what is allowed is written and acknowledged, or the write fails and nothing is."""
         sidecar = self.sidecars[which]
         self.clock.advance(seconds=1)
         self.keys += 1
         key = f"key-{self.keys}"
-        before = self.run(used(self.database))
         asked = ask(
             sidecar.holder,
             who,
@@ -96,7 +92,7 @@ class SeatsMachine(HoldersMachine[Sidecar]):
         verdict = self.run(asked)
         if not verdict.allowed:
             return
-        if works or verdict.used < before:
+        if works:
             write(sidecar.holder, who, key, self.clock(), wish.change, wish.quantity)
             adds = wish.change == ADD
             self.told[who] = max(self.told[who], wish.quantity) if adds else wish.quantity
