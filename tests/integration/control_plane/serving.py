@@ -15,7 +15,7 @@ from purser.sync.v1 import feed_pb2
 from purser.sync.v1.session_pb2 import Holder
 from purser.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 20.0
 
 
 @asynccontextmanager

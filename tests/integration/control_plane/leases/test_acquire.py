@@ -232,16 +232,16 @@ async def test_a_holder_who_answers_is_waited_for_longer_than_one_who_is_silent(
     await other.open()
     lease = (await holder.acquire(ref("acme"), 500)).leases[0]
     waiting = LongerWait(holder, lease.lease_id, idle=500)
+    patient = LeaseSettings(recall_wait=timedelta(seconds=1), contended_wait=timedelta(seconds=10))
 
     async def answer_twice() -> None:
         recall_id = await waiting.posted()
         await holder.obey(recall_id)
-        await asyncio.sleep(2 * SETTINGS.recall_wait.total_seconds())
+        await asyncio.sleep(1.5 * patient.recall_wait.total_seconds())
         holder.give_back(lease.lease_id, 500)
         await holder.upload()
         await holder.obey(recall_id, lease.lease_id)
 
-    patient = LeaseSettings(recall_wait=SETTINGS.recall_wait, contended_wait=timedelta(seconds=10))
     granted, _ = await asyncio.gather(other.acquire(ref("acme"), 75, settings=patient), answer_twice())
     assert allotted(granted) == 75
 
