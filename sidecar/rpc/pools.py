@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from sidecar.deciding.errors import Overloaded
+from sidecar.runtime.scheduling import wait_for_your_turn
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -64,9 +65,12 @@ class Pool(ThreadPoolExecutor):
     its inside.
     """
 
-    def __init__(self, name: str, *, threads: int, bound: int) -> None:
-        """`bound`: calls running and queued together, at least `threads`."""
+    def __init__(self, name: str, *, threads: int, bound: int, in_turn: bool = False) -> None:
+        """`bound`: calls running and queued together, at least `threads`. `in_turn`: its threads hand work to
+        others and are woken by them, time and again (`wait_for_your_turn`).
+        """
         super().__init__(max_workers=1)
+        self._in_turn = in_turn
         self.name = name
         self.bound = max(bound, threads)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -126,6 +130,8 @@ class Pool(ThreadPoolExecutor):
 
     def _work(self) -> None:
         _here.pool = self
+        if self._in_turn:
+            wait_for_your_turn()
         while (job := self._jobs.get()) is not None:
             try:
                 job.run()
@@ -177,7 +183,7 @@ def make_pools(*, read_threads: int, write_threads: int, stream_threads: int, ca
     """Pools whose queues are bounded to what can be answered within about a second."""
     return Pools(
         reads=Pool("reads", threads=read_threads, bound=2_000),
-        writes=Pool("writes", threads=write_threads, bound=2_000),
+        writes=Pool("writes", threads=write_threads, bound=2_000, in_turn=True),
         streams=Pool("streams", threads=stream_threads, bound=stream_threads),
         refusals=Pool("refusals", threads=1, bound=10_000),
         calls_max=calls_max,

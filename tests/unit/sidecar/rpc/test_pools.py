@@ -1,6 +1,9 @@
 """Pools: bounded, and never all of them waiting for the network."""
 
+import os
+import sys
 import threading
+from queue import SimpleQueue
 
 import pytest
 
@@ -56,6 +59,33 @@ def test_those_who_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool("test", threads=1, bound=10)
     with pytest.raises(Overloaded), pool.blocking():
         pass
+    pool.shutdown()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sched(7)")
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_threads_that_wake_each_other_wait_for_their_turn(in_turn: bool) -> None:
+    """Where that is asked for."""
+    pool = Pool("test", threads=1, bound=2, in_turn=in_turn)
+    policies: SimpleQueue[int] = SimpleQueue()
+    pool.submit(lambda: policies.put(os.sched_getscheduler(0)))
+    assert policies.get(timeout=10) == (os.SCHED_BATCH if in_turn else os.SCHED_OTHER)
+    pool.shutdown()
+
+
+def test_where_threads_can_not_be_told_to_wait_they_serve_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sandbox may forbid the call."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden, raising=False)
+    pool = Pool("test", threads=1, bound=2, in_turn=True)
+    done = threading.Event()
+    pool.submit(done.set)
+    assert done.wait(10)
     pool.shutdown()
 
 
