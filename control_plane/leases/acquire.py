@@ -38,18 +38,19 @@ async def acquire(
     """Answers a request, and any repeat of it with the same bytes.
 
     Where a waiting call finds too little while others hold leases, they are recalled, and the answer waits
-    until they have obeyed or something came back. Somebody else may have been faster by then: then those are
-    recalled, until `settings.contended_wait` is over, or `seconds` are, for which the caller waits; holders
-    who say nothing are waited for only `settings.recall_wait`. Raises Superseded.
+    until they have obeyed or enough came back: for holders who answer, `settings.answering_wait`, for those who say
+    nothing `settings.recall_wait`, and never longer than `seconds`, for which the caller waits. Raises
+    Superseded.
     """
-    patience = settings.contended_wait.total_seconds()
+    patience = settings.answering_wait.total_seconds()
     if seconds is not None:
         patience = min(patience, seconds - ANSWER_SECONDS)
     until = asyncio.get_running_loop().time() + patience
     found = await _try(database, settings, request, {}, may_recall=patience > 0)
-    while isinstance(found, Pending):
-        has_moved = await wait_obeyed(database, settings, request, found, until)
-        found = await _try(database, settings, request, found.recall_ids, may_recall=has_moved)
+    if isinstance(found, Pending):
+        await wait_obeyed(database, settings, request, found, until)
+        found = await _try(database, settings, request, found.recall_ids, may_recall=False)
+    assert isinstance(found, bytes), "the second attempt is final"
     return session.AcquireLeasesResponse.FromString(found)
 
 
@@ -160,7 +161,7 @@ async def _answer(
             await vault.save()
             posted = await post_recalls(uow, rows, idle_only=True)
             return Pending(
-                {**recalled, **posted},
+                posted,
                 needs={identity: waiting[identity] for identity in posted},
                 asked={other.lease_id for other in others if other.balance_id in posted},
             )
@@ -173,7 +174,9 @@ async def _answer(
 
 
 async def _add_hints(uow: UnitOfWork, asked: Collection[Asked], reply: session.AcquireLeasesResponse) -> None:
-    """Tells how each balance stands after the transaction; rates have no hint."""
+    """Tells how each balance stands after the transaction, and a gauge as it will once the verdict's event is booked;
+    rates have no hint.
+    """
     vault = Vault(uow, reading=True)
     specs = {
         balance_id(item.ref): item.found.spec
@@ -186,3 +189,5 @@ async def _add_hints(uow: UnitOfWork, asked: Collection[Asked], reply: session.A
         stands = standing.get(balance_id(item.ref))
         if stands is not None:
             acquired.hint.CopyFrom(stands.hint())
+            if item.want.holder_id and acquired.verdict.allowed:
+                acquired.hint.used = acquired.verdict.used

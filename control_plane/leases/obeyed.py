@@ -43,9 +43,9 @@ class Pending:
     """Recalls are out; nothing was granted yet."""
 
     recall_ids: dict[str, str]
-    """Balance → its latest recall."""
+    """Balance → recall."""
     needs: dict[str, int]
-    """What is waited for → how much of it is needed."""
+    """Balance → how much of it is needed."""
     asked: set[str]
     """Leases that the recalls are about: those that others hold by now."""
 
@@ -89,8 +89,8 @@ async def wait_obeyed(
     request: session.AcquireLeasesRequest,
     pending: Pending,
     until: float,
-) -> bool:
-    """Waits until all that was asked for was obeyed, or enough came back: True; until the time of a recall is over for
+) -> None:
+    """Waits until all that was asked for was obeyed, or enough came back; until the time of a recall is over for
     holders who say nothing; or `until`, by the loop's clock, for those who have more to say. No transaction
     is open meanwhile.
     """
@@ -104,21 +104,20 @@ async def wait_obeyed(
             asked = {other for other in others if other.state == OPEN and other.lease_id in pending.asked}
             unobeyed = {other for other in asked if other.lease_id not in answers.obeyed}
             if not unobeyed:
-                return True
+                return
             vault = Vault(uow, reading=True)
             held = await vault.lock(list(pending.needs))
             await vault.load_live(list(held))
             if all(_enough(holding, pending.needs[identity], uow.now) for identity, holding in held.items()):
-                return True
+                return
         if any((other.outbox_id, other.incarnation_id) not in answers.heard for other in unobeyed):
             left = min(left, silence - loop.time())
             if left <= 0:
-                return False
+                return
         await asyncio.wait(
             [asyncio.ensure_future(bus.wait_changed(identity, left)) for identity in pending.needs],
             return_when=asyncio.FIRST_COMPLETED,
         )
-    return False
 
 
 def _enough(holding: Holding, need: int, now: datetime) -> bool:

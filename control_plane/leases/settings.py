@@ -29,9 +29,8 @@ class LeaseSettings:
     """The longest of any feature's: quarantine lasts at least that, with drift."""
     recall_wait: timedelta = timedelta(milliseconds=500)
     """For a word from each holder, to a recall."""
-    contended_wait: timedelta = timedelta(milliseconds=1500)
-    """For holders who answer, and have more to give back; and while others take what came back, it is recalled again
-    for a waiting call."""
+    answering_wait: timedelta = timedelta(seconds=1)
+    """For holders who answer, and have more to give back."""
     retry_after: timedelta = timedelta(seconds=1)
     """Told to whom others hold what it needs."""
     reply_kept: timedelta = timedelta(hours=1)

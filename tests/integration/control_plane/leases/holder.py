@@ -18,7 +18,7 @@ from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync
 from purser.v1 import usage_pb2 as usage
 
-SETTINGS = LeaseSettings(recall_wait=timedelta(milliseconds=60), contended_wait=timedelta(milliseconds=300))
+SETTINGS = LeaseSettings(recall_wait=timedelta(milliseconds=60), answering_wait=timedelta(milliseconds=300))
 _KEYS = count(1)
 
 

@@ -199,29 +199,6 @@ async def test_what_the_others_give_back_is_granted(database: Database, clock: S
     await check_books(database)
 
 
-async def test_what_comes_back_and_is_taken_by_somebody_else_is_recalled_again(
-    database: Database, clock: SteppedClock
-) -> None:
-    """The holder gave back, and its next request took it again before the waiting call was looked at."""
-    await prepaid(database)
-    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
-    await holder.open()
-    await other.open()
-    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
-    waiting = LongerWait(holder, lease.lease_id, idle=0)
-
-    async def take_again_and_obey() -> None:
-        recall_id = await waiting.posted()
-        returned = holder.give_back(lease.lease_id, 500)
-        again = (await holder.acquire(ref("acme"), 0, 500, returns=[returned])).leases[0]
-        await holder.obey(recall_id, lease.lease_id)
-        await LongerWait(holder, again.lease_id, idle=again.slices[0].amount).obey()
-
-    granted, _ = await asyncio.gather(other.acquire(ref("acme"), 500, settings=LONG), take_again_and_obey())
-    assert allotted(granted) == 500
-    await check_books(database)
-
-
 async def test_a_holder_who_answers_is_waited_for_longer_than_one_who_is_silent(
     database: Database, clock: SteppedClock
 ) -> None:
@@ -232,7 +209,7 @@ async def test_a_holder_who_answers_is_waited_for_longer_than_one_who_is_silent(
     await other.open()
     lease = (await holder.acquire(ref("acme"), 500)).leases[0]
     waiting = LongerWait(holder, lease.lease_id, idle=500)
-    patient = LeaseSettings(recall_wait=timedelta(seconds=1), contended_wait=timedelta(seconds=10))
+    patient = LeaseSettings(recall_wait=timedelta(seconds=1), answering_wait=timedelta(seconds=10))
 
     async def answer_twice() -> None:
         recall_id = await waiting.posted()
@@ -332,7 +309,7 @@ async def test_a_lease_ends_with_its_grant(database: Database, clock: SteppedClo
     assert [piece.amount for piece in first.slices] == [40]
 
 
-LONG = LeaseSettings(recall_wait=timedelta(seconds=10), contended_wait=timedelta(seconds=10))
+LONG = LeaseSettings(recall_wait=timedelta(seconds=10), answering_wait=timedelta(seconds=10))
 
 
 class LongerWait:

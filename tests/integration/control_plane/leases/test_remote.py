@@ -102,14 +102,26 @@ async def test_shares_never_sum_to_more_than_the_rate(database: Database, clock:
 
 
 async def test_a_seat_added_twice_is_one(database: Database, clock: SteppedClock) -> None:
-    """Two seats: ada twice is one, bob the second, eve is refused; when bob leaves, eve fits."""
+    """Two seats: ada twice is one, bob the second, eve is refused; when bob has left, eve fits."""
     (holder,) = await begun(database, "one")
     assert (await seat(holder, "ada", clock)).used == 1
     assert (await seat(holder, "ada", clock)).used == 1
     assert (await seat(holder, "bob", clock)).used == 2
     refused = await seat(holder, "eve", clock)
     assert (refused.allowed, refused.used, refused.limit) == (False, 2, 2)
-    assert (await seat(holder, "bob", clock, 0, adds=False)).used == 1
+    left = await holder.acquire(
+        SEATS, 0, holder_id="bob", adds=False, idempotency_key="left", occurred_at=clock()
+    )
+    assert (left.verdict.used, left.hint.used) == (1, 1)
+    assert not (await seat(holder, "eve", clock)).allowed
+    event: dict[str, Any] = {
+        "holder_id": "bob",
+        "gauge_change": usage.GAUGE_CHANGE_REMOVE,
+        "gauge_feature": "seats",
+        "name": "",
+    }
+    holder.consume(SEATS, at=clock(), key="left", **event).usage.charges[0].feature = "seats"
+    assert not (await holder.upload()).dead_letters
     assert (await seat(holder, "eve", clock)).allowed
     async with database.read() as uow:
         (hint,) = [one for one in await hints(uow, "acme") if one.ref.balance == "gauge:seats"]
