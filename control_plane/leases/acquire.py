@@ -46,10 +46,10 @@ async def acquire(
     if seconds is not None:
         patience = min(patience, seconds - ANSWER_SECONDS)
     until = asyncio.get_running_loop().time() + patience
-    found = await _try(database, settings, request, {}, may_recall=patience > 0)
+    found = await _try(database, settings, request, None if patience > 0 else {})
     if isinstance(found, Pending):
         await wait_obeyed(database, settings, request, found, until)
-        found = await _try(database, settings, request, found.recall_ids, may_recall=False)
+        found = await _try(database, settings, request, found.recall_ids)
     assert isinstance(found, bytes), "the second attempt is final"
     return session.AcquireLeasesResponse.FromString(found)
 
@@ -58,29 +58,26 @@ async def _try(
     database: Database,
     settings: LeaseSettings,
     request: session.AcquireLeasesRequest,
-    recalled: Mapping[str, str],
-    *,
-    may_recall: bool,
+    recalled: Mapping[str, str] | None,
 ) -> bytes | Pending:
     """Answers everything in one go. Where that fails for something that is asked for, another transaction answers each
     apart: a savepoint around every request would cost all of them what only this one needs.
     """
     try:
-        return await database.transact(lambda uow: _attempt(uow, settings, request, recalled, may_recall))
+        return await database.transact(lambda uow: _attempt(uow, settings, request, recalled))
     except Superseded:
         raise
     except Exception as error:
         if is_database_fault(error):
             raise
-    return await database.transact(lambda uow: _attempt(uow, settings, request, recalled, apart=True))
+    return await database.transact(lambda uow: _attempt(uow, settings, request, recalled or {}, apart=True))
 
 
 async def _attempt(
     uow: UnitOfWork,
     settings: LeaseSettings,
     request: session.AcquireLeasesRequest,
-    recalled: Mapping[str, str],
-    may_recall: bool = False,
+    recalled: Mapping[str, str] | None,
     *,
     apart: bool = False,
 ) -> bytes | Pending:
@@ -92,9 +89,11 @@ async def _attempt(
     if row.seen_at <= uow.now - SEEN_EVERY:
         await note_seen(uow, request.holder)
     if apart:
-        reply: session.AcquireLeasesResponse | Pending = await _each_apart(uow, settings, request, recalled)
+        reply: session.AcquireLeasesResponse | Pending = await _each_apart(
+            uow, settings, request, recalled or {}
+        )
     else:
-        reply = await _answer(uow, settings, request, recalled, may_recall)
+        reply = await _answer(uow, settings, request, recalled)
     if isinstance(reply, Pending):
         return reply
     encoded = reply.SerializeToString(deterministic=True)
@@ -121,7 +120,7 @@ async def _each_apart(
             alone.wants.append(want)
         try:
             async with uow.connection.begin_nested():
-                answer = await _answer(uow, settings, alone, recalled, may_recall=False)
+                answer = await _answer(uow, settings, alone, recalled)
                 assert isinstance(answer, session.AcquireLeasesResponse), "nothing is recalled any more"
                 reply.acquired.extend(answer.acquired)
         except Exception as error:
@@ -141,19 +140,16 @@ async def _answer(
     uow: UnitOfWork,
     settings: LeaseSettings,
     request: session.AcquireLeasesRequest,
-    recalled: Mapping[str, str],
-    may_recall: bool,
+    recalled: Mapping[str, str] | None,
 ) -> session.AcquireLeasesResponse | Pending:
-    """Everything that is asked for; or, if it may, recalls of what is missing from those who have not obeyed one."""
+    """Everything that is asked for; None in `recalled`: or, where something is missing, recalls of it."""
     vault = Vault(uow)
     asked = [await ask(uow, want) for want in request.wants]
     await open_asked(vault, asked, request)
     short = [item for item in asked if item.leased and not item.unlimited and item.holding and item.short]
     others = await others_of(uow, request.holder, {balance_id(item.ref) for item in short})
-    answers = await answers_to(uow, recalled)
-    others = {other for other in others if other.lease_id not in answers.obeyed}
     pause = await read_pause(uow, settings)
-    if may_recall and not pause.leases:
+    if recalled is None and not pause.leases:
         recallable = {other.balance_id for other in others if other.state == OPEN}
         waiting = {balance_id(item.ref): item.want.need for item in short if item.want.need}
         rows = [vault.held[identity].row for identity in sorted(recallable & waiting.keys())]
@@ -165,7 +161,8 @@ async def _answer(
                 needs={identity: waiting[identity] for identity in posted},
                 asked={other.lease_id for other in others if other.balance_id in posted},
             )
-    held_back = {other.balance_id for other in others}
+    answers = await answers_to(uow, recalled or {})
+    held_back = {other.balance_id for other in others if other.lease_id not in answers.obeyed}
     reply, made = await grant_all(vault, settings, request, asked, held_back, pause=pause)
     await vault.save()  # slices refer to grants, some of which are new
     await insert_leases(uow, made)

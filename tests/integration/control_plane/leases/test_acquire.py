@@ -38,6 +38,15 @@ async def prepaid(database: Database, customer_id: str = "acme", amount: int = 5
         await create_grant(uow, new)
 
 
+async def all_held(database: Database) -> tuple[Holder, session.Lease, Holder]:
+    """A holder of all that there is, its lease, and another who will need some of it."""
+    await prepaid(database)
+    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
+    await holder.open()
+    await other.open()
+    return holder, (await holder.acquire(ref("acme"), 500)).leases[0], other
+
+
 def allotted(acquired: session.Acquired) -> int:
     """What was granted in all."""
     return sum(piece.amount for lease in acquired.leases for piece in lease.slices)
@@ -99,11 +108,7 @@ async def test_an_expired_lease_is_quarantined_and_never_given_back(
     """After its end, drift and grace a lease is nobody's; its holder's late usage and return still settle
     it.
     """
-    await prepaid(database)
-    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
-    await holder.open()
-    await other.open()
-    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    holder, lease, other = await all_held(database)
     clock.advance(seconds=65.5)
     async with database.begin() as uow:
         assert await sweep_leases(uow, SETTINGS) == 0
@@ -156,11 +161,7 @@ async def test_a_refusal_is_final_once_the_others_have_obeyed(
     """Idle slices elsewhere are recalled; after the holder has obeyed and kept what is in use, the refusal is
     final.
     """
-    await prepaid(database)
-    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
-    await holder.open()
-    await other.open()
-    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    holder, lease, other = await all_held(database)
     waiting = LongerWait(holder, lease.lease_id, idle=0)
     refused, _ = await asyncio.gather(other.acquire(ref("acme"), 75, settings=LONG), waiting.obey())
     assert refused.refusal.kind == session.REFUSAL_KIND_EXHAUSTED
@@ -171,11 +172,7 @@ async def test_a_lease_that_its_holder_has_not_heard_of_keeps_a_refusal_open(
     database: Database, clock: SteppedClock
 ) -> None:
     """A holder obeys while the reply with its lease is on its way: what it could not give back may come yet."""
-    await prepaid(database)
-    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
-    await holder.open()
-    await other.open()
-    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    holder, lease, other = await all_held(database)
     unaware = LongerWait(holder, "no lease that it knows", idle=0)
     refused, _ = await asyncio.gather(other.acquire(ref("acme"), 75), unaware.obey())
     assert refused.refusal.kind == session.REFUSAL_KIND_HELD_BY_OTHERS
@@ -187,11 +184,7 @@ async def test_a_lease_that_its_holder_has_not_heard_of_keeps_a_refusal_open(
 
 async def test_what_the_others_give_back_is_granted(database: Database, clock: SteppedClock) -> None:
     """An idle slice of another holder reaches the waiting call within the recall's deadline."""
-    await prepaid(database)
-    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
-    await holder.open()
-    await other.open()
-    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    holder, lease, other = await all_held(database)
     waiting = LongerWait(holder, lease.lease_id, idle=100)
     granted, _ = await asyncio.gather(other.acquire(ref("acme"), 75, settings=LONG), waiting.obey())
     assert allotted(granted) == 75
@@ -203,11 +196,7 @@ async def test_a_holder_who_answers_is_waited_for_longer_than_one_who_is_silent(
     database: Database, clock: SteppedClock
 ) -> None:
     """It lives, and what it could not give back at once is on its way."""
-    await prepaid(database)
-    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
-    await holder.open()
-    await other.open()
-    lease = (await holder.acquire(ref("acme"), 500)).leases[0]
+    holder, lease, other = await all_held(database)
     waiting = LongerWait(holder, lease.lease_id, idle=500)
     patient = LeaseSettings(recall_wait=timedelta(seconds=1), answering_wait=timedelta(seconds=10))
 
@@ -227,11 +216,7 @@ async def test_nobody_is_waited_for_longer_than_the_caller_waits(
     database: Database, clock: SteppedClock
 ) -> None:
     """The answer comes before the caller's time is over: it says when to ask again."""
-    await prepaid(database)
-    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
-    await holder.open()
-    await other.open()
-    await holder.acquire(ref("acme"), 500)
+    _, _, other = await all_held(database)
     for seconds in (0.15, 0.0):
         request = other.request(ref("acme"), 75)
         async with asyncio.timeout(5):
@@ -241,11 +226,7 @@ async def test_nobody_is_waited_for_longer_than_the_caller_waits(
 
 async def test_a_holder_that_does_not_answer_leaves_the_refusal_open(database: Database) -> None:
     """Without an answer within the deadline the refusal says when to ask again."""
-    await prepaid(database)
-    holder, other = Holder(database, outbox_id="one"), Holder(database, outbox_id="two")
-    await holder.open()
-    await other.open()
-    await holder.acquire(ref("acme"), 500)
+    _, _, other = await all_held(database)
     refused = await other.acquire(ref("acme"), 75)
     assert refused.refusal.kind == session.REFUSAL_KIND_HELD_BY_OTHERS
     assert refused.refusal.HasField("retry_after")
