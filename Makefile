@@ -4,6 +4,11 @@ export PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NATIVE := build/native
+# What is run again on native code: everything that decides.
+DECIDING := $(addprefix tests/,unit/engine unit/sidecar properties/engine properties/sidecar integration/sidecar \
+	integration/whole e2e contracts/test_any_request.py contracts/test_decision_cases_engine.py contracts/test_native.py \
+	contracts/test_reservations.py contracts/test_wrong_inputs.py)
 
 .DEFAULT_GOAL := help
 
@@ -35,10 +40,16 @@ format: $(INSTALLED) ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
 
+.PHONY: compile
+compile: $(INSTALLED) ## the sidecar as native code in build/native, as it is released
+	.ci/compile $(BIN) $(NATIVE)
+
 .PHONY: test
-test: $(INSTALLED) ## every test but the soaks, with real PostgreSQL and Redis
+test: $(INSTALLED) ## every test but the soaks, with real PostgreSQL and Redis; the sidecar's also on native code
 	$(BIN)/python -m tests.servers
 	$(BIN)/pytest --numprocesses 2
+	.ci/compile $(BIN) $(NATIVE) || [ $$? = 3 ]
+	[ ! -d $(NATIVE) ] || PYTHONPATH=$(CURDIR)/$(NATIVE) PYTHONSAFEPATH=1 $(BIN)/pytest --numprocesses 2 $(DECIDING)
 
 .PHONY: soak
 soak: $(INSTALLED) ## the tests that take minutes: kills, herds, millions of events
@@ -46,8 +57,9 @@ soak: $(INSTALLED) ## the tests that take minutes: kills, herds, millions of eve
 	$(BIN)/pytest -m soak --timeout 3600
 
 .PHONY: bench
-bench: $(INSTALLED) ## measure throughput and latency
-	$(BIN)/python -m tests.benchmarks
+bench: $(INSTALLED) ## measure throughput and latency of the sidecar as it is released
+	.ci/compile $(BIN) $(NATIVE) || [ $$? = 3 ]
+	$(BIN)/python -m tests.benchmarks --installation $(NATIVE)
 
 .PHONY: run
 run: $(INSTALLED) ## the guided demo, then serves until Ctrl-C

@@ -3,7 +3,7 @@
 import ipaddress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,6 +19,7 @@ def _address(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+_TLS: Final = "--tls-certificate with --tls-key, or --plaintext where a mesh does it"
 
 
 class Settings(LayeredSettings):
@@ -106,17 +107,19 @@ class Settings(LayeredSettings):
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together")
+            raise ValueError("--tls-certificate and --tls-key go together: give both, or neither")
         if self.tls_client_authority is not None and self.tls_certificate is None:
-            raise ValueError("tls_client_authority needs tls_certificate and tls_key")
+            raise ValueError("tls_client_authority needs --tls-certificate with --tls-key")
         encrypted = self.tls_certificate is not None or self.plaintext
         if not is_loopback(self.http) and not (self.admin_token_file is not None and encrypted):
-            raise ValueError(f"http {self.http} is not loopback: it needs admin_token_file and TLS")
+            raise ValueError(f"--http {self.http} is not loopback: it needs --admin-token-file, and {_TLS}")
         if not is_loopback(self.grpc):
             known = self.sync_token_file is not None or self.tls_client_authority is not None
             if not (known and encrypted):
-                problem = f"grpc {self.grpc} is not loopback: it needs TLS, and sync_token_file or tls_client_authority"
-                raise ValueError(problem)
+                raise ValueError(
+                    f"--grpc {self.grpc} is not loopback: it needs --sync-token-file "
+                    f"(or --set tls_client_authority=FILE), and {_TLS}"
+                )
         return self
 
     @property

@@ -26,14 +26,21 @@ from control_plane.faults import Faults
 from control_plane.feed.poller import Poller
 from control_plane.metrics import Metrics as ControlPlaneMetrics
 from sidecar.config import Settings as Sidecar
+from sidecar.config import write_threads
 from sidecar.http.metrics import EdgeMetrics
+from sidecar.outbox.port import Durability
 from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
 from sidecar.view.memory import View
 from sidecar.view.pulse import Pulse
 
 FOLDER: Final = Path(__file__).resolve().parent
-_MADE_UP: Final[dict[object, str]] = {socket.gethostname: "the host's name"}
+_MADE_UP: Final[dict[object, str]] = {
+    socket.gethostname: "the host's name",
+    write_threads: ", ".join(
+        f"`{write_threads({'durability': kind})}` with `{kind.value}`" for kind in Durability
+    ),
+}
 _MADE: Final = "<!-- Written by `make docs` from the code; changes belong there. -->"
 
 
@@ -133,7 +140,7 @@ def _of_the_sidecar() -> CollectorRegistry:
     registry, clock = CollectorRegistry(), ManualClock()
     Metrics(registry)
     view = View(bound=1, pulse=Pulse(), now=clock.now, pinned=lambda _customer: False)
-    EdgeMetrics(registry, view=view, pools=(), clock=clock)
+    EdgeMetrics(registry, view=view, pools=(), prepared=int, clock=clock)
     return registry
 
 

@@ -10,7 +10,8 @@ a report    rpc.service → deciding.report → outbox (one commit)
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from random import Random
 from typing import Final
@@ -26,6 +27,7 @@ from sidecar.deciding.consume import Consume
 from sidecar.deciding.entitlements import Listing
 from sidecar.deciding.judging import Judge
 from sidecar.deciding.kept import Kept
+from sidecar.deciding.left_over import left_over
 from sidecar.deciding.party import Parties
 from sidecar.deciding.prepared import Preparing
 from sidecar.deciding.refusals import Refusals
@@ -49,6 +51,7 @@ from sidecar.http.metrics import EdgeMetrics
 from sidecar.http.probes import Probes
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.keeper import Keeper
+from sidecar.outbox.port import Identity
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sessions import Sessions
 from sidecar.outbox.sqlite import SqliteOutbox
@@ -139,7 +142,8 @@ class Sidecar:
             turn=turn,
             on_opened=lambda control_now: self._pulse.heard_clock(control_now, clock.monotonic()),
         )
-        self._unreported = Unreported(clock.monotonic)
+        self._unreported = Unreported()
+        self._left_over: tuple[tuple[Identity, int], ...] = ()
         self._sender = Sender(
             self._outbox,
             port=self._control_plane,
@@ -148,7 +152,6 @@ class Sidecar:
             random=self._random,
             metrics=metrics,
             turn=turn,
-            on_acknowledged=self._acknowledged,
         )
         self._book = LeaseBook()
         self._keeper = Keeper(
@@ -212,6 +215,7 @@ class Sidecar:
         )
         self._view.on_customers_changed(self._keeper.forget)
         self._view.on_balances_changed(self._balances_changed)
+        self._view.on_counted(self._counted)
         self._view.on_generation(self._sessions.reconnected)
         self._keeper.on_hints(self._view.apply_hints)
 
@@ -285,13 +289,20 @@ class Sidecar:
         if settings.tls_certificate is not None and settings.tls_key is not None:
             tls = Tls(settings.tls_certificate, settings.tls_key)
         service = EntitlementService(self._verbs)
+        checks, self._consumes = self._fast()
         self._api = ApiServer(
-            Handlers(service, *self._fast(), self._pools),
+            Handlers(service, checks, self._consumes, self._pools),
             self._pools,
             address=settings.grpc,
             tls=tls,
         )
-        edge = EdgeMetrics(self._registry, view=self._view, pools=self._pools.everything(), clock=self._clock)
+        edge = EdgeMetrics(
+            self._registry,
+            view=self._view,
+            pools=self._pools.everything(),
+            prepared=lambda: self._consumes.answered,
+            clock=self._clock,
+        )
         self._probes = Probes(
             settings.http, ready=self.why_not_ready, registry=self._registry, refresh=edge.refresh
         )
@@ -313,6 +324,7 @@ class Sidecar:
     def start(self) -> None:
         """Starts from what is on disk, and serves."""
         self._persisting.load()
+        self._inherit()
         holds = self._desk.restore()
         self._persisting.start()
         for loop in self._loops:
@@ -408,13 +420,31 @@ class Sidecar:
     def _wanted(self) -> list[str]:
         return self._desk.customers()
 
-    def _acknowledged(self, incarnation_id: str, cursor: int) -> None:
-        if incarnation_id == self._outbox.identity.incarnation_id:
-            self._unreported.acknowledged(cursor)
-
-    def _balances_changed(self, hints: tuple[Hint, ...], as_of: float) -> None:
+    def _balances_changed(self, hints: tuple[Hint, ...]) -> None:
         self._keeper.hints([hint.as_message() for hint in hints])
-        self._unreported.hinted((hint.ref for hint in hints), as_of=as_of)
+
+    def _counted(self, hints: Iterable[Hint], all_through: int, earlier: bool) -> None:
+        self._unreported.counted({hint.ref: hint.counted_through for hint in hints}, all_through)
+        if (
+            earlier
+            and self._left_over
+            and all(self._outbox.wait_acknowledged(who, last_seq, 0) for who, last_seq in self._left_over)
+        ):
+            self._left_over = ()
+            self._unreported.inherited_counted()
+
+    def _inherit(self) -> None:
+        try:
+            unsent = [item for item in self._outbox.incarnations()[:-1] if item.cursor < item.last_seq]
+            self._unreported.inherit(left_over(self._outbox, unsent, self._view, self._control_now()))
+        except Exception:  # noqa: BLE001
+            # It is shown, and never decided by: whatever is wrong with it must not keep a sidecar from starting.
+            _log.exception("what earlier processes left is not shown")
+            return
+        mine = self._outbox.identity
+        self._left_over = tuple(
+            (replace(mine, incarnation_id=item.incarnation_id), item.last_seq) for item in unsent
+        )
 
     def _expire(self) -> float:
         self._expiry()

@@ -24,6 +24,17 @@ def _address(value: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 
 
+def write_threads(settings: dict[str, Any]) -> int:
+    """How many suit the durability, as measured: the longer a commit takes, the more calls can be decided meanwhile."""
+    match settings.get("durability"):
+        case Durability.PROCESS_CRASH:
+            return 16
+        case Durability.REMOTE:
+            return 64
+        case _:
+            return 24
+
+
 class Settings(LayeredSettings):
     """Every setting of `purser sidecar serve`."""
 
@@ -53,10 +64,10 @@ class Settings(LayeredSettings):
     )
     read_threads: int = Field(4, ge=1, le=64, description="Threads that answer checks.")
     write_threads: int = Field(
-        16,
+        default_factory=write_threads,
         ge=1,
         le=512,
-        description="Threads that record usage. With `remote` each waits for the control plane: give it 64 or more.",
+        description="Threads that record usage: so many calls share a commit, or wait for the control plane.",
     )
     stream_threads: int = Field(64, ge=1, le=4096, description="Watches at a time.")
     calls_max: int = Field(5_000, ge=10, description="Calls in flight; what is over it is refused at once.")
@@ -89,9 +100,12 @@ class Settings(LayeredSettings):
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together")
+            raise ValueError("--tls-certificate and --tls-key go together: give both, or neither")
         if not is_local(self.grpc) and self.tls_certificate is None and not self.plaintext:
-            raise ValueError(f"grpc {self.grpc} is not loopback: it needs tls_certificate and tls_key")
+            raise ValueError(
+                f"--grpc {self.grpc} is not loopback: it needs --tls-certificate with --tls-key, "
+                "or --plaintext where a mesh does it"
+            )
         return self
 
 

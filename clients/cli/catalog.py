@@ -60,7 +60,7 @@ def show(
     token: rest.Token = "",
     as_json: Json = False,
 ) -> None:
-    """Print a catalog in its canonical form: what it means, with every default written out."""
+    """Print a catalog in its canonical form: what equals a default is left out."""
     document = _document(file) if file else _published(control_plane, token, revision)
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False))

@@ -26,7 +26,8 @@ def decision(message: decision_pb2.Decision) -> None:
     """One decision in words, its balances as a table, its explanation as steps."""
     answer, out = messages.decision(message), console()
     verdict = "[bold green]allowed[/]" if answer.allowed else "[bold red]refused[/]"
-    out.print(f"{verdict}  {answer.reason}  {escape(answer.message)}")
+    said = "" if answer.reason == "OK" else f"  {answer.reason}  {escape(answer.message)}"
+    out.print(f"{verdict}{said}")
     for label, value in _facts(answer):
         out.print(f"  [dim]{label:<10}[/] {escape(value)}")
     if answer.balances:
@@ -34,9 +35,8 @@ def decision(message: decision_pb2.Decision) -> None:
     for number, step in enumerate(answer.explanation, 1):
         mark = "[green]✓[/]" if step.reason.startswith("OK") else "[red]✗[/]"
         source = f" [dim]({escape(step.source)})[/]" if step.source else ""
-        out.print(
-            f"  {number:>2} {mark} [bold]{escape(step.step)}[/] {escape(step.about)}: {escape(step.finding)}{source}"
-        )
+        about = f" {escape(step.about)}" if step.about else ""
+        out.print(f"  {number:>2} {mark} [bold]{escape(step.step)}[/]{about}: {escape(step.finding)}{source}")
 
 
 def _facts(answer: types.Decision) -> list[tuple[str, str]]:
@@ -74,7 +74,7 @@ def balances(states: tuple[types.BalanceState, ...]) -> Table:
             _number(state.limit),
             _number(state.used),
             *([_number(state.reserved)] if held else []),
-            _number(state.remaining),
+            _number(state.remaining) if state.limit is None or state.remaining is not None else "",
             state.unit,
             f"{state.resets_at:%Y-%m-%d}" if state.resets_at else "",
         )
@@ -91,7 +91,7 @@ def fail(error: Exception) -> typer.Exit:
     wrong = _wrong_settings(error)
     err.print(f"[bold red]error[/]  {escape('wrong settings' if wrong else _text(error))}")
     for name, what in wrong:
-        err.print(f"  [bold]{escape(name)}[/]: {escape(what)}")
+        err.print(f"  [bold]{escape(name)}[/]: {escape(what)}" if name else f"  {escape(what)}")
     if isinstance(error, errors.InvalidRequest):
         for field, what in error.fields.items():
             if f"{field}: {what}" not in str(error):  # a message that names it already is enough
@@ -106,11 +106,12 @@ def _text(error: Exception) -> str:
 
 
 def _wrong_settings(error: Exception) -> list[tuple[str, str]]:
-    """Name and problem of each setting, when that is the error: pydantic's own text is for its developers."""
-    if type(error).__name__ != "ValidationError":
+    """Name and problem of each setting, when that is the error."""
+    if type(error).__name__ != "ValidationError":  # only a command that serves has pydantic loaded
         return []
-    problems = error.errors()  # type: ignore[attr-defined]
-    return [(".".join(map(str, each["loc"])) or "settings", each["msg"]) for each in problems]
+    from sidecar.runtime.wording import wrong_settings
+
+    return wrong_settings(error)  # type: ignore[arg-type]
 
 
 def note(line: str) -> None:

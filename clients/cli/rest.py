@@ -60,18 +60,19 @@ def call(
         raise output.fail(
             RestError(f"no control plane answers at {control_plane} ({error}); {mend}")
         ) from error
-    if response.is_success:
-        return response.json()
-    raise output.fail(RestError(in_words(response)))
-
-
-def in_words(response: httpx.Response) -> str:
-    """What an answer that is none says: title and detail, or the title and a line for each field at fault."""
     try:
-        problem = response.json()
-    except ValueError:
-        return f"{response.status_code} {response.text[:500]}"
-    title, wrong = problem.get("title", response.status_code), problem.get("errors", ())
+        answer = response.json()
+    except ValueError as error:
+        who = f"{control_plane} is no control plane's REST API (its answer is no JSON, status {response.status_code})"
+        raise output.fail(RestError(f"{who}; by default that is {CONTROL_PLANE}")) from error
+    if response.is_success:
+        return answer
+    raise output.fail(RestError(in_words(answer)))
+
+
+def in_words(problem: dict[str, Any]) -> str:
+    """What a problem says: title and detail, or the title and a line for each field at fault."""
+    title, wrong = problem.get("title", problem.get("status", "no")), problem.get("errors", ())
     if not wrong:
         return f"{title}: {problem.get('detail', '')}"
     return "\n".join([str(title), *map(_wrong, wrong)])

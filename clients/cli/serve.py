@@ -28,10 +28,8 @@ Set = Annotated[
         "--set", metavar="NAME=VALUE", help="Any other setting of docs/configuration.md. May be repeated."
     ),
 ]
-Grpc = Annotated[
-    str | None, typer.Option("--grpc", metavar="HOST:PORT", help="Port 0 takes a free one and says which.")
-]
-Http = Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="As --grpc.")]
+GRPC_HELP = "Port 0 takes a free one and says which."
+HTTP_HELP = "As --grpc."
 Certificate = Annotated[
     Path | None, typer.Option("--tls-certificate", help="PEM file with the certificate chain.")
 ]
@@ -78,10 +76,17 @@ def serve_control_plane(
             "--database",
             metavar="URL",
             help="sqlite:///FILE comes up by itself; PostgreSQL by `purser migrate`.",
+            show_default="sqlite:///purser-control-plane.sqlite3",
         ),
     ] = None,
-    grpc: Grpc = None,
-    http: Http = None,
+    grpc: Annotated[
+        str | None,
+        typer.Option("--grpc", metavar="HOST:PORT", help=GRPC_HELP, show_default="127.0.0.1:7080"),
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help=HTTP_HELP, show_default="127.0.0.1:7081"),
+    ] = None,
     tls_certificate: Certificate = None,
     tls_key: CertificateKey = None,
     plaintext: Plaintext = None,
@@ -133,18 +138,37 @@ def serve_control_plane(
 def serve_sidecar(
     upstream: Annotated[
         str | None,
-        typer.Option("--control-plane", metavar="HOST:PORT", help="gRPC address of the control plane."),
+        typer.Option(
+            "--control-plane",
+            metavar="HOST:PORT",
+            help="gRPC address of the control plane.",
+            show_default="127.0.0.1:7080",
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of the outbox: keep it, one process each.")
+        Path | None,
+        typer.Option(
+            "--data", help="Folder of the outbox: keep it, one process each.", show_default="purser-sidecar"
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What people call it; only a label.")] = None,
-    grpc: Grpc = None,
-    http: Http = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What people call it; only a label.", show_default="the host's name"),
+    ] = None,
+    grpc: Annotated[
+        str | None,
+        typer.Option("--grpc", metavar="HOST:PORT", help=GRPC_HELP, show_default="127.0.0.1:7070"),
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help=HTTP_HELP, show_default="127.0.0.1:7071"),
+    ] = None,
     durability: Annotated[
         str | None,
         typer.Option(
-            "--durability", help="What an acknowledged write survives: power_loss, process_crash or remote."
+            "--durability",
+            help="What an acknowledged write survives: power_loss, process_crash or remote.",
+            show_default="power_loss",
         ),
     ] = None,
     tls_certificate: Certificate = None,

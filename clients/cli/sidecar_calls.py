@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import re
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 import grpc
 import isodate
@@ -18,10 +20,19 @@ from purser import errors, messages, types
 from purser.v1 import entitlement_service_pb2 as rpc_pb2
 from purser.v1 import entitlement_service_pb2_grpc as rpc_grpc
 
-Customer = Annotated[str, typer.Option("--customer", help="The billing entity.")]
-Subject = Annotated[str, typer.Option("--subject", help="Who acts: user, API key, app.")]
-Feature = Annotated[str, typer.Option("--feature", help="Whose decision is answered.")]
-EventName = Annotated[str, typer.Option("--event", help="The event's name in the catalog.")]
+Customer = Annotated[str, typer.Option("--customer", help="The billing entity. This, or --subject.")]
+Subject = Annotated[
+    str, typer.Option("--subject", help="Who acts: user, API key, app. Its customer is found by it.")
+]
+Feature = Annotated[
+    str,
+    typer.Option(
+        "--feature", help="Whose decision is answered. Without it all that the event touches must allow."
+    ),
+]
+EventName = Annotated[
+    str, typer.Option("--event", help="The event's name, as meters and rate cards of the catalog have it.")
+]
 Measures = Annotated[
     list[str] | None, typer.Option("--measure", metavar="NAME=NUMBER", help="May be repeated.")
 ]
@@ -209,7 +220,10 @@ def settle(
 
 
 def release(reservation: ReservationId, sidecar: Sidecar = SIDECAR, as_json: Json = False) -> None:
-    """Give a reservation up: what it had settled is charged, the rest goes back."""
+    """Give a reservation up: what it had settled is charged, the rest goes back. Exit status 0: done, 1: error.
+
+    `unknown reservation`, also with status 0: this sidecar holds nothing under that id. It is safe to say it again.
+    """
     with _asking(sidecar) as stub:
         request = rpc_pb2.ReleaseReservationRequest(reservation_id=reservation)
         response = stub.ReleaseReservation(request, timeout=TIMEOUT_SECONDS)
@@ -223,15 +237,53 @@ def release(reservation: ReservationId, sidecar: Sidecar = SIDECAR, as_json: Jso
 @contextlib.contextmanager
 def _asking(sidecar: str) -> Iterator[rpc_grpc.EntitlementServiceStub]:
     try:
-        with errors.raising(), grpc.insecure_channel(sidecar, messages.CHANNEL_OPTIONS) as channel:
+        target = messages.target(sidecar, "--sidecar")
+        with (
+            errors.raising(target),
+            grpc.insecure_channel(target, messages.CHANNEL_OPTIONS) as channel,
+        ):
             yield rpc_grpc.EntitlementServiceStub(channel)
     except errors.Unavailable as error:
         if error.info.reason:  # the sidecar's own word
             raise output.fail(error) from error
-        mend = "start one with `purser dev`, or name another with --sidecar ADDRESS"
-        raise output.fail(errors.Unavailable(f"no sidecar answers at {sidecar} ({error}); {mend}")) from error
+        raise output.fail(errors.Unavailable(f"{error}, or name another with --sidecar ADDRESS")) from error
+    except errors.InvalidRequest as error:
+        raise output.fail(_with_options(error)) from error
     except (errors.PurserError, ValueError, TypeError) as error:
         raise output.fail(error) from error
+
+
+_OPTIONS: Final = {
+    "customer_id": "--customer",
+    "subject_id": "--subject",
+    "feature": "--feature",
+    "event_name": "--event",
+    "measures": "--measure",
+    "attributes": "--attribute",
+    "quantity": "--quantity",
+    "idempotency_key": "--key",
+    "reservation_id": "--reservation",
+    "holder_id": "--holder",
+    "gauge_change": "--change",
+    "gauge_feature": "--feature",
+    "ttl": "--ttl",
+    "min_revision": "--min-revision",
+}
+"""By which option a field of a request is given."""
+
+
+def _with_options(error: errors.InvalidRequest) -> errors.InvalidRequest:
+    """The same error, which says of every field by which option it is given."""
+    message, fields = str(error), {}
+    for field, what in error.fields.items():
+        named = [part for part in re.split(r"[.\[\]]+", field) if part in _OPTIONS]
+        option = _OPTIONS[named[0]] if named else ""
+        missing = "empty" in what or "required" in what
+        fields[field] = (
+            f"{what}; add {option}" if option and missing else f"{what} ({option})" if option else what
+        )
+        message = message.replace(f"{field}: {what}", f"{field}: {fields[field]}")
+    return errors.InvalidRequest(message, info=dataclasses.replace(error.info, fields=fields))
 
 
 def _event(

@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from sqlalchemy import Row, or_, select
 
 from control_plane.catalog.revisions import current_revision, read_catalogs, revision_at
-from control_plane.customers.tables import customers
+from control_plane.customers.tables import customers, subjects
 from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.subscriptions.tables import subscription_pins, subscriptions
@@ -82,6 +82,17 @@ async def compile_entitlements(
     if uow.revision not in revisions:  # else the catalog is not committed yet, and its number may come again
         cache[key] = _Compiled(at, compiled)
     return compiled
+
+
+async def owners_of(uow: UnitOfWork, subject_ids: Collection[str]) -> dict[str, str]:
+    """Whose each subject is; one that nobody has registered is not in the answer."""
+    found: dict[str, str] = {}
+    for some in in_parts([name for name in sorted(set(subject_ids)) if is_storable(name)]):
+        rows = await uow.connection.execute(
+            select(subjects.c.id, subjects.c.customer_id).where(subjects.c.id.in_(some))
+        )
+        found.update({row.id: row.customer_id for row in rows})
+    return found
 
 
 async def read_customers(

@@ -173,7 +173,12 @@ class Database:
             wait=wait_random_exponential(multiplier=0.01, max=0.2),
             reraise=True,
         )
-        return await asyncio.shield(asyncio.ensure_future(attempts(once)))
+        running: asyncio.Future[Result] = asyncio.ensure_future(attempts(once))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            running.add_done_callback(_hear_for_who_is_gone)
+            raise
 
     async def close(self) -> None:
         """Waits for transactions that still run (a call's that was cancelled, see `transact`), then lets go.
@@ -213,6 +218,14 @@ class Database:
             return self._clock()
         micros = text("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)")
         return from_micros((await connection.execute(micros)).scalar_one())
+
+
+def _hear_for_who_is_gone(ended: asyncio.Future[Result]) -> None:
+    """How a transaction ended whose caller was cancelled."""
+    if not ended.cancelled() and (error := ended.exception()) is not None:
+        structlog.get_logger("control_plane").warning(
+            "transaction of a cancelled call failed", error=repr(error)
+        )
 
 
 def _nothing_happened(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -15,7 +15,8 @@ from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.feed.connected import Connected, HolderKey
-from control_plane.feed.hints import hints_of
+from control_plane.feed.cursors import Counted, read_cursors
+from control_plane.feed.hints import OVERLAP, hints_of
 from control_plane.feed.history import Changed, read_changed, read_standing
 from control_plane.feed.states import catalog_state, catalogs_of, customer_states, subject_states
 from control_plane.leases.tables import leases, recall_answers, recalls
@@ -25,8 +26,6 @@ from purser.sync.v1.session_pb2 import BalanceHint, BalanceRef
 
 POLL_SECONDS = 0.2
 HINTS_SECONDS = 1.0
-HINTS_OVERLAP = timedelta(seconds=5)
-"""A transaction may commit so long after its instant, and its balances are still heard of."""
 AFTER_ERROR_SECONDS = 1.0
 KEPT_STATES = 20_000
 """States in all kept batches together; older batches go, and streams that still want them read for themselves."""
@@ -44,14 +43,18 @@ class Batch:
     catalogs: Mapping[int, CatalogRevision]
     now: datetime
     """When it was read."""
+    cursors: Mapping[HolderKey, Counted]
+    """How far each listener's records are counted in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class HintRound:
-    """How the balances stand that changed since the round before, by customer."""
+    """How the balances stand that changed since the round before, by customer; all others stand as they stood."""
 
     number: int
     hints: Mapping[str, Sequence[BalanceHint]]
+    cursors: Mapping[HolderKey, Counted]
+    """How far each listener's records are counted now, in these and in all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class Poller:
         self._hints_since: datetime | None = None
         self._hinted: dict[str, int] = {}
         self._hint_rounds: deque[HintRound] = deque(maxlen=KEPT_HINT_ROUNDS)
-        self._round = 0
+        self._round = HintRound(0, {}, {})
         self._recalls: Mapping[HolderKey, Sequence[Recall]] = {}
         self.heard: Heard | None = None
         self.restarts = 0
@@ -106,7 +109,7 @@ class Poller:
     @property
     def hint_round(self) -> int:
         """The number of the newest round of hints."""
-        return self._round
+        return self._round.number
 
     def close(self) -> None:
         """The process goes: streams end, so that their followers go elsewhere."""
@@ -207,7 +210,11 @@ class Poller:
         subjects = await subject_states(uow, changed.subjects & self._subjects.keys())
         wanted = catalogs_of(customers.values()) | changed.catalogs
         catalogs = {revision: await catalog_state(uow, revision) for revision in sorted(wanted)}
-        return Batch(changed, customers, subjects, catalogs, uow.now)
+        cursors = await read_cursors(uow, self._holders())
+        return Batch(changed, customers, subjects, catalogs, uow.now, cursors)
+
+    def _holders(self) -> Collection[HolderKey]:
+        return {listener.holder for listener in self._listeners}
 
     def _keep(self, batch: Batch) -> None:
         self._batches.append(batch)
@@ -228,7 +235,7 @@ class Poller:
             .where(recalls.c.created_at > uow.now - RECALLS_LIVE, ~answered)
             .order_by(recalls.c.id)
         )
-        here = {listener.holder for listener in self._listeners}
+        here = self._holders()
         found: dict[HolderKey, list[Recall]] = {}
         for row in rows:
             holder = (row.outbox_id, row.incarnation_id)
@@ -242,19 +249,20 @@ class Poller:
         for name in self._hinted.keys() - self._customers.keys():
             del self._hinted[name]
         since = self._hints_since or uow.now
-        wanted = await self._with_children(uow, await changed_since(uow, since - HINTS_OVERLAP))
+        cursors = await read_cursors(uow, self._holders())
+        wanted = await self._with_children(uow, await changed_since(uow, since - OVERLAP))
         found: dict[str, Sequence[BalanceHint]] = {}
         for name, several in (await hints_of(uow, wanted)).items():
             content = hash(tuple(hint.SerializeToString(deterministic=True) for hint in several))
             if self._hinted.get(name) != content:
                 self._hinted[name] = content
                 found[name] = several
-        if found:
-            self._round += 1
-            self._hint_rounds.append(HintRound(self._round, found))
+        if found or cursors != self._round.cursors:
+            self._round = HintRound(self._round.number + 1, found, cursors)
+            self._hint_rounds.append(self._round)
         self._hints_since = uow.now
 
-    async def _with_children(self, uow: UnitOfWork, changed: Sequence[str]) -> Sequence[str]:
+    async def _with_children(self, uow: UnitOfWork, changed: Collection[str]) -> Sequence[str]:
         """Followed customers among these, and those whose parent is among them: they show its budgets too."""
         wanted = set(changed) & self._customers.keys()
         for some in in_parts(changed):

@@ -4,12 +4,9 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import select
 
 from control_plane.catalog.revisions import current_revision, encoded_catalog
-from control_plane.customers.entitled import is_storable, read_customers
-from control_plane.customers.tables import subjects
-from control_plane.db.parts import in_parts
+from control_plane.customers.entitled import owners_of, read_customers
 from control_plane.db.types import to_micros
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.feed.hints import hints_of
@@ -38,14 +35,8 @@ async def customer_states(uow: UnitOfWork, customer_ids: Collection[str]) -> Map
 
 async def subject_states(uow: UnitOfWork, subject_ids: Collection[str]) -> Mapping[str, SubjectState]:
     """One for every id; those that do not exist have no customer."""
+    found = await owners_of(uow, subject_ids)
     wanted = sorted(set(subject_ids))
-    found: dict[str, str] = {}
-    possible = [name for name in wanted if is_storable(name)]
-    for some in in_parts(possible):
-        rows = await uow.connection.execute(
-            select(subjects.c.id, subjects.c.customer_id).where(subjects.c.id.in_(some))
-        )
-        found.update({row.id: row.customer_id for row in rows})
     return {name: SubjectState(subject_id=name, customer_id=found.get(name, "")) for name in wanted}
 
 

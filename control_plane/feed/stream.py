@@ -1,12 +1,15 @@
 """One follower's side of the feed: a state machine that says what to send next. It knows nothing of gRPC."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from control_plane.catalog.revisions import current_revision
+from control_plane.db.types import EPOCH
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.errors import FieldProblem, Invalid
+from control_plane.feed.cursors import Counted, read_cursors
+from control_plane.feed.hints import missed_hints
 from control_plane.feed.history import Changed, Standing, read_changed, read_standing
 from control_plane.feed.poller import Batch, Listener, Poller
 from control_plane.feed.states import catalog_state, catalogs_of, customer_states, subject_states, timestamp
@@ -22,11 +25,14 @@ from purser.sync.v1.feed_pb2 import (
     Start,
     SubjectState,
 )
+from purser.sync.v1.session_pb2 import BalanceHint
 
 MAX_FOLLOWED = 100_000
 """Customers and subjects of one stream."""
 STATES_PER_MESSAGE = 500
 HEARTBEAT_SECONDS = 1.0
+HINTS_LATE = timedelta(seconds=5)
+"""A heartbeat may be heard so much sooner than the balances as of that instant."""
 
 
 class Stream:
@@ -42,6 +48,8 @@ class Stream:
         self._catalogs = set(start.catalog_revisions)
         self._recalled: set[str] = set()
         self._hint_round = poller.hint_round
+        self._counted_so_far = Counted()
+        self._away_since: datetime | None = None
         self._heartbeat_at = float("-inf")
         self.acknowledged_revision = 0
 
@@ -54,6 +62,8 @@ class Stream:
             standing = await read_standing(uow)
             cause = _why_not_resumed(start.generation, start.revision, standing)
             if cause is None:
+                as_of = start.as_of.ToDatetime(UTC) if start.HasField("as_of") else EPOCH
+                self._away_since = as_of - HINTS_LATE
                 return await self._catch_up(uow, even_if_empty=True)
             return await self._start_over(uow, standing, cause)
 
@@ -90,6 +100,7 @@ class Stream:
             messages += await self._restart()
         messages += await self._changes()
         messages += self._recalls()
+        messages += await self._missed_hints()
         messages += self._hints()
         if heard.at_monotonic > self._heartbeat_at and monotonic - self._heartbeat_at >= HEARTBEAT_SECONDS:
             self._heartbeat_at = monotonic
@@ -143,7 +154,8 @@ class Stream:
         new = (changed.catalogs | catalogs_of(customers)) - self._catalogs
         self._catalogs |= new
         catalogs = [batch.catalogs[revision] for revision in sorted(new)]
-        return self._lead_to(changed.to_revision, batch.now, catalogs, customers, subjects)
+        counted = batch.cursors.get(self._listener.holder, Counted())
+        return self._lead_to(changed.to_revision, (batch.now, counted), catalogs, customers, subjects)
 
     async def _catch_up(self, uow: UnitOfWork, *, even_if_empty: bool = False) -> Sequence[FollowResponse]:
         changed: Changed = await read_changed(uow, after=self._revision)
@@ -152,18 +164,28 @@ class Stream:
         customers = list((await customer_states(uow, self._listener.customers & changed.customers)).values())
         subjects = list((await subject_states(uow, self._listener.subjects & changed.subjects)).values())
         catalogs = await self._new_catalogs(uow, customers)
-        return self._lead_to(changed.to_revision, uow.now, catalogs, customers, subjects)
+        counted = await self._counted(uow)
+        return self._lead_to(changed.to_revision, (uow.now, counted), catalogs, customers, subjects)
+
+    async def _counted(self, uow: UnitOfWork) -> Counted:
+        """How far the follower's records are counted in what this transaction reads."""
+        holder = self._listener.holder
+        return (await read_cursors(uow, [holder]))[holder]
 
     def _lead_to(
         self,
         revision: int,
-        now: datetime,
+        as_of: tuple[datetime, Counted],
         catalogs: Sequence[CatalogRevision],
         customers: Sequence[CustomerState],
         subjects: Sequence[SubjectState],
     ) -> Sequence[FollowResponse]:
-        """Changes to `revision`. If the states need several messages, all but the last lead nowhere yet."""
+        """Changes to `revision`. If the states need several messages, all but the last lead nowhere yet.
+
+        `as_of`: when they were read, and how far the follower's records are counted in them.
+        """
         messages = []
+        now, counted = as_of
         first = self._revision
         parts = list(_parts(customers, subjects))
         for number, (some_customers, some_subjects) in enumerate(parts, start=1):
@@ -174,6 +196,7 @@ class Stream:
                 customers=some_customers,
                 subjects=some_subjects,
                 now=timestamp(now),
+                counted_through=counted.through,
             )
             messages.append(FollowResponse(change=change))
         self._revision = revision
@@ -192,6 +215,7 @@ class Stream:
         if not customers and not subjects and not even_if_empty:
             return []
         catalogs = await self._new_catalogs(uow, customers)
+        counted = await self._counted(uow)
         return [
             FollowResponse(
                 snapshot=Snapshot(
@@ -200,6 +224,7 @@ class Stream:
                     customers=some_customers,
                     subjects=some_subjects,
                     now=timestamp(uow.now),
+                    counted_through=counted.through,
                 )
             )
             for number, (some_customers, some_subjects) in enumerate(_parts(customers, subjects))
@@ -221,15 +246,34 @@ class Stream:
         return [FollowResponse(recall=recall) for recall in new]
 
     def _hints(self) -> Sequence[FollowResponse]:
-        newest = {}
+        newest: dict[str, Sequence[BalanceHint]] = {}
+        counted = Counted()
         for one in self._poller.hints_after(self._hint_round):
             self._hint_round = one.number
+            counted = one.cursors.get(self._listener.holder, counted)
             for customer_id in self._listener.customers & one.hints.keys():
                 newest[customer_id] = one.hints[customer_id]
-        found = iter([hint for several in newest.values() for hint in several])
-        messages = []
+        return self._told(newest, counted)
+
+    async def _missed_hints(self) -> Sequence[FollowResponse]:
+        """Rounds say what has changed since the one before; who was away has not heard those."""
+        since, self._away_since = self._away_since, None
+        if since is None:
+            return []
+        async with self._database.read() as uow:
+            missed = await missed_hints(uow, self._listener.customers, since)
+            return self._told(missed, await self._counted(uow))
+
+    def _told(self, hints: Mapping[str, Sequence[BalanceHint]], counted: Counted) -> Sequence[FollowResponse]:
+        found = iter([hint for several in hints.values() for hint in several])
+        messages: list[FollowResponse] = []
         while some := list(islice(found, STATES_PER_MESSAGE)):
-            messages.append(FollowResponse(hints=BalanceHints(hints=some)))
+            messages.append(FollowResponse(hints=BalanceHints(hints=some, counted_through=counted.through)))
+        if messages or counted > self._counted_so_far:
+            self._counted_so_far = counted
+            messages = messages or [FollowResponse(hints=BalanceHints(counted_through=counted.through))]
+            messages[-1].hints.complete = True
+            messages[-1].hints.earlier_counted = counted.earlier
         return messages
 
 

@@ -96,6 +96,7 @@ async def _attempt(
         reply = await _answer(uow, settings, request, recalled)
     if isinstance(reply, Pending):
         return reply
+    reply.counted_through = row.cursor
     encoded = reply.SerializeToString(deterministic=True)
     await store_reply(uow, request.holder, request.request_id, encoded)
     return encoded
@@ -171,9 +172,7 @@ async def _answer(
 
 
 async def _add_hints(uow: UnitOfWork, asked: Collection[Asked], reply: session.AcquireLeasesResponse) -> None:
-    """Tells how each balance stands after the transaction, and a gauge as it will once the verdict's event is booked;
-    rates have no hint.
-    """
+    """Tells how each balance stands after the transaction; rates have no hint."""
     vault = Vault(uow, reading=True)
     specs = {
         balance_id(item.ref): item.found.spec
@@ -186,5 +185,3 @@ async def _add_hints(uow: UnitOfWork, asked: Collection[Asked], reply: session.A
         stands = standing.get(balance_id(item.ref))
         if stands is not None:
             acquired.hint.CopyFrom(stands.hint())
-            if item.want.holder_id and acquired.verdict.allowed:
-                acquired.hint.used = acquired.verdict.used

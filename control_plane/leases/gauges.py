@@ -5,7 +5,7 @@ The balance is locked by whoever changes anything here.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -68,6 +68,10 @@ class Verdict:
 
     allowed: bool
     used: int
+    frees: int = 0
+    """What of a gauge is held until then and not any more once it is booked; below 0: it is held again, after
+    another of the asker's that is not booked either.
+    """
 
 
 def held_by(changes: Iterable[Change]) -> int:
@@ -110,7 +114,7 @@ async def decide(
     uow: UnitOfWork, asked: Change, *, by: Ask, customer_id: str, limit: int | None, due_at: datetime
 ) -> Verdict:
     """May this change be made? If so it counts from now on, after everything that stands, until `by` lets it go; what
-    it frees is free once it is booked. The answer's `used` is as if it were.
+    it frees is free once it is booked. The answer's `used` is as if it were, and `frees` is the difference.
 
     `limit` blocks only growing. The same key again is the same verdict, and belongs to both who asked.
     """
@@ -121,7 +125,7 @@ async def decide(
         same.state, same.due_at = State.VERDICT, due_at
         await write_changes(uow, asked.balance_id, asked.holder_id, changes)
         await _tell(uow, same, by)
-        return Verdict(allowed=True, used=used)
+        return await _allowed(uow, used, changes, same, by)
     if (same is not None and same.state is State.BOOKED) or await _is_booked(
         uow, customer_id, asked.event_key
     ):
@@ -133,11 +137,46 @@ async def decide(
     before, after = held_by(others), held_by([*others, asked])
     if after > before and used - before + after > (MAX_AMOUNT if limit is None else limit):
         return Verdict(allowed=False, used=used)
-    booked = held_by([*others, replace(asked, state=State.BOOKED)])
     asked.due_at = due_at
     await write_changes(uow, asked.balance_id, asked.holder_id, [*others, asked])
     await _tell(uow, asked, by)
-    return Verdict(allowed=True, used=used - before + booked)
+    return await _allowed(uow, used - before + after, [*others, asked], asked, by)
+
+
+async def _allowed(
+    uow: UnitOfWork, used: int, changes: Sequence[Change], verdict: Change, by: Ask
+) -> Verdict:
+    """The answer to a verdict that stands among a holder's changes. `used`: what all hold while it is not booked.
+
+    What it frees beyond what the asker's other verdicts do that are not booked either: who adds all of them up shows
+    what stands once they are.
+    """
+    others = [one for one in changes if one is not verdict]
+    told = await _told(uow, verdict, by) if any(one.is_unconfirmed for one in others) else set()
+    freed = _freed(changes, {*told, verdict.event_key})
+    booked = held_by(changes) - held_by([*others, replace(verdict, state=State.BOOKED)])
+    return Verdict(allowed=True, used=used - booked, frees=freed - _freed(others, told))
+
+
+def _freed(changes: Sequence[Change], keys: Collection[str]) -> int:
+    """What a holder would hold less, were the verdicts with these keys booked."""
+    booked = [
+        replace(one, state=State.BOOKED) if one.is_unconfirmed and one.event_key in keys else one
+        for one in changes
+    ]
+    return held_by(changes) - held_by(booked)
+
+
+async def _told(uow: UnitOfWork, change: Change, by: Ask) -> set[str]:
+    """The keys of the same holder's changes that this incarnation was told of."""
+    query = select(gauge_asks.c.event_key).where(
+        gauge_asks.c.balance_id == change.balance_id,
+        gauge_asks.c.holder_id == change.holder_id,
+        gauge_asks.c.outbox_id == by.outbox_id,
+        gauge_asks.c.incarnation_id == by.incarnation_id,
+        gauge_asks.c.event_key != change.event_key,
+    )
+    return set((await uow.connection.execute(query)).scalars())
 
 
 async def settle(uow: UnitOfWork, change: Change, *, about: str) -> None:

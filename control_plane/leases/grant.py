@@ -199,7 +199,9 @@ async def _decide(
     if verdict.allowed and item.holding is not None:
         item.holding.touched = True
     return session.Acquired(
-        verdict=session.Verdict(allowed=verdict.allowed, used=verdict.used, limit=spec.limit)
+        verdict=session.Verdict(
+            allowed=verdict.allowed, used=verdict.used, limit=spec.limit, frees=verdict.frees
+        )
     )
 
 

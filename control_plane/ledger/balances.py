@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import func, or_, select
 
 from control_plane.customers import entitled
+from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.rows import OPEN, QUARANTINED, read_leases
 from control_plane.leases.tables import gauge_holders, leases, peaks
@@ -282,12 +283,21 @@ async def _peaks(vault: Vault, ids: Collection[str]) -> dict[tuple[str, str], tu
     return {(identity, window): (highest, latest) for identity, window, highest, latest in rows}
 
 
-async def changed_since(uow: UnitOfWork, at: datetime) -> list[str]:
-    """Customers whose balances may stand otherwise than at that instant: rows changed, or usage of leases
-    came in.
+async def changed_since(
+    uow: UnitOfWork, at: datetime, among: Collection[str] | None = None
+) -> Collection[str]:
+    """Customers, of all or of these, whose balances may stand otherwise than at that instant: rows changed, or usage of
+    leases came in.
     """
     by_lease = select(leases.c.balance_id).where(leases.c.changed_at >= at)
-    query = select(balances.c.customer_id).where(
-        or_(balances.c.changed_at >= at, balances.c.id.in_(by_lease))
+    query = (
+        select(balances.c.customer_id)
+        .where(or_(balances.c.changed_at >= at, balances.c.id.in_(by_lease)))
+        .distinct()
     )
-    return list((await uow.connection.execute(query.distinct())).scalars())
+    if among is None:
+        return set((await uow.connection.execute(query)).scalars())
+    found: set[str] = set()
+    for some in in_parts(among):
+        found.update((await uow.connection.execute(query.where(balances.c.customer_id.in_(some)))).scalars())
+    return found

@@ -13,7 +13,7 @@ from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.identity import new_id
 from control_plane.rest.changes import Answer, Changing, IfMatch, database_of, respond
 from control_plane.rest.entitlements import shown_entitlements
-from control_plane.rest.forms import ExternalIds, Form, Id, Text, instant
+from control_plane.rest.forms import CustomerId, ExternalIds, Form, Id, Text, example, instant
 from control_plane.rest.paging import MAX_LIMIT, Cursor, Limit, LimitOfAll, decode, page, page_of_all
 
 router = APIRouter(prefix="/customers", tags=["customers"])
@@ -22,9 +22,9 @@ router = APIRouter(prefix="/customers", tags=["customers"])
 class CustomerForm(Form):
     """A new customer. Without an id it gets one."""
 
-    id: Id | None = None
+    id: CustomerId | None = None
     name: Text = ""
-    parent_id: Id | None = None
+    parent_id: CustomerId | None = None
     external_ids: ExternalIds = Field(default_factory=dict)
 
 
@@ -32,12 +32,12 @@ class CustomerChange(Form):
     """What is named changes, the rest stays."""
 
     name: Text | None = None
-    parent_id: Id | None = None
+    parent_id: CustomerId | None = None
     external_ids: ExternalIds | None = None
 
 
 class SubjectForm(Form):
-    id: Id
+    id: Annotated[Id, example("ann")]
 
 
 @router.post("", status_code=201, summary="Make a customer")

@@ -10,6 +10,7 @@ from typing import Any
 
 from control_plane.db.types import is_storable
 from control_plane.errors import FieldProblem, Invalid
+from control_plane.rest.problems import not_json
 from purser.v1.usage_pb2 import GaugeChange, UsageEvent
 from sidecar.engine.values import NotANumber, format_decimal, parse_quantity
 
@@ -45,8 +46,10 @@ def read_events(body: bytes) -> tuple[Sequence[Posted], bool]:
     """One event or a list of them, and whether it was a list. Numbers are read from their text. Raises Invalid."""
     try:
         data = json.loads(body, parse_float=Decimal, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise Invalid(FieldProblem("body", not_json(error.pos, error.msg))) from error
     except (ValueError, RecursionError) as error:
-        raise Invalid(FieldProblem("body", f"not JSON: {error}")) from error
+        raise Invalid(FieldProblem("body", f"is not JSON: {error}")) from error
     several = isinstance(data, list)
     items = data if several else [data]
     if not 1 <= len(items) <= MAX_EVENTS:

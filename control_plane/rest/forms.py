@@ -35,7 +35,13 @@ def _id(value: str) -> str:
     return value
 
 
-Id = Annotated[str, AfterValidator(_id), Field(examples=["acme"])]
+def example(text: str) -> Any:
+    """What the documentation shows in this field."""
+    return Field(examples=[text])
+
+
+Id = Annotated[str, AfterValidator(_id)]
+CustomerId = Annotated[Id, example("acme")]
 
 
 def _text(value: str) -> str:
@@ -75,7 +81,9 @@ def _utc(at: datetime) -> datetime:
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 """RFC 3339 with an offset; kept in UTC, to the microsecond."""
 
-ExternalIds = Annotated[dict[Id, Annotated[Text, Field(max_length=MAX_ID_BYTES)]], Field(max_length=64)]
+ExternalIds = Annotated[
+    dict[Annotated[Id, example("crm")], Annotated[Text, Field(max_length=MAX_ID_BYTES)]], Field(max_length=64)
+]
 
 
 def instant(at: datetime | None) -> str | None:

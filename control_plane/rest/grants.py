@@ -15,9 +15,21 @@ from control_plane.ledger.grants import NewGrant, create_grant
 from control_plane.ledger.identity import new_id
 from control_plane.ledger.tables import balances, grants
 from control_plane.rest.changes import Answer, Changing, database_of, respond
-from control_plane.rest.forms import Exact, Form, Id, Instant, Text, amount, instant, scale_of
+from control_plane.rest.forms import (
+    CustomerId,
+    Exact,
+    Form,
+    Id,
+    Instant,
+    Text,
+    amount,
+    example,
+    instant,
+    scale_of,
+)
 from control_plane.rest.paging import Cursor, Limit, decode, page
 from sidecar.engine.catalog import Catalog
+from sidecar.engine.reading.node import did_you_mean
 from sidecar.engine.values import format_decimal, from_scaled, to_scaled
 
 router = APIRouter(prefix="/grants", tags=["grants"])
@@ -28,15 +40,17 @@ TERMS = ("amount", "available", "leased", "quarantined", "spent", "presumed", "e
 class GrantForm(Form):
     """An amount of a unit, from `effective_at` (now) until `expires_at` (open)."""
 
-    id: Id | None = None
-    customer_id: Id
-    unit: Id
+    id: Annotated[Id, example("grant_1")] | None = None
+    customer_id: CustomerId
+    unit: Annotated[Id, example("usd")]
     amount: Exact
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
     effective_at: Instant | None = None
     expires_at: Instant | None = None
     cost_basis: Exact | None = None
-    scope: Annotated[list[Id], Field(max_length=100)] = Field(default_factory=list)
+    scope: Annotated[list[Annotated[Id, example("chat")]], Field(max_length=100)] = Field(
+        default_factory=list
+    )
     source: Annotated[Text, Field(max_length=255)] = "manual"
 
 
@@ -77,12 +91,18 @@ async def read(request: Request, grant_id: str) -> Response:
 def _new_grant(form: GrantForm, catalog: Catalog, uow: UnitOfWork) -> NewGrant:
     scale = scale_of(catalog, form.unit)
     if scale is None:
-        raise Invalid(FieldProblem("unit", f"the catalog has no unit {form.unit!r}"))
-    unknown = [index for index, feature in enumerate(form.scope) if feature not in catalog.features]
-    if unknown:
-        raise Invalid(
-            *(FieldProblem(f"scope[{index}]", "the catalog has no such feature") for index in unknown)
+        mend = did_you_mean(form.unit, catalog.units)
+        raise Invalid(FieldProblem("unit", f"the catalog has no unit {form.unit!r}; {mend}"))
+    unknown = [
+        FieldProblem(
+            f"scope[{index}]",
+            f"the catalog has no feature {feature!r}; {did_you_mean(feature, catalog.features)}",
         )
+        for index, feature in enumerate(form.scope)
+        if feature not in catalog.features
+    ]
+    if unknown:
+        raise Invalid(*unknown)
     scaled = to_scaled(form.amount, scale)
     if from_scaled(scaled, scale) != form.amount:
         raise Invalid(FieldProblem("amount", f"{form.unit} has {scale} digits after the point"))

@@ -8,15 +8,18 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 
 from control_plane import errors
 from control_plane.catalog.text import BadText
 from control_plane.ledger.grants import GrantConflict, GrantRefused, GrantUnknown
 from sidecar.engine.values import AmountOutOfRange, NotANumber
+from sidecar.runtime import wording
 
 TYPES: Final = "https://purser.dev/problems/"
 MEDIA_TYPE: Final = "application/problem+json"
@@ -30,6 +33,15 @@ class KeyReused(ValueError):
 
 class Unauthenticated(Exception):
     """The bearer token is missing or wrong."""
+
+
+class Misread(ValueError):
+    """The request is not of the form that its path takes: pydantic's `errors`, and the fields `known` in its body."""
+
+    def __init__(self, errors: Sequence[Mapping[str, Any]], known: Sequence[str]) -> None:
+        super().__init__()
+        self.errors = errors
+        self.known = known
 
 
 class TooLarge(ValueError):
@@ -65,14 +77,25 @@ def _bad_text(error: BadText) -> FieldErrors:
     ]
 
 
-def _unvalidated(error: RequestValidationError) -> FieldErrors:
-    return [{"field": _field(one["loc"]), "problem": _what(one)} for one in error.errors()]
+def _misread(error: Misread) -> FieldErrors:
+    return [_said_of(one, error.known) for one in error.errors]
 
 
-def _what(one: Mapping[str, Any]) -> str:
-    if one["type"] in {"model_attributes_type", "model_type"} and one["loc"] == ("body",):
-        return "a JSON object, sent with Content-Type: application/json"
-    return str(one["msg"]).removeprefix("Value error, ")
+def _said_of(one: Mapping[str, Any], known: Sequence[str]) -> Mapping[str, str]:
+    match one["type"], one["loc"]:
+        case "model_attributes_type" | "model_type" | "missing", ("body",):
+            return {"field": "body", "problem": "a JSON object, sent with Content-Type: application/json"}
+        case "json_invalid", (_, place):
+            return {"field": "body", "problem": not_json(place, one["ctx"]["error"])}
+        case "extra_forbidden", (_, _) as location:
+            return {"field": _field(location), "problem": f"is no field here; known are {', '.join(known)}"}
+        case _, location:
+            return {"field": _field(location), "problem": wording.problem(one)}
+
+
+def not_json(place: int, why: str) -> str:
+    """Said of a body. `place`: so many characters are before what can not be read."""
+    return f"is not JSON (at character {place}: {why})"
 
 
 def _field(location: Sequence[str | int]) -> str:
@@ -88,9 +111,7 @@ _AGAIN: Final = {"Retry-After": "1"}
 
 TABLE: Final[Mapping[type[Exception], Row]] = {
     errors.Invalid: Row(_UNPROCESSABLE, "invalid", "The request is not valid", _invalid),
-    RequestValidationError: Row(
-        _UNPROCESSABLE, "invalid", "The request is not valid", _unvalidated, shown=False
-    ),
+    Misread: Row(_UNPROCESSABLE, "invalid", "The request is not valid", _misread, shown=False),
     BadText: Row(_UNPROCESSABLE, "bad-catalog", "The catalog has problems; nothing was changed", _bad_text),
     NotANumber: Row(_UNPROCESSABLE, "invalid", "The request is not valid"),
     AmountOutOfRange: Row(_UNPROCESSABLE, "invalid", "The request is not valid"),
@@ -161,6 +182,21 @@ def _writable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _known_fields(request: Request) -> Sequence[str]:
+    body = getattr(request.scope.get("route"), "body_field", None)
+    form = None if body is None else body.field_info.annotation
+    return list(form.model_fields) if isinstance(form, type) and issubclass(form, BaseModel) else []
+
+
+def _methods(app: FastAPI, path: str, found: str) -> set[str]:
+    """What a path takes: `found`, which is what its first route takes, and what the others take that are documented."""
+    methods = {name.strip() for name in found.split(",") if name.strip()}
+    for template, operations in app.openapi()["paths"].items():
+        if compile_path(template)[0].fullmatch(path):
+            methods |= {name.upper() for name in operations}
+    return methods
+
+
 def install(app: FastAPI) -> None:
     """Every error that leaves the app is a problem."""
 
@@ -169,12 +205,23 @@ def install(app: FastAPI) -> None:
             structlog.get_logger("control_plane.rest").exception("request_failed", exc_info=error)
         return answer(error)
 
-    async def by_the_framework(_request: Request, error: Exception) -> JSONResponse:
+    async def misread(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return answer(Misread(error.errors(), _known_fields(request)))
+
+    async def by_the_framework(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         title = HTTPStatus(error.status_code).phrase
         name = title.lower().replace(" ", "-")
-        return problem(error.status_code, name, title, headers=error.headers)
+        detail, headers = "", dict(error.headers or {})
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            detail = "there is no such path; /docs lists all"
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_methods(app, request.url.path, headers.get("Allow", ""))))
+            detail = f"this path takes {headers['Allow']}; /docs lists all"
+        return problem(error.status_code, name, title, detail=detail, headers=headers)
 
+    app.add_exception_handler(RequestValidationError, misread)
     for kind in TABLE:
         app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, by_the_framework)

@@ -11,7 +11,7 @@ from control_plane.catalog.revisions import plan_version
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.identity import new_id
 from control_plane.rest.changes import Answer, Changing, IfMatch, database_of, respond
-from control_plane.rest.forms import ExternalIds, Form, Id, Instant, instant
+from control_plane.rest.forms import CustomerId, ExternalIds, Form, Id, Instant, example, instant
 from control_plane.rest.paging import Cursor, Limit, decode, page
 from control_plane.subscriptions import records
 from sidecar.engine.customer import PastDuePolicy, SubscriptionState
@@ -33,15 +33,15 @@ def _payment_status(value: str) -> str:
 
 
 OnPastDue = Annotated[str, AfterValidator(_policy), Field(examples=["allow", "deny", "allow_for:P7D"])]
-AddOns = Annotated[list[Id], Field(max_length=100)]
+AddOns = Annotated[list[Annotated[Id, example("pack_50")]], Field(max_length=100)]
 
 
 class SubscriptionForm(Form):
     """A customer on a plan of the newest catalog, from `starts_at` (now) until `ends_at` (open)."""
 
-    id: Id | None = None
-    customer_id: Id
-    plan: Id
+    id: Annotated[Id, example("sub_1")] | None = None
+    customer_id: CustomerId
+    plan: Annotated[Id, example("pro")]
     add_ons: AddOns = Field(default_factory=list)
     starts_at: Instant | None = None
     ends_at: Instant | None = None

@@ -1,4 +1,4 @@
-"""trace/{id}: what hangs together with a decision, event, key, transaction, lease or grant."""
+"""trace/{id}: what hangs together with a decision, event, key, transaction, lease, grant or reservation."""
 
 from typing import Any
 
@@ -17,6 +17,7 @@ from control_plane.usage.tables import event_charges, events
 
 router = APIRouter(prefix="/trace", tags=["trace"])
 
+TRACED = "decision, event, key, transaction, lease, grant or reservation"
 MOST = 200
 """Events and transactions in one answer."""
 
@@ -29,6 +30,8 @@ async def read_trace(request: Request, id: str) -> Response:  # noqa: A002 - the
 
 async def trace(uow: UnitOfWork, identity: str) -> dict[str, Any]:
     """Events with their charges, and transactions with their postings. Raises NotFound."""
+    if not identity:  # which is what everything has that lacks a decision or a correlation id
+        raise NotFound(TRACED, identity)
     posted = postings.c
     lines = select(posted.transaction_id).where(
         or_(posted.grant_id == identity, posted.lease_id == identity, posted.transaction_id == identity)
@@ -71,7 +74,7 @@ async def trace(uow: UnitOfWork, identity: str) -> dict[str, Any]:
         row.transaction_id for row in event_rows if row.transaction_id
     }
     if not event_rows and not transaction_ids:
-        raise NotFound("decision, event, transaction, lease or grant", identity)
+        raise NotFound(TRACED, identity)
     return {
         "id": identity,
         "events": await _with_charges(uow, await event_forms.shown(uow, event_rows)),

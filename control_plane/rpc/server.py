@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -67,11 +68,34 @@ def _refusal(handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandl
     return grpc.unary_unary_rpc_method_handler(refuse)
 
 
+class Decoder(grpc.aio.ServerInterceptor):
+    """Bytes that are no request are answered as every error is; gRPC would answer UNKNOWN, with a class's name."""
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        decode: Any = handler.request_deserializer
+        behavior: Any = handler.unary_unary
+
+        async def decoded(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                request = decode(raw)
+            except DecodeError as error:
+                await context.abort_with_status(status_of(error))
+                raise
+            return await behavior(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(decoded, None, handler.response_serializer)
+
+
 class GrpcServer:
     """Make it inside a running event loop. `bind` says which port it took."""
 
     def __init__(self, service: SyncService, *, token: Callable[[], str] | None) -> None:
-        interceptors = [Doorkeeper(token)] if token is not None else []
+        interceptors = [*([Doorkeeper(token)] if token is not None else []), Decoder()]
         self._server = grpc.aio.server(
             interceptors=interceptors, options=OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS
         )

@@ -16,6 +16,7 @@ from control_plane.errors import AlreadyExists, FieldProblem, Invalid, NotFound,
 from control_plane.subscriptions.tables import subscription_pins, subscriptions
 from sidecar.engine.catalog import Catalog
 from sidecar.engine.customer import SubscriptionState
+from sidecar.engine.reading.node import did_you_mean
 
 SubscriptionRow = Row[Any]
 
@@ -184,9 +185,13 @@ def _running(row: SubscriptionRow, now: datetime) -> SubscriptionState:
 def _check_names(catalog: Catalog, revision: int, plan: str, add_ons: Sequence[str]) -> None:
     problems = []
     if plan not in catalog.plans:
-        problems.append(FieldProblem("plan", f"there is no plan {plan!r} in catalog revision {revision}"))
+        what = f"there is no plan {plan!r} in catalog revision {revision}"
+        problems.append(FieldProblem("plan", f"{what}; {did_you_mean(plan, catalog.plans)}"))
     problems += [
-        FieldProblem(f"add_ons[{index}]", f"there is no add-on {name!r} in catalog revision {revision}")
+        FieldProblem(
+            f"add_ons[{index}]",
+            f"there is no add-on {name!r} in catalog revision {revision}; {did_you_mean(name, catalog.add_ons)}",
+        )
         for index, name in enumerate(add_ons)
         if name not in catalog.add_ons
     ]

@@ -114,6 +114,7 @@ class _Booking:
 
     async def _sort(self) -> None:
         usage = [item for item in self._items if item.is_usage]
+        await self._name_customers(usage)
         self._unique_events = await self._find_unique_events(usage)
         await self._keys.load(usage)
         again = await buried(
@@ -125,6 +126,15 @@ class _Booking:
                 self._returns.append(Return(item.uid, returned.lease_id, returned.amount))
             elif item.is_usage and item.name not in again:
                 await self._sort_usage(item)
+            elif item.is_unreadable:
+                self._dead(item, DeadReason.UNREADABLE, "the sidecar's disk has spoiled it")
+
+    async def _name_customers(self, usage: Iterable[Item]) -> None:
+        """A fact may name its subject alone, and a sidecar that knew nobody of that name kept it so."""
+        nameless = [item.usage.event for item in usage if item.names_subject_only]
+        owners = await entitled.owners_of(self._uow, {event.subject_id for event in nameless})
+        for event in nameless:
+            event.customer_id = owners.get(event.subject_id, "")
 
     async def _find_unique_events(self, usage: Iterable[Item]) -> set[str]:
         """Events that a `unique` meter may count for these customers, by any revision that they were pinned to."""
@@ -137,6 +147,9 @@ class _Booking:
         return {meter.event for meter in meters if meter.aggregate is Aggregate.UNIQUE}
 
     async def _sort_usage(self, item: Item) -> None:
+        if item.names_subject_only:
+            self._dead(item, DeadReason.UNKNOWN_CUSTOMER, "the subject is not registered (yet)")
+            return
         try:
             check(item)
         except Unbookable as error:

@@ -26,6 +26,8 @@ class DeadReason(StrEnum):
     UNKNOWN_CUSTOMER = "UNKNOWN_CUSTOMER"
     KEY_CONFLICT = "KEY_CONFLICT"
     UNBOOKABLE = "UNBOOKABLE"
+    UNREADABLE = "UNREADABLE"
+    """It was spoiled on its sidecar's disk: what is left of it is in the dead letter."""
 
 
 @dataclass(frozen=True, slots=True)

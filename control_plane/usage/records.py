@@ -47,6 +47,26 @@ class Item:
         return self.record.WhichOneof("body") == "returned"
 
     @property
+    def is_unreadable(self) -> bool:
+        """Was it spoiled on its sidecar's disk, whether that has noticed or not? A number that holds nothing is not."""
+        match self.record.WhichOneof("body"):
+            case "garbled":
+                return True
+            case None:
+                known = sync.Record(seq=self.record.seq)
+                if self.record.HasField("first_written"):
+                    known.first_written.CopyFrom(self.record.first_written)
+                return self.record.ByteSize() != known.ByteSize()
+            case _:
+                return False
+
+    @property
+    def names_subject_only(self) -> bool:
+        """Is it for whoever owns the subject?"""
+        event = self.record.usage.event
+        return bool(event.subject_id and not event.customer_id)
+
+    @property
     def key(self) -> tuple[str, str]:
         """Customer and idempotency key: the second guard."""
         event = self.record.usage.event

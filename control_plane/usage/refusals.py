@@ -24,7 +24,7 @@ async def report_refusals(
     """Adds counts up, and keeps the last 100 samples per customer."""
     sums: defaultdict[tuple[Any, ...], int] = defaultdict(int)
     for count in request.counts:
-        reason = answers.Reason.Name(count.reason).removeprefix("REASON_")
+        reason = _named(count.reason)
         sums[count.customer_id, count.feature, reason, instant(count.minute)] += max(0, count.count)
     rows = [
         {"customer_id": key[0], "feature": key[1], "reason": key[2], "minute": key[3], "count": count}
@@ -39,6 +39,12 @@ async def report_refusals(
         await uow.connection.execute(added, rows)
     await _keep_samples(uow, request)
     return sync.ReportRefusalsResponse()
+
+
+def _named(reason: int) -> str:
+    """A newer sidecar may know reasons that this version does not: they are counted by their number."""
+    known = answers.Reason.DESCRIPTOR.values_by_number.get(reason)
+    return str(reason) if known is None else str(known.name).removeprefix("REASON_")
 
 
 async def _keep_samples(uow: UnitOfWork, request: sync.ReportRefusalsRequest) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.deciding.answers import Answers, Takes
 from sidecar.deciding.asked import Asked
@@ -24,8 +24,7 @@ BOOKED_WAIT_SECONDS: Final = 1.0
 """For the upload of what frees a seat: then it is free when the call returns. It is written already, and not undone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Consumed:
+class Consumed(NamedTuple):
     """`decision`: encoded; the first one again for a duplicate."""
 
     decision: bytes
@@ -159,10 +158,13 @@ def near(asked: Asked, now: datetime) -> datetime:
 
 
 def shown(spent: Spent) -> dict[BalanceRef, int]:
-    """What was charged, for the balances that are shown until the control plane's hints count it."""
+    """What was charged or freed, for the balances that are shown until the control plane's hints count it."""
     sums: dict[BalanceRef, int] = {}
     for draw in spent.outcome.draws:
         if draw.spec.kind is not BalanceKind.RATE and not draw.spec.decided_remotely:
             amount = draw.within + draw.beyond + draw.uncovered
             sums[draw.ref] = sums.get(draw.ref, 0) + amount
+    for ref, verdict in (spent.verdicts or {}).items():
+        if verdict.frees:
+            sums[ref] = sums.get(ref, 0) - verdict.frees
     return sums

@@ -127,15 +127,17 @@ class Listing:
 
     def _customers_changed(self, customer_ids: frozenset[str]) -> None:
         with self._lock:
-            watches = [watch for key in customer_ids & self._watches.keys() for watch in self._watches[key]]
+            watches = [
+                watch for key in customer_ids.intersection(self._watches) for watch in self._watches[key]
+            ]
         for watch in watches:
             watch.wake()
 
-    def _balances_changed(self, hints: tuple[Hint, ...], _as_of: float) -> None:
+    def _balances_changed(self, hints: tuple[Hint, ...]) -> None:
         self._customers_changed(frozenset(hint.ref.customer_id for hint in hints))
 
     def _entitled(self, party: Party) -> Entitled:
-        freshness = self._view.pulse.freshness(self._clock.monotonic())
+        freshness = self._view.freshness(party.customer_id, party.subject_id, self._clock.monotonic())
         found = party.entitlements
         if found is None:
             return Entitled((), freshness, party.refusal)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 
 from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.asked import content_hash
@@ -18,6 +19,11 @@ from sidecar.engine.reservation import ReservationState
 from sidecar.engine.values import format_decimal
 from sidecar.leases.terms import Taken
 from sidecar.outbox.port import KeyEntry, LeaseChange, Reservation
+
+_UNKNOWN: Final = (
+    "is required, because the reservation is not known here: correct its id (one that was refused holds nothing), "
+    "or say customer and event to record its usage all the same"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +152,9 @@ def recorded(
 def require_complete(event: usage.UsageEvent | None) -> None:
     wrong: list[Violation] = []
     if event is None or not (event.customer_id or event.subject_id):
-        wrong.append(Violation("event.customer_id", "is required: the reservation is unknown here"))
+        wrong.append(Violation("event.customer_id", _UNKNOWN))
     if event is None or not event.event_name:
-        wrong.append(Violation("event.event_name", "is required: the reservation is unknown here"))
+        wrong.append(Violation("event.event_name", _UNKNOWN))
     if wrong:
         raise Malformed(wrong)
 

@@ -133,7 +133,7 @@ class Judge:
         max_staleness: timedelta | None,
         at: str,
     ) -> Judged:
-        freshness = self.view.pulse.freshness(self.clock.monotonic())
+        freshness = self.view.freshness(party.customer_id, party.subject_id, self.clock.monotonic())
         if party.entitlements is None:
             return self._stranger(
                 party, feature, event_name, make, event=event, freshness=freshness, explain=explain, at=at
@@ -238,10 +238,14 @@ def billed(make: Callable[[Entitlements], Bill], entitlements: Entitlements, at:
     """
     try:
         return make(entitlements)
-    except PartExceedsWhole as error:
-        raise Malformed([Violation(f'{at}.measures["{error.part}"]', str(error))]) from error
-    except NoMeter as error:
-        raise Malformed([Violation("quantity", str(error))]) from error
-    except AmountOutOfRange as error:
-        field = at if at == "quantity" else f"{at}.measures"
-        raise Malformed([Violation(field, str(error))]) from error
+    except (AmountOutOfRange, NoMeter, PartExceedsWhole) as error:
+        raise Malformed([blamed(error, at)]) from error
+
+
+def blamed(error: AmountOutOfRange | NoMeter | PartExceedsWhole, at: str) -> Violation:
+    """What is wrong with the event, or the quantity, that stands there."""
+    if isinstance(error, PartExceedsWhole):
+        return Violation(f'{at}.measures["{error.part}"]', str(error))
+    if isinstance(error, NoMeter) or at == "quantity":
+        return Violation("quantity", str(error))
+    return Violation(f"{at}.measures", str(error))

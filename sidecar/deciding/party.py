@@ -96,10 +96,10 @@ class Parties:
 
     def _reached(self, customer_id: str, revision: int, deadline: float) -> bool:
         def stands() -> bool:
-            if self.view.revision >= revision:
-                return True
             entry = self.view.customer(customer_id) if customer_id else None
-            return entry is not None and entry.revision >= revision
+            if entry is not None and (entry.revision >= revision or not entry.chained):
+                return entry.revision >= revision
+            return self.view.revision >= revision
 
         if stands():
             return True

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from purser.v1 import usage_pb2 as usage
 from sidecar.deciding.asked import Asked
 from sidecar.deciding.errors import Malformed, Violation
-from sidecar.deciding.judging import billed
+from sidecar.deciding.judging import billed, blamed
 from sidecar.deciding.party import Parties, Party
 from sidecar.deciding.records import fact, filled
 from sidecar.deciding.unreported import Unreported
@@ -200,10 +200,8 @@ def amount_violations(view: View, message: usage.UsageEvent, at: str) -> list[Vi
                 rate(card, event, with_lines=False)
         for meter in catalog.meters.values():
             quantity(meter, event)
-    except PartExceedsWhole as error:
-        return [Violation(f'{at}.measures["{error.part}"]', str(error))]
-    except AmountOutOfRange as error:
-        return [Violation(f"{at}.measures", str(error))]
+    except (AmountOutOfRange, PartExceedsWhole) as error:
+        return [blamed(error, at)]
     return []
 
 
@@ -211,7 +209,7 @@ def touched(charges: Sequence[Charge]) -> Mapping[BalanceRef, int]:
     """What charges add to balances that are shown."""
     sums: dict[BalanceRef, int] = {}
     for charge in charges:
-        if charge.spec.kind not in {BalanceKind.RATE, BalanceKind.GAUGE}:
+        if charge.spec.kind is not BalanceKind.RATE and not charge.spec.decided_remotely:
             sums[charge.ref] = sums.get(charge.ref, 0) + charge.quantity
     return sums
 

@@ -41,9 +41,10 @@ class Standings:
         limit, used, over, reserved, remaining, resets_at, next_expiry_at = told(
             spec, self.view.hint(ref), at
         )
-        used += self.unreported.of(ref)
-        if limit is not None and used - limit > over:
-            over = used - limit
+        outstanding = self.unreported.of(ref)
+        used = max(0, used + outstanding)
+        if limit is not None and (used - limit > over or outstanding < 0):
+            over = max(0, used - limit)
         return Standing(
             limit, used, over, reserved + self.book.held(ref), remaining, resets_at, next_expiry_at
         )

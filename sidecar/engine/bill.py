@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.engine.catalog import Aggregate, FeatureType, Meter, events_of
 from sidecar.engine.entitlement import (
@@ -16,6 +16,7 @@ from sidecar.engine.evaluate import Bill, Charge, FeatureBill, Unrated
 from sidecar.engine.metering import exact_quantity, matches, unique_value
 from sidecar.engine.rate_card import Unknown
 from sidecar.engine.rating import Rated, rate
+from sidecar.engine.reading.node import did_you_mean
 from sidecar.engine.values import (
     EXACT,
     MAX_AMOUNT,
@@ -35,6 +36,8 @@ from sidecar.engine.values import (
 
 QUANTITY: Final = "quantity"
 """The measure of a gauge event: how much the holder holds."""
+NOTHING_MEASURED: Final = "NOTHING_MEASURED"
+"""A warning: what the event says of itself is nothing that the feature named after it is priced or metered by."""
 _SMALLEST: Final = 1
 
 
@@ -62,6 +65,7 @@ def bill(
     assert event is not None or feature, "a check names a feature or has an event"
     findings: list[Finding] = []
     unrated: list[Unrated] = []
+    warnings: list[str] = []
     lines: tuple[FeatureBill, ...] = ()
     probe = False
     if entitlements.standing is not Reason.OK or explain:
@@ -70,7 +74,7 @@ def bill(
         feature = event.gauge_feature
     named = entitlements.features.get(feature) if feature else None
     if feature and named is None:
-        findings.append(_missing(entitlements, feature))
+        findings.append(_missing(entitlements, feature, explain=explain))
     elif named is not None and explain:
         findings.append(_entitled(named))
     if event is not None:
@@ -78,7 +82,7 @@ def bill(
         if event.gauge_change is not GaugeChange.NONE:
             lines = _gauge_event(entitlements, named, event, findings)
         else:
-            lines = _event(entitlements, named, event, findings, unrated, explain=explain)
+            lines = _event(entitlements, named, event, _Told(findings, unrated, warnings, explain))
     elif named is not None:
         lines, probe = _quantity(entitlements, named, quantity, findings)
     if len(lines) > 1:
@@ -94,7 +98,7 @@ def bill(
         tuple(findings),
         _first_refusal(findings) if findings else Reason.OK,
         _refs(lines, budgets) if lines else (),
-        entitlements.warnings,
+        (*entitlements.warnings, *warnings) if warnings else entitlements.warnings,
         explain,
         probe,
     )
@@ -139,12 +143,15 @@ _STANDINGS: Final = {
 }
 
 
-def _missing(entitlements: Entitlements, feature: str) -> Finding:
+def _missing(entitlements: Entitlements, feature: str, *, explain: bool = False) -> Finding:
     if feature in entitlements.catalog_features:
         return Finding(
             "entitlement", feature, "no plan or add-on of the customer holds it", Reason.NOT_ENTITLED
         )
-    return Finding("entitlement", feature, "the catalog has no such feature", Reason.FEATURE_NOT_FOUND)
+    said = "the catalog has no such feature"
+    if explain:  # to look for the nearest name takes longer than to decide
+        said += f"; {did_you_mean(feature, entitlements.catalog_features)}"
+    return Finding("entitlement", feature, said, Reason.FEATURE_NOT_FOUND)
 
 
 def _entitled(named: FeatureEntitlement) -> Finding:
@@ -160,15 +167,22 @@ def _mismatch(feature: str, finding: str) -> Finding:
 # ---- events
 
 
+class _Told(NamedTuple):
+    """What is said of an event beside its charges."""
+
+    findings: list[Finding]
+    unrated: list[Unrated]
+    warnings: list[str]
+    explain: bool
+
+
 def _event(
     entitlements: Entitlements,
     named: FeatureEntitlement | None,
     event: Event,
-    findings: list[Finding],
-    unrated: list[Unrated],
-    *,
-    explain: bool,
+    told: _Told,
 ) -> tuple[FeatureBill, ...]:
+    findings = told.findings
     program = entitlements.by_event.get(event.event_name)
     lines: list[FeatureBill] = []
     if program is not None:
@@ -177,17 +191,24 @@ def _event(
             if not _touched(part, event, readings):
                 continue
             if part.entitlement.requires:
-                _check_values(part.entitlement, event, findings, explain=explain)
-            cost = _price(part, event, findings, unrated, explain=explain)
+                _check_values(part.entitlement, event, findings, explain=told.explain)
+            cost = _price(part, event, told)
+            if (cost is None or not cost.exact) and _measures_nothing(part, program, event, readings):
+                told.warnings.append(f"{NOTHING_MEASURED} {part.entitlement.name}")
             lines.append(_feature(part, event, readings, cost))
     if named is not None:
         if named.type is FeatureType.GAUGE:
             findings.append(_mismatch(named.name, "a gauge changes by a holder, and the event has none"))
         elif named.type is FeatureType.METERED and all(line.entitlement is not named for line in lines):
-            findings.append(_mismatch(named.name, f"it does not meter {event.event_name!r}"))
+            findings.append(_mismatch(named.name, _meters(entitlements, named, event.event_name)))
     elif not lines and not any(finding.reason.refuses for finding in findings):
         findings.append(_nothing(entitlements, event))
     return tuple(lines)
+
+
+def _meters(entitlements: Entitlements, named: FeatureEntitlement, asked: str) -> str:
+    known = sorted(events_of(entitlements.catalog, named.feature))
+    return f"it meters {', '.join(map(repr, known)) or 'no events'}, not {asked!r}"
 
 
 def _nothing(entitlements: Entitlements, event: Event) -> Finding:
@@ -274,23 +295,39 @@ def _check_values(
             findings.append(Finding("requires", entitlement.name, said, reason, need.source))
 
 
-def _price(
-    part: FeatureProgram, event: Event, findings: list[Finding], unrated: list[Unrated], *, explain: bool
-) -> Rated | None:
+def _measures_nothing(
+    part: FeatureProgram, program: EventProgram, event: Event, readings: list[_Reading]
+) -> bool:
+    """Does the event have none of the measures that price or meter the feature? Free of charge by a slip, perhaps."""
+    reads: set[str] = set()
+    if part.pricing is not None:
+        reads.update([row.dimension for row in part.pricing.card.rows(event.attributes) or ()])
+    for place in (part.meter, *[place for _, _, place in (*part.allowances, *part.rates)]):
+        reading = readings[place] if place >= 0 else None
+        if reading is not None:
+            meter = program.meters[place]
+            if meter.aggregate is Aggregate.UNIQUE and reading[0]:
+                return False
+            reads.update(meter.of)
+    return bool(reads) and reads.isdisjoint(event.measures)
+
+
+def _price(part: FeatureProgram, event: Event, told: _Told) -> Rated | None:
     pricing = part.pricing
     if pricing is None:
         return None
     card = pricing.card
-    cost = rate(card, event, pricing.discount_percent, with_lines=explain)
+    cost = rate(card, event, pricing.discount_percent, with_lines=told.explain)
     source = f"rate card {card.name}@{pricing.catalog_revision}"
     if isinstance(cost, Rated):
-        if explain:
-            findings.append(Finding("rating", card.name, explained(cost, card.scale), Reason.OK, source))
+        if told.explain:
+            said = explained(cost, card.scale)
+            told.findings.append(Finding("rating", card.name, said, Reason.OK, source))
         return cost
-    unrated.append(Unrated(part.entitlement.name, card.name, pricing.catalog_revision, cost.why))
+    told.unrated.append(Unrated(part.entitlement.name, card.name, pricing.catalog_revision, cost.why))
     denied = card.unknown is Unknown.DENY
-    if denied or explain:
-        findings.append(
+    if denied or told.explain:
+        told.findings.append(
             Finding("rating", card.name, cost.why, Reason.NO_PRICE if denied else Reason.OK, source)
         )
     return None

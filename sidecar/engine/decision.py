@@ -1,6 +1,6 @@
 """The answer: everything that a caller needs to act on a decision."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from sidecar.engine.catalog import ConfigValue, FeatureType
 from sidecar.engine.entitlement import BalanceSpec, Entitlements
 from sidecar.engine.evaluate import REASON_OF_KIND, Bill, Charge, Outcome
 from sidecar.engine.upgrades import upgrade_options
-from sidecar.engine.values import BalanceKind, BalanceRef, Finding, Reason
+from sidecar.engine.values import BalanceKind, BalanceRef, Finding, Reason, format_scaled
 
 
 class ViewSource(IntEnum):
@@ -118,7 +118,7 @@ def build(
         decision_id=decision_id,
         allowed=allowed,
         reason=reason,
-        message=_message(reason, findings),
+        message=_message(reason, findings, outcome),
         freshness=freshness,
         value=_value(bill, entitlements, allowed=allowed),
         balances=balances,
@@ -131,6 +131,18 @@ def build(
         warnings=(*outcome.warnings, *near) if near else outcome.warnings,
         explanation=(*findings, Finding("reason", bill.named, reason.name, reason)) if bill.explain else (),
     )
+
+
+def _beyond(outcome: Outcome) -> Iterator[str]:
+    """What goes beyond its balance, and what of the cost is billed for it."""
+    for draw in outcome.draws:
+        beyond = draw.beyond + draw.uncovered
+        if beyond:
+            spec = draw.spec
+            yield f"{format_scaled(beyond, spec.scale)} {spec.unit} beyond {spec.name}"
+    for cost in outcome.costs:
+        if cost.billed:
+            yield f"{format_scaled(cost.billed, cost.scale)} {cost.unit} billed"
 
 
 def _with_trouble(decided: Reason, trouble: Reason) -> Reason:
@@ -150,10 +162,12 @@ def balance_states(charges: tuple[Charge, ...], standings: Standings) -> tuple[B
 
 
 def balance_state(spec: BalanceSpec, standing: Standing | None) -> BalanceState:
-    """How one balance stands: `remaining` is max(0, limit − used − reserved), for a wallet what the shell says."""
+    """How one balance stands: `remaining` is max(0, limit − used − reserved), for a wallet what the shell says; of a
+    rate, whose tokens are shared out, nobody knows it.
+    """
     known = standing or Standing(limit=0 if spec.kind is BalanceKind.WALLET else spec.limit, used=0)
     remaining = known.remaining
-    if remaining is None and known.limit is not None:
+    if remaining is None and known.limit is not None and spec.kind is not BalanceKind.RATE:
         remaining = max(0, known.limit - known.used - known.reserved)
     return BalanceState(
         spec.name,
@@ -212,9 +226,11 @@ def _refused(bill: Bill, outcome: Outcome) -> tuple[str, ...]:
     return short or about or (bill.named,)
 
 
-def _message(reason: Reason, findings: tuple[Finding, ...]) -> str:
+def _message(reason: Reason, findings: tuple[Finding, ...], outcome: Outcome) -> str:
     if reason is Reason.OK:
         return "allowed"
+    if reason is Reason.OK_OVERAGE:
+        return "; ".join(["allowed", *_beyond(outcome)])
     for finding in findings:
         if finding.reason is reason and (reason.refuses or reason is Reason.OK_FALLBACK):
             return f"{finding.about}: {finding.finding}" if finding.about else finding.finding

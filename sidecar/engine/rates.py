@@ -1,12 +1,10 @@
-"""Token buckets in whole numbers: refill, take, and the moving of shares between holders.
+"""Token buckets in whole numbers: refill, take, give back.
 
 Instants are microseconds of any clock that does not jump: the shell's, or the database's. Tokens are kept in
 micro-units: millionths of the balance's last digit, so that a slow refill is not lost in rounding.
 """
 
 from typing import Final, NamedTuple
-
-from sidecar.engine.entitlement import BalanceSpec
 
 MICRO: Final = 1_000_000
 """Micro-units in one, and microseconds in a second."""
@@ -25,18 +23,6 @@ class Bucket(NamedTuple):
     def tokens(self) -> int:
         """Whole tokens to be had at `at_micros`, in the balance's scale."""
         return self.micro_tokens // MICRO
-
-
-def full(*, micro_per_second: int, burst: int, at_micros: int) -> Bucket:
-    """A bucket that starts with its burst."""
-    assert micro_per_second >= 0, "a bucket does not leak"
-    assert burst >= 0, "a bucket holds nothing or more"
-    return Bucket(burst * MICRO, micro_per_second, burst, at_micros)
-
-
-def central(spec: BalanceSpec, at_micros: int) -> Bucket:
-    """The control plane's bucket of a rate: starts full."""
-    return full(micro_per_second=spec.micro_per_second, burst=spec.burst, at_micros=at_micros)
 
 
 def refill(bucket: Bucket, at_micros: int) -> Bucket:
@@ -84,36 +70,3 @@ def give_back(bucket: Bucket, amount: int) -> Bucket:
     """Undoes a take: what was not used after all; never above the burst."""
     assert amount >= 0, "giving back is not taking"
     return bucket._replace(micro_tokens=min(bucket.burst * MICRO, bucket.micro_tokens + amount * MICRO))
-
-
-def split(bucket: Bucket, *, micro_per_second: int, burst: int, at_micros: int) -> tuple[Bucket, Bucket]:
-    """Parts a share from a bucket: (what stays, the share). Rates, bursts and tokens of both sum to what they were.
-
-    The share gets its part of the tokens by burst, never more than there are. It is merged back after its end only.
-    """
-    assert 0 <= micro_per_second <= bucket.micro_per_second, "no share is larger than the whole"
-    assert 0 <= burst <= bucket.burst, "no share holds more than the whole"
-    now = refill(bucket, at_micros)
-    handed = min(burst * MICRO, now.micro_tokens * burst // now.burst if now.burst else 0)
-    share = Bucket(handed, micro_per_second, burst, at_micros)
-    stays = Bucket(
-        now.micro_tokens - handed,
-        now.micro_per_second - micro_per_second,
-        now.burst - burst,
-        now.at_micros,
-    )
-    assert stays.micro_tokens + share.micro_tokens == now.micro_tokens, "tokens are handed over, not made"
-    return stays, share
-
-
-def merge(bucket: Bucket, share: Bucket, at_micros: int, *, tokens_return: bool) -> Bucket:
-    """Takes a share back: its rate and burst, and its tokens if its holder has handed them back; else they are lost."""
-    now = refill(bucket, at_micros)
-    handed = refill(share, at_micros).micro_tokens if tokens_return else 0
-    burst = now.burst + share.burst
-    return Bucket(
-        min(burst * MICRO, now.micro_tokens + handed),
-        now.micro_per_second + share.micro_per_second,
-        burst,
-        now.at_micros,
-    )

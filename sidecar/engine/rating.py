@@ -138,5 +138,8 @@ def _above(multiplier: Multiplier, measures: Mapping[str, Decimal]) -> str:
 
 
 def _no_row(card: RateCard, attributes: Mapping[str, str]) -> str:
-    asked = ", ".join(f"{name} {attributes.get(name, '')!r}" for name in card.by)
-    return f"{card.name} has no price for {asked}" if asked else f"{card.name} has no prices"
+    missing = [name for name in card.by if not attributes.get(name)]
+    if missing:
+        return f"it prices by {', '.join(card.by)}, and the event has no attribute {' and no '.join(missing)}"
+    asked = ", ".join(f"{name} {attributes[name]!r}" for name in card.by)
+    return f"there is no price for {asked}" if asked else "there are no prices"

@@ -74,7 +74,8 @@ def verdict(answer: session.AcquireLeasesResponse | Unreachable | Refused) -> Re
     acquired = answer.acquired[0]
     if acquired.HasField("verdict"):
         said = acquired.verdict
-        return RemoteVerdict(said.allowed, said.used, said.limit if said.HasField("limit") else None)
+        limit = said.limit if said.HasField("limit") else None
+        return RemoteVerdict(said.allowed, said.used, limit, frees=said.frees)
     refused = outcome(acquired)
     grade = Grade.UNREACHABLE if refused.grade is Grade.GRANTED else refused.grade
     return RemoteFailure(grade, refused.message or "the control plane gave no verdict")

@@ -284,11 +284,11 @@ class Keeper:
                 self._settle_want(want, acquired, now)
             self._asking.done(request)
         self._returning.try_to_write(withdrawn, why="recalled on arrival")
-        self._tell_hints(reply, request.sent_at)
+        self._tell_hints(reply)
 
-    def _tell_hints(self, reply: session.AcquireLeasesResponse, asked_at: float) -> None:
+    def _tell_hints(self, reply: session.AcquireLeasesResponse) -> None:
         for tell in self._hint_listeners:
-            tell(arrival.hints(reply), asked_at=asked_at)
+            tell(arrival.hints(reply), counted_through=reply.counted_through)
 
     def _settle_want(self, want: Wanted, acquired: session.Acquired, now: float) -> None:
         outcome = arrival.outcome(acquired)

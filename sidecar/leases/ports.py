@@ -65,5 +65,5 @@ class Uploads(Protocol):
 class OnHints(Protocol):
     """Takes how balances stand after a reply."""
 
-    def __call__(self, hints: Iterable[session.BalanceHint], *, asked_at: float) -> None:
-        """`asked_at`: when it was asked for, in monotonic seconds: what the books had then is counted."""
+    def __call__(self, hints: Iterable[session.BalanceHint], *, counted_through: int) -> None:
+        """`counted_through`: the last of this incarnation's records that they count."""

@@ -25,8 +25,8 @@ class Remote:
     sessions: SessionPort
     clock: Clock
     make_id: Callable[[], str]
-    heard: Callable[[session.AcquireLeasesResponse, float], None]
-    """Told of every answer, and of the monotonic seconds when it was asked for."""
+    heard: Callable[[session.AcquireLeasesResponse], None]
+    """Told of every answer."""
     giving_up: GivingUp
 
     def decide(
@@ -60,8 +60,7 @@ class Remote:
         answers: queue.SimpleQueue[session.AcquireLeasesResponse | Unreachable | Refused] = (
             queue.SimpleQueue()
         )
-        sent_at = self.clock.monotonic()
-        seconds = max(MIN_CALL_SECONDS, deadline - sent_at)
+        seconds = max(MIN_CALL_SECONDS, deadline - self.clock.monotonic())
         self.port.acquire(request, seconds, answers.put)
         try:
             answer = answers.get(timeout=seconds)
@@ -73,7 +72,7 @@ class Remote:
         if isinstance(answer, Refused) and answer.code == "FAILED_PRECONDITION":
             self.sessions.superseded()
         if isinstance(answer, session.AcquireLeasesResponse):
-            self.heard(answer, sent_at)
+            self.heard(answer)
         said = arrival.verdict(answer)
         if isinstance(said, RemoteVerdict) and said.allowed and holder_id:
             return replace(said, request_id=request.request_id, may_free=not adds)

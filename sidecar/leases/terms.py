@@ -103,6 +103,8 @@ class RemoteVerdict:
     """None: unlimited."""
     request_id: str = ""
     """Names it when it is given up. Empty: there is nothing to give up."""
+    frees: int = 0
+    """What of a gauge is shown as used until its event is booked, and is not any more."""
     may_free: bool = False
     """A SET or REMOVE: what it frees is free once its event is booked."""
 

@@ -206,19 +206,23 @@ class OutboxFile:
 
     def write_all(self, writes: Sequence[Write]) -> list[WriteResult] | None:
         """Applies writes that only append, in a few statements. None: a key is taken, roll back and use `write`."""
+        # Of a `bytes` SQLite's module asks first whether somebody has an adapter for it, and not of a `bytearray`.
         at = microseconds(self.clock.now())
-        keys = [(*w.key, at) for w in writes if w.key is not None]
+        keys = [
+            (customer_id, key, bytearray(content_hash), bytearray(answer), at)
+            for customer_id, key, content_hash, answer in [w.key for w in writes if w.key is not None]
+        ]
         for some in _chunks(keys):
             flat = list(chain.from_iterable(some))
             if self.connection.execute(_insert_keys(len(some)), flat).rowcount != len(some):
                 return None
         base, seq = self.no << SEQ_BITS, self.last_seq
-        rows: list[tuple[int, bytes]] = []
+        rows: list[tuple[int, bytearray]] = []
         results: list[WriteResult] = []
         for usage, _, _, changes in writes:
             if usage:
                 seq += 1
-                rows.append((base | seq, usage_body(usage)))
+                rows.append((base | seq, bytearray(usage_body(usage))))
             if changes:
                 self._change(changes, seq if usage else 0)
             results.append(Written(seq if usage else 0))

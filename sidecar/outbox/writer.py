@@ -90,7 +90,7 @@ class GroupWriter:
         self._must_reopen = False
         self._damage: str | None = None
         self._room_checked_at = -1.0
-        self._thread: threading.Thread | None = None
+        self._runner: threading.Thread | None = None
         self._stopped = False
 
     @property
@@ -100,15 +100,15 @@ class GroupWriter:
 
     def start(self) -> None:
         """Runs `step` in a thread until `stop`."""
-        self._thread = threading.Thread(target=self._run, name="outbox-writer", daemon=True)
-        self._thread.start()
+        self._runner = threading.Thread(target=self._run, name="outbox-writer", daemon=True)
+        self._runner.start()
 
     def stop(self) -> None:
         """Writes what waits, then ends the thread. Later work is turned away."""
         self._stopped = True
         self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join()
+        if self._runner is not None:
+            self._runner.join()
         while not self._queue.empty():
             late = self._queue.get()
             if late is not None:
@@ -137,7 +137,7 @@ class GroupWriter:
         if refusal is not None and not (pending.drains and not self._stopped):
             raise _again(refusal)
         self._queue.put(cast("Pending[object]", pending))
-        if self._thread is None:
+        if self._runner is None:
             self.step(timeout_seconds=0)
         return pending
 
@@ -201,13 +201,13 @@ class GroupWriter:
         except sqlite3.Error as error:
             self._not_written(group, error)
             return
-        except Exception as error:  # noqa: BLE001 whatever it was, nothing of the group is written
-            self._unforeseen(group, error)
+        except Exception as unforeseen:  # noqa: BLE001 whatever it was, nothing of the group is written
+            self._unforeseen(group, unforeseen)
             return
         try:
             file.commit()
-        except Exception as error:  # noqa: BLE001 whatever it was, it may have happened
-            self._unknown(group, error)
+        except Exception as unknown:  # noqa: BLE001 whatever it was, it may have happened
+            self._unknown(group, unknown)
             return
         for pending, answer in answered:
             pending.finish(answer)

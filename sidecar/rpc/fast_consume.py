@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import grpc
 
 from purser.v1 import entitlement_service_pb2 as api
+from purser.v1.usage_pb2 import UsageEvent
 from sidecar.deciding.prepared import Prepared, Preparing
 from sidecar.deciding.report import UsageStatus
 from sidecar.deciding.spending import Spent
@@ -66,7 +67,7 @@ class _Known(NamedTuple):
 class Shown:
     """One balance of the answers to one content."""
 
-    __slots__ = ("_drawn", "_held", "_hint", "_known", "_last", "_ref", "_spec", "_unreported", "_warns")
+    __slots__ = ("_drawn", "_held", "_hint", "_is_rate", "_known", "_last", "_ref", "_spec", "_unreported")
 
     def __init__(self, standings: Standings, ref: BalanceRef, spec: BalanceSpec, drawn: int) -> None:
         """`drawn`: what the event adds to what is used."""
@@ -76,7 +77,7 @@ class Shown:
         self._ref = ref
         self._spec = spec
         self._drawn = drawn
-        self._warns = spec.kind is not BalanceKind.RATE
+        self._is_rate = spec.kind is BalanceKind.RATE
         self._known: _Known | None = None
         self._last: tuple[_Known | None, int, bytes] = (None, 0, b"")
 
@@ -92,11 +93,12 @@ class Shown:
             return None
         of, last_used, encoded = self._last
         if of is known and last_used == used:
-            # What a rate has left is not known from call to call.
             return encoded
         left = None if limit is None else limit - used
-        if limit is not None and left is not None and (left < 0 or (self._warns and left * 10 < limit)):
+        if limit is not None and left is not None and (left < 0 or (left * 10 < limit and not self._is_rate)):
             return None
+        if self._is_rate:
+            left = None
         encoded = form.encoded(used, left)
         self._last = known, used, encoded
         return encoded
@@ -133,6 +135,8 @@ class FastConsumes:
         self._clock = clock
         self._new_bits = new_bits
         self._instant = LatestInstant(preparing.consume.parties.now)
+        self.answered = 0
+        """Calls that were answered here since the start. Counted without a lock, for metrics."""
         self._forms: dict[bytes, Form] = {}
         self._seen: set[int] = set()
 
@@ -180,6 +184,9 @@ class FastConsumes:
         if request.explain or request.HasField("min_revision"):
             return None
         event = request.event
+        if event.idempotency_key.encode() != parts.key or _has_another_key(parts):
+            # Of a field that comes twice the last one counts; an empty one shows in the whole request only.
+            return None
         prepared = self._preparing.prepare(
             asked(event), feature=request.feature, deadline=deadline_of(context, self._clock)
         )
@@ -230,6 +237,7 @@ class FastConsumes:
         )
         entry = KeyEntry(prepared.scope, key.decode(), content_hash, answer)
         consumed = preparing.write(prepared, taken, Write(usage, entry, None, changes))
+        self.answered += 1
         if consumed.status is UsageStatus.ACCEPTED:
             return framed(answer) + _ACCEPTED
         status = api.ConsumeUsageResponse(status=int(consumed.status))  # type: ignore[arg-type]
@@ -245,6 +253,13 @@ class FastConsumes:
             parts.append(encoded)
         parts += (form.tail, freshness)
         return b"".join(parts)
+
+
+def _has_another_key(parts: Parts) -> bool:
+    """Is there a key behind the first one, in the event or in another event that is merged into it?"""
+    event = UsageEvent.FromString(parts.rest[: parts.of_event])
+    merged = api.ConsumeUsageRequest.FromString(parts.rest[parts.of_event :]).event
+    return bool(event.idempotency_key or merged.idempotency_key)
 
 
 def take_apart(raw: bytes) -> Parts | None:
@@ -265,6 +280,6 @@ def take_apart(raw: bytes) -> Parts | None:
         return None
     key = raw[place + 2 : behind]
     # What is no text, or holds a NUL, the slow way names.
-    if not key.isascii() or b"\0" in key:
+    if not key.isascii() or 0 in key:
         return None
     return Parts(key, raw[behind:], end - behind)

@@ -21,7 +21,7 @@ from sidecar.runtime.scheduling import wait_for_your_turn
 _log = structlog.stdlib.get_logger(__name__)
 
 WAITING_MAX: Final = 500
-"""Calls of one pool that may wait for the network at a time."""
+"""Calls of one pool that may wait for the network at a time, unless a pool says otherwise."""
 
 
 class Job:
@@ -54,10 +54,13 @@ class Job:
             self._call_back()
 
     def _call_back(self) -> None:
-        # `pop` is atomic: each callback is called by whichever thread gets it, once.
-        with contextlib.suppress(IndexError):
-            while True:
-                self._callbacks.pop()(self)
+        while self._callbacks:
+            try:
+                # `pop` is atomic: each callback is called by whichever thread gets it, once.
+                callback = self._callbacks.pop()
+            except IndexError:  # the other thread got it
+                return
+            callback(self)
 
 
 class Pool(ThreadPoolExecutor):
@@ -65,12 +68,22 @@ class Pool(ThreadPoolExecutor):
     its inside.
     """
 
-    def __init__(self, name: str, *, threads: int, bound: int, in_turn: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        threads: int,
+        bound: int,
+        in_turn: bool = False,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
         """`bound`: calls running and queued together, at least `threads`. `in_turn`: its threads hand work to
-        others and are woken by them, time and again (`wait_for_your_turn`).
+        others and are woken by them, time and again (`wait_for_your_turn`). `waiting_max`: calls that may wait for
+        the network at a time.
         """
         super().__init__(max_workers=1)
         self._in_turn = in_turn
+        self._waiting_max = waiting_max
         self.name = name
         self.bound = max(bound, threads)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -111,7 +124,7 @@ class Pool(ThreadPoolExecutor):
     def blocking(self) -> Iterator[None]:
         """Around a wait for the network: another thread stands in. Raises Overloaded when too many wait already."""
         with self._lock:
-            if self._waiting >= WAITING_MAX:
+            if self._waiting >= self._waiting_max:
                 raise Overloaded(self.name)
             self._waiting += 1
         self._start_thread()
@@ -138,13 +151,19 @@ class Pool(ThreadPoolExecutor):
             except Exception:  # noqa: BLE001
                 # A pool that loses threads to errors stops serving without a word.
                 _log.exception("a call ended in an error outside of its handler", pool=self.name)
-            with self._lock:
-                self._taken -= 1
-                if self._surplus:
-                    self._surplus -= 1
-                    break
+            if self._is_one_too_many():
+                break
         with self._lock:
             self._alive -= 1
+
+    def _is_one_too_many(self) -> bool:
+        """After a call: should the thread that answered it end?"""
+        with self._lock:
+            self._taken -= 1
+            if not self._surplus:
+                return False
+            self._surplus -= 1
+            return True
 
 
 class _Here(threading.local):

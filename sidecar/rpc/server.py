@@ -1,6 +1,5 @@
 """The gRPC server on the apps' port: pools, admission, errors, health and reflection."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ class Handlers(grpc.GenericRpcHandler):
         self, service: EntitlementService, checks: FastChecks, consumes: FastConsumes, pools: Pools
     ) -> None:
         """Requests come as bytes: what is decoded, and whether, is each behavior's business."""
-        self._draining = threading.Event()
+        self._is_draining = False
         self._pools = pools
         decoded = self._decoded
         methods: list[tuple[str, Behavior, Pool]] = [
@@ -107,7 +106,7 @@ class Handlers(grpc.GenericRpcHandler):
 
     def drain(self) -> None:
         """New calls are turned away from now on."""
-        self._draining.set()
+        self._is_draining = True
 
     def _decoded(self, kind: type[Any], call: Callable[[Any, grpc.ServicerContext], bytes]) -> Behavior:
         return self._guarded(_decoding(kind, call))
@@ -115,7 +114,7 @@ class Handlers(grpc.GenericRpcHandler):
     def _guarded(self, call: Behavior) -> Behavior:
         def behavior(raw: bytes, context: grpc.ServicerContext) -> bytes:
             try:
-                if self._draining.is_set():
+                if self._is_draining:
                     raise Draining
                 validate.size(raw)
                 answer: bytes = call(raw, context)
@@ -132,7 +131,7 @@ class Handlers(grpc.GenericRpcHandler):
     ) -> Behavior:
         def behavior(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             try:
-                if self._draining.is_set():
+                if self._is_draining:
                     raise Draining
                 validate.size(raw)
                 yield from call(kind.FromString(raw), context)

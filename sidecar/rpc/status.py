@@ -17,6 +17,11 @@ from sidecar.deciding import errors
 from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
 
 DOMAIN: Final = "purser.dev"
+TEXT_MAX_BYTES: Final = 600
+VIOLATIONS_MAX_BYTES: Final = 2_400
+"""A status travels in headers, of which gRPC takes 8 KiB gladly and 16 KiB at most: the message twice, once with three
+bytes for one where it is not ASCII, and the details as four letters for three bytes.
+"""
 
 Details = Callable[[Any], list[Message]]
 
@@ -45,12 +50,22 @@ def _when_the_disk_may_be_back(error: NotWritten) -> list[Message]:
 
 
 def _bad_request(error: errors.Malformed) -> list[Message]:
-    violation = error_details_pb2.BadRequest.FieldViolation
-    return [
-        error_details_pb2.BadRequest(
-            field_violations=[violation(field=v.field, description=v.description) for v in error.violations]
-        )
-    ]
+    """Every violation, as far as they fit; the last one then says how many more there are."""
+    request = error_details_pb2.BadRequest()
+    left = VIOLATIONS_MAX_BYTES
+    for number, violation in enumerate(error.violations):
+        field, description = _cut(violation.field), _cut(violation.description)
+        left -= len(field.encode()) + len(description.encode())
+        if left < 0:
+            more = len(error.violations) - number
+            request.field_violations.add(field="", description=f"and {more} more")
+            break
+        request.field_violations.add(field=field, description=description)
+    return [request]
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:TEXT_MAX_BYTES].decode(errors="ignore")
 
 
 def _undecodable(_error: DecodeError) -> list[Message]:
@@ -93,7 +108,7 @@ def status_of(error: Exception) -> grpc.Status:
     message = (
         "something went wrong inside the sidecar; its log says what" if row is UNFORESEEN else str(error)
     )
-    status = status_pb2.Status(code=row.code, message=message[:1000])
+    status = status_pb2.Status(code=row.code, message=_cut(message))
     info = error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN)
     for detail in (info, *row.details(error)):
         packed = any_pb2.Any()

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 
 class CanNotListen(OSError):
@@ -22,29 +22,43 @@ class CanNotListen(OSError):
 
 @contextlib.contextmanager
 def listening(setting: str, address: str) -> Iterator[None]:
-    """Around what binds: whatever its library raises is said in our words. Raises CanNotListen."""
+    """Around what binds: whatever stands in its way is said in our words. Raises CanNotListen.
+
+    What can not be had at all is not tried: gRPC would write lines of its own to standard error.
+    """
+    obstacles = _obstacles(address)
+    if all(obstacles):
+        raise CanNotListen(setting, address, obstacles[0])
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError is gRPC's, which does not say why
-        raise CanNotListen(setting, address, _why(address) or f"can not be listened on ({error})") from error
+        why = next(filter(None, _obstacles(address)), f"can not be listened on ({error})")
+        raise CanNotListen(setting, address, why) from error
 
 
-def _why(address: str) -> str:
-    """Found by trying: what stands in the way. Empty: nothing does any more."""
+def _obstacles(address: str) -> list[str]:
+    """Found by trying: what stands in the way at each place that the address names. Empty: nothing that we know of."""
+    if address.startswith("unix:"):
+        return [""]
     host, _, port = address.rpartition(":")
     try:
         places = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except (OSError, ValueError):
-        return f"{host or address} is not an address of this machine"
-    for family, kind, _proto, _name, place in places:
+        return [f"{host or address} is not an address of this machine"]
+    return [
+        _obstacle(family, kind, place).format(host=host, port=port)
+        for family, kind, _proto, _name, place in places
+    ]
+
+
+def _obstacle(family: int, kind: int, place: Any) -> str:
+    try:
         with contextlib.closing(socket.socket(family, kind)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(place)
-                probe.listen()
-            except OSError as error:
-                said = _SAID.get(error.errno or 0, f"can not be listened on ({error.strerror})")
-                return said.format(host=host, port=port)
+            probe.bind(place)
+            probe.listen()
+    except OSError as error:
+        return _SAID.get(error.errno or 0, f"can not be listened on ({error.strerror})")
     return ""
 
 

@@ -112,7 +112,9 @@ class Cold:
     def _take_over(self, stored: StoredState) -> None:
         state = stored.state
         if isinstance(state, feed.SubjectState):
-            self._view.apply(revision=stored.revision, subjects=[state], chained=False, advance=False)
+            self._view.apply(
+                revision=stored.revision, subjects=[state], chained=False, as_of=stored.as_of, advance=False
+            )
             return
         needed = {item.catalog_revision for item in state.subscriptions}
         catalogs: tuple[feed.CatalogRevision, ...] = ()
@@ -120,5 +122,10 @@ class Cold:
             known = self._second_tier.catalogs()
             catalogs = () if known is None else known.catalogs
         self._view.apply(
-            revision=stored.revision, catalogs=catalogs, customers=[state], chained=False, advance=False
+            revision=stored.revision,
+            catalogs=catalogs,
+            customers=[state],
+            chained=False,
+            as_of=stored.as_of,
+            advance=False,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from math import inf
 from typing import Final, Generic, TypeVar
 
@@ -36,6 +37,8 @@ class CustomerEntry:
     chained: bool
     """Changes of it reach this view; False for one that a second tier gave, until it is subscribed."""
     used: bool = True
+    as_of: datetime | None = None
+    """Of one that is not chained: when it was confirmed last, by the control plane's clock; None: nobody knows."""
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class SubjectEntry:
     revision: int
     chained: bool
     used: bool = True
+    as_of: datetime | None = None
 
 
 Entry = TypeVar("Entry", CustomerEntry, SubjectEntry)

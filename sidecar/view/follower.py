@@ -51,6 +51,9 @@ class Follower:
             subject_ids=[key for key, chained in subjects.items() if chained],
             catalog_revisions=catalogs,
         )
+        as_of = self._view.pulse.as_of()
+        if as_of is not None:
+            first.as_of.FromDatetime(as_of)
         self._fresh_start = self._view.revision == 0
         loose_customers = [key for key, chained in customers.items() if not chained]
         missing = [key for key in self._wanted() if key not in self._customers]
@@ -83,7 +86,13 @@ class Follower:
                     self._hear_clock(message.change, received_at)
                     return self._change(message.change)
                 case "hints":
-                    self._view.apply_hints(message.hints.hints)
+                    self._view.apply_hints(
+                        message.hints.hints,
+                        counted_through=message.hints.counted_through,
+                        complete=message.hints.complete,
+                        earlier=message.hints.earlier_counted,
+                        in_order=True,
+                    )
                     return Step()
                 case "recall":
                     return Step(obey=message.recall)
@@ -109,6 +118,7 @@ class Follower:
             catalogs=snapshot.catalogs,
             customers=customers,
             subjects=subjects,
+            counted_through=snapshot.counted_through,
             advance=self._fresh_start,
         )
         self._fresh_start = False
@@ -131,6 +141,7 @@ class Follower:
             catalogs=change.catalogs,
             customers=[state for state in change.customers if state.customer_id in self._customers],
             subjects=[state for state in change.subjects if state.subject_id in self._subjects],
+            counted_through=change.counted_through,
             advance=True,
         )
         ack = feed.FollowRequest(ack=feed.Ack(revision=change.to_revision))

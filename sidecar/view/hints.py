@@ -24,6 +24,8 @@ class Hint:
     period_end: datetime | None
     next_expiry_at: datetime | None
     scoped: Mapping[str, int] = field(default_factory=dict)
+    counted_through: int = field(default=0, compare=False)
+    """It counts what this incarnation has reported up to this number, and nothing of it after."""
 
     def as_message(self) -> session.BalanceHint:
         """As the feed carries it."""
@@ -52,7 +54,7 @@ class Hint:
         return self.scoped.get(feature, self.scoped.get("", self.available))
 
 
-def hint_of(hint: session.BalanceHint) -> Hint:
+def hint_of(hint: session.BalanceHint, counted_through: int = 0) -> Hint:
     """Raises BadState."""
     return Hint(
         ref=ref_of(hint.ref),
@@ -66,4 +68,5 @@ def hint_of(hint: session.BalanceHint) -> Hint:
         period_end=instant(hint.period_end) if hint.HasField("period_end") else None,
         next_expiry_at=instant(hint.next_expiry_at) if hint.HasField("next_expiry_at") else None,
         scoped={item.feature: item.available for item in hint.scoped},
+        counted_through=counted_through,
     )

@@ -4,8 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from math import inf
+from datetime import datetime, timedelta
 
 from google.protobuf.message import Message
 
@@ -13,6 +12,7 @@ from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.catalog import Catalog
 from sidecar.engine.customer import Customer
+from sidecar.engine.decision import Freshness, ViewSource
 from sidecar.engine.entitlement import Entitlements
 from sidecar.engine.resolve import resolve
 from sidecar.engine.values import BalanceRef
@@ -23,8 +23,11 @@ from sidecar.view.snapshot import StoredView
 from sidecar.view.states import BadState, catalog_of, customer_of
 
 CustomersChanged = Callable[[frozenset[str]], None]
-BalancesChanged = Callable[[tuple[Hint, ...], float], None]
-"""Hints, and until when what the books had acknowledged is surely counted in them, in monotonic seconds."""
+BalancesChanged = Callable[[tuple[Hint, ...]], None]
+Counted = Callable[[Iterable[Hint], int, bool], None]
+"""Hints as they stand, which count this incarnation's records as far as they say; how far all others do that were
+ever told (0: nothing is said of those); and whether they count all that earlier incarnations have written.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class View:
         self._hints: dict[str, dict[BalanceRef, Hint]] = {}
         self._on_customers: list[CustomersChanged] = []
         self._on_balances: list[BalancesChanged] = []
+        self._on_counted: list[Counted] = []
         self._on_generation: list[Callable[[int], None]] = []
 
     # Reading
@@ -89,6 +93,20 @@ class View:
     def subject(self, subject_id: str) -> SubjectEntry | None:
         """None: not known here."""
         return self._subjects.get(subject_id)
+
+    def freshness(self, customer_id: str, subject_id: str, monotonic: float) -> Freshness:
+        """How old what is known of these two is: as old as the view, but for what a second tier gave."""
+        known = (self.customer(customer_id), self.subject(subject_id) if subject_id else None)
+        loose = [entry for entry in known if entry is not None and not entry.chained]
+        if not loose:
+            return self.pulse.freshness(monotonic)
+        revision = min(entry.revision for entry in loose)
+        confirmed = [entry.as_of for entry in loose if entry.as_of is not None]
+        if len(confirmed) < len(loose):
+            return Freshness(revision, None, None, ViewSource.PERSISTED)
+        as_of = min(confirmed)
+        age = max(timedelta(0), self._now() - as_of)
+        return Freshness(revision, as_of, age, ViewSource.PERSISTED)
 
     def hint(self, ref: BalanceRef) -> Hint | None:
         """How a balance stood last; None: not known here."""
@@ -133,6 +151,10 @@ class View:
         """Calls back after hints came that say something new. It must be quick and not raise."""
         self._on_balances.append(callback)
 
+    def on_counted(self, callback: Counted) -> None:
+        """Calls back after the control plane has said how much it counts. It must be quick and not raise."""
+        self._on_counted.append(callback)
+
     def on_generation(self, callback: Callable[[int], None]) -> None:
         """Calls back when the view starts over, with the generation from now on. It must be quick and not raise."""
         self._on_generation.append(callback)
@@ -146,17 +168,22 @@ class View:
         catalogs: Iterable[feed.CatalogRevision] = (),
         customers: Iterable[feed.CustomerState] = (),
         subjects: Iterable[feed.SubjectState] = (),
+        counted_through: int = 0,
         chained: bool = True,
+        as_of: datetime | None = None,
         advance: bool,
     ) -> Applied:
-        """Takes over states as of `revision`, all or none; `advance`: the view stands there afterwards.
+        """Takes over states as of `revision`, all or none; `advance`: the view stands there afterwards. `as_of`: when
+        states that are not chained were confirmed.
 
         Raises BadState, and then nothing has changed.
         """
         known, states, current = self._with_catalogs(catalogs)
         newer = [state for state in customers if self._is_newer(state, revision)]
         entries = [self._entry(state, revision, known, current, chained=chained) for state in newer]
-        hints = [hint_of(hint) for state in newer for hint in state.hints]
+        for entry in entries:
+            entry.as_of = as_of
+        hints = [hint_of(hint, counted_through) for state in newer for hint in state.hints]
         with self._changed:
             catalog_changed = current != self._current
             self._catalogs, self._catalog_states, self._current = known, states, current
@@ -167,14 +194,15 @@ class View:
             for subject in subjects:
                 held = self._subjects.get(subject.subject_id)
                 if held is None or held.revision <= revision:
-                    fresh = SubjectEntry(subject.subject_id, subject.customer_id, revision, chained)
+                    fresh = SubjectEntry(
+                        subject.subject_id, subject.customer_id, revision, chained, as_of=as_of
+                    )
                     gone_subjects += self._subjects.put(subject.subject_id, fresh)
             for customer_id in gone_customers:
                 self._hints.pop(customer_id, None)
             if advance:
                 self._revision = revision
-            # A state is newer than the hints that came before it, also where a limit changed and no balance did.
-            news = self._note(hints, even_if_same_version=True)
+            news = self._note(hints, in_order=True)
             self._changed.notify_all()
         if advance:
             self.pulse.reached(revision)
@@ -182,20 +210,30 @@ class View:
         if catalog_changed:
             changed = frozenset(customer_id for customer_id, _ in self._customers.snapshot())
         self._tell(changed, news)
+        self._tell_counted(hints)
         return Applied(tuple(gone_customers), tuple(gone_subjects))
 
-    def apply_hints(self, hints: Iterable[session.BalanceHint], *, asked_at: float | None = None) -> None:
+    def apply_hints(
+        self,
+        hints: Iterable[session.BalanceHint],
+        *,
+        counted_through: int,
+        complete: bool = False,
+        earlier: bool = False,
+        in_order: bool = False,
+    ) -> None:
         """Takes over what is newer than what is held. Raises BadState, and then nothing has changed.
 
-        `asked_at` None: they came on the feed, in order: the later one of a version counts more of what leases
-        have spent. Else they came beside it, in an answer to what was asked then (monotonic seconds): only a
-        later version is surely newer.
+        `complete`: what is not in here stands as it was told last, and counts as much; `earlier`: and all that earlier
+        incarnations have written. `in_order`: they came on the feed, where what comes later was read later; an answer
+        may have been overtaken by the feed.
         """
-        typed = [hint_of(hint) for hint in hints]
+        typed = [hint_of(hint, counted_through) for hint in hints]
         with self._changed:
-            news = self._note(typed, even_if_same_version=asked_at is None)
+            news = self._note(typed, in_order=in_order)
             self._changed.notify_all()
-        self._tell(frozenset(), news, inf if asked_at is None else asked_at)
+        self._tell(frozenset(), news)
+        self._tell_counted(typed, counted_through if complete else 0, earlier=complete and earlier)
 
     def start_over(self, generation: int) -> None:
         """The control plane was restored, or history is gone: states stay for answers until newer ones come,
@@ -243,6 +281,25 @@ class View:
         for subject_id, subject in self._subjects.snapshot():
             if subject.chained:
                 yield feed.SubjectState(subject_id=subject_id, customer_id=subject.customer_id)
+
+    def states_of(
+        self, customer_ids: Iterable[str], subject_ids: Iterable[str]
+    ) -> tuple[list[feed.CustomerState], list[feed.SubjectState]]:
+        """The chained ones among these, as the feed would carry them."""
+        customers, subjects = [], []
+        for customer_id in customer_ids:
+            customer = self._customers.get(customer_id)
+            if customer is not None and customer.chained:
+                customers.append(self._stored(customer_id, customer))
+        for subject_id in subject_ids:
+            subject = self._subjects.get(subject_id)
+            if subject is not None and subject.chained:
+                subjects.append(feed.SubjectState(subject_id=subject_id, customer_id=subject.customer_id))
+        return customers, subjects
+
+    def catalog_states(self) -> tuple[feed.CatalogRevision, ...]:
+        """All catalogs, as the feed carried them."""
+        return tuple(self._catalog_states.values())
 
     def counts(self) -> tuple[int, int]:
         """How many customers and subjects are held."""
@@ -305,23 +362,37 @@ class View:
             raise BadState(f"customer {customer.customer_id!r} can not be resolved: {error}") from error
         return Compiled(entitlements, current, next(self._stamps))
 
-    def _note(self, hints: Iterable[Hint], *, even_if_same_version: bool) -> tuple[Hint, ...]:
+    def _note(self, hints: Iterable[Hint], *, in_order: bool) -> tuple[Hint, ...]:
         news: list[Hint] = []
         for hint in hints:
             of_customer = self._hints.setdefault(hint.ref.customer_id, {})
             held = of_customer.get(hint.ref)
-            if held is None or (held.version < hint.version + even_if_same_version and held != hint):
+            if held is None or _supersedes(hint, held, in_order=in_order):
                 of_customer[hint.ref] = hint
-                news.append(hint)
+                if hint != held:
+                    news.append(hint)
         # Parents are hinted at without being held; twice the bound leaves room for them.
         while len(self._hints) > 2 * self._bound:
             del self._hints[next(iter(self._hints))]
         return tuple(news)
 
-    def _tell(self, changed: frozenset[str], news: tuple[Hint, ...], as_of: float = inf) -> None:
+    def _tell_counted(self, hints: Iterable[Hint], all_through: int = 0, *, earlier: bool = False) -> None:
+        standing = [held for hint in hints if (held := self.hint(hint.ref)) is not None]
+        for on_counted in self._on_counted:
+            on_counted(standing, all_through, earlier)
+
+    def _tell(self, changed: frozenset[str], news: tuple[Hint, ...]) -> None:
         if news:
             for on_balances in self._on_balances:
-                on_balances(news, as_of)
+                on_balances(news)
         if changed:
             for on_customers in self._on_customers:
                 on_customers(changed)
+
+
+def _supersedes(hint: Hint, held: Hint, *, in_order: bool) -> bool:
+    """Was it read later? What leases spend raises no version: the reporter's cursor tells for what was spent here. On
+    the feed a later one also tells what others have spent, or that a limit changed and no balance did.
+    """
+    stamp, held_stamp = (hint.version, hint.counted_through), (held.version, held.counted_through)
+    return stamp > held_stamp or (in_order and stamp == held_stamp and hint != held)

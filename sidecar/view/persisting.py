@@ -19,6 +19,10 @@ _log = structlog.stdlib.get_logger(__name__)
 EVERY_SECONDS: Final = 3.0
 CONFIRM_EVERY_SECONDS: Final = 60.0
 """A view that does not change is written again so often, so that the age it would be read with stays honest."""
+CONFIRM_ROUNDS: Final = 40
+"""The second tier is told of all that is held in so many rounds, two minutes: no state there that somebody follows is
+much older.
+"""
 
 
 class Persisting:
@@ -44,6 +48,9 @@ class Persisting:
         self._written_at = monotonic()
         self._lock = threading.Lock()
         self._changed_customers: set[str] = set()
+        self._to_confirm: list[tuple[bool, str]] = []
+        self._confirmed_at_once = 0
+        self._catalogs_due = 0.0
         self._known_catalogs = 0
         self._thread = threading.Thread(target=self._run, name="purser-snapshot", daemon=True)
 
@@ -52,19 +59,36 @@ class Persisting:
         try:
             stored = self._file.read()
             if stored is None:
-                return False
+                return self._load_from_second_tier()
             self._view.restore(stored)
         except (SnapshotUnusable, BadState) as error:
             aside = self._file.set_aside(self._wall_now())
             _log.error("the snapshot of the view was set aside", cause=str(error), now=str(aside))
-            return False
+            return self._load_from_second_tier()
         except OSError as error:
             _log.error("the snapshot of the view can not be read", cause=str(error))
-            return False
-        self._view.pulse.restore(stored.as_of, wall_now=self._wall_now(), monotonic=self._monotonic())
+            return self._load_from_second_tier()
+        self._restored(stored)
         self._written_revision = stored.revision
         _log.info("started from the snapshot", revision=stored.revision, customers=len(stored.customers))
         return True
+
+    def _load_from_second_tier(self) -> bool:
+        """The catalogs; who asks for a customer gets it from there, too."""
+        stored = None if self._second_tier is None else self._second_tier.catalogs()
+        if stored is None:
+            return False
+        try:
+            self._view.restore(stored)
+        except BadState as error:
+            _log.error("the catalogs in the second tier were not taken over", problem=str(error))
+            return False
+        self._restored(stored)
+        _log.info("started from the second tier", revision=stored.revision)
+        return True
+
+    def _restored(self, stored: StoredView) -> None:
+        self._view.pulse.restore(stored.as_of, wall_now=self._wall_now(), monotonic=self._monotonic())
 
     def start(self) -> None:
         """Begins to write."""
@@ -114,21 +138,29 @@ class Persisting:
             return
         with self._lock:
             changed, self._changed_customers = self._changed_customers, set()
-        catalogs = len(self._view.catalogs)
-        if not changed and catalogs == self._known_catalogs:
+        view, now = self._view, self._monotonic()
+        # Before the states are read: they are as of this revision and this instant, or newer.
+        generation, revision, as_of = view.generation, view.revision, view.pulse.as_of()
+        if as_of is None:
             return
-        revision = self._view.revision
-        states = list(self._view.states())
-        self._second_tier.store(
-            StoredView(
-                generation=self._view.generation,
-                revision=revision,
-                as_of=None,
-                catalogs=tuple(s for s in states if isinstance(s, feed.CatalogRevision)),
-                customers=tuple(
-                    s for s in states if isinstance(s, feed.CustomerState) and s.customer_id in changed
-                ),
-                subjects=(),
-            )
+        some_customers, some_subjects = self._next_to_confirm()
+        customers, subjects = view.states_of(changed.union(some_customers), some_subjects)
+        catalogs: tuple[feed.CatalogRevision, ...] = ()
+        if revision and (now >= self._catalogs_due or len(view.catalogs) != self._known_catalogs):
+            catalogs = view.catalog_states()
+            self._catalogs_due, self._known_catalogs = now + CONFIRM_EVERY_SECONDS, len(catalogs)
+        if customers or subjects or catalogs:
+            stored = StoredView(generation, revision, as_of, catalogs, tuple(customers), tuple(subjects))
+            self._second_tier.store(stored)
+
+    def _next_to_confirm(self) -> tuple[list[str], list[str]]:
+        """Customers and subjects whose turn it is to be stored again though nothing changed."""
+        if not self._to_confirm:
+            customers, subjects, _ = self._view.held()
+            self._to_confirm = [(True, key) for key in customers] + [(False, key) for key in subjects]
+            self._confirmed_at_once = -(-len(self._to_confirm) // CONFIRM_ROUNDS)
+        some, self._to_confirm = (
+            self._to_confirm[: self._confirmed_at_once],
+            self._to_confirm[self._confirmed_at_once :],
         )
-        self._known_catalogs = catalogs
+        return [key for is_one, key in some if is_one], [key for is_one, key in some if not is_one]

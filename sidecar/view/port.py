@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from purser.sync.v1 import feed_pb2 as feed
@@ -49,6 +50,8 @@ class StoredState:
 
     generation: int
     revision: int
+    as_of: datetime | None
+    """When who stored it had it confirmed, by the control plane's clock. None: nobody knows."""
     state: feed.CustomerState | feed.SubjectState
 
 
@@ -64,7 +67,9 @@ class SecondTier(Protocol):
         """The same for a subject."""
 
     def catalogs(self) -> StoredView | None:
-        """All catalogs, with the newest revision that anybody has stored; no customers and subjects."""
+        """All catalogs, with the newest revision that anybody has stored and when it was confirmed; no customers and
+        subjects.
+        """
 
     def store(self, stored: StoredView) -> None:
         """Stores these states, each unless what is there is newer."""

@@ -2,6 +2,7 @@
 
 import importlib.resources
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import redis
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from redis.exceptions import RedisError
 
 from purser.sync.v1 import feed_pb2 as feed
+from sidecar.runtime.clock import from_microseconds, microseconds
 from sidecar.view.port import StoredState
 from sidecar.view.snapshot import StoredView
 
@@ -19,6 +21,8 @@ _log = structlog.stdlib.get_logger(__name__)
 TIMEOUT_SECONDS: Final = 0.05
 CIRCUIT_SECONDS: Final = 5.0
 KEEP_SECONDS: Final = 7 * 86_400
+WRITES_AT_ONCE: Final = 50
+_FIELDS: Final = ("generation", "revision", "as_of", "state")
 
 Result = TypeVar("Result")
 State = TypeVar("State", feed.CustomerState, feed.SubjectState, feed.CatalogRevision)
@@ -32,8 +36,8 @@ def connect(url: str) -> "redis.Redis":
 
 
 class RedisTier:
-    """`SecondTier` in Redis. One key per customer, per subject and per catalog revision, each with
-    generation and revision.
+    """`SecondTier` in Redis. One key per customer, per subject and per catalog revision, each with generation, revision
+    and when that was confirmed.
     """
 
     def __init__(self, client: "redis.Redis", *, prefix: str, monotonic: Callable[[], float]) -> None:
@@ -79,42 +83,50 @@ class RedisTier:
     def _stored(
         self, kind: str, name: str, message: type[feed.CustomerState] | type[feed.SubjectState]
     ) -> StoredState | None:
-        found: Any = self._client.hmget(self._key(kind, name), ["generation", "revision", "state"])
-        generation, revision, state = found
-        if state is None:
-            return None
-        return StoredState(int(generation), int(revision), message.FromString(state))
+        found: Any = self._client.hmget(self._key(kind, name), _FIELDS)
+        if None in found:
+            return None  # not there, or not whole
+        generation, revision, as_of, state = found
+        return StoredState(int(generation), int(revision), _instant(int(as_of)), message.FromString(state))
 
     def _read_catalogs(self) -> StoredView | None:
         found: Any = self._client.smembers(self._key("catalogs", "revisions"))
-        states: list[tuple[int, int, feed.CatalogRevision]] = []
+        states: list[tuple[int, int, int, feed.CatalogRevision]] = []
         for name in found:
-            raw: Any = self._client.hmget(
-                self._key("catalog", name.decode()), ["generation", "revision", "state"]
-            )
-            if raw[2] is not None:
-                states.append((int(raw[0]), int(raw[1]), feed.CatalogRevision.FromString(raw[2])))
+            raw: Any = self._client.hmget(self._key("catalog", name.decode()), _FIELDS)
+            if None not in raw:
+                generation, revision, as_of, state = raw
+                states.append(
+                    (int(generation), int(revision), int(as_of), feed.CatalogRevision.FromString(state))
+                )
         if not states:
             return None
-        generation = max(states, key=lambda item: item[1])[0]
-        catalogs = tuple(state for of, _, state in states if of == generation)
-        revision = max(at for of, at, _ in states if of == generation)
-        return StoredView(generation, revision, None, catalogs, (), ())
+        newest, revision, as_of, _ = max(states, key=lambda item: item[:3])
+        catalogs = tuple(state for generation, _, _, state in states if generation == newest)
+        return StoredView(newest, revision, _instant(as_of), catalogs, (), ())
 
     def _write(self, stored: StoredView) -> None:
-        def put(kind: str, name: str, state: Message) -> None:
-            args: list[int | bytes] = [
-                stored.generation,
-                stored.revision,
-                state.SerializeToString(),
-                KEEP_SECONDS,
-            ]
-            self._put(keys=[self._key(kind, name)], args=args)
+        as_of = 0 if stored.as_of is None else microseconds(stored.as_of)
+        named: list[tuple[str, str, Message]] = [
+            *(("catalog", str(one.revision), one) for one in stored.catalogs),
+            *(("customer", one.customer_id, one) for one in stored.customers),
+            *(("subject", one.subject_id, one) for one in stored.subjects),
+        ]
+        for first in range(0, len(named), WRITES_AT_ONCE):
+            with self._client.pipeline(transaction=False) as pipe:
+                for kind, name, state in named[first : first + WRITES_AT_ONCE]:
+                    args: list[int | bytes] = [
+                        stored.generation,
+                        stored.revision,
+                        as_of,
+                        state.SerializeToString(),
+                        KEEP_SECONDS,
+                    ]
+                    self._put(keys=[self._key(kind, name)], args=args, client=pipe)
+                    if kind == "catalog":
+                        pipe.sadd(self._key("catalogs", "revisions"), name)
+                pipe.execute()
 
-        for catalog in stored.catalogs:
-            put("catalog", str(catalog.revision), catalog)
-            self._client.sadd(self._key("catalogs", "revisions"), str(catalog.revision))
-        for customer in stored.customers:
-            put("customer", customer.customer_id, customer)
-        for subject in stored.subjects:
-            put("subject", subject.subject_id, subject)
+
+def _instant(micros: int) -> datetime | None:
+    return from_microseconds(micros) if micros else None

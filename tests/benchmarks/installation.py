@@ -45,7 +45,7 @@ _SEEDING_AT_ONCE = 16
 
 @dataclass(slots=True)
 class ControlPlane:
-    """On SQLite, on the load's core, behind everything else in priority: the generator must not wait for it."""
+    """On SQLite, on the load's core, whenever nothing else wants that: the generator must not wait for it."""
 
     server: Server
     grpc_address: str
@@ -64,7 +64,7 @@ class ControlPlane:
             f"--http={http_address}",
             core=core,
             log=folder / "control-plane.log",
-            niceness=10,
+            yields=True,
         )
         plane = cls(server, grpc_address, f"http://{http_address}")
         server.wait_until(lambda: _is_ready(plane.rest_url))

@@ -4,6 +4,7 @@ import os
 import platform
 import sqlite3
 import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -43,8 +44,16 @@ def describe(server_core: int, load_core: int) -> dict[str, str]:
         "load": "{:.2f} {:.2f} {:.2f} at the start".format(*os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "sidecar": _form_of_the_sidecar(),
         "libraries": f"grpcio {version('grpcio')}, protobuf {version('protobuf')}, SQLite {sqlite3.sqlite_version}",
     }
+
+
+def _form_of_the_sidecar() -> str:
+    """As the servers find it: compiled or not."""
+    ask = [sys.executable, "-c", "import sidecar.leases.book as book; print(book.__file__)"]
+    file = subprocess.run(ask, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+    return "plain Python" if file.endswith(".py") else "native code (make compile)"
 
 
 def _cpu_model() -> str:

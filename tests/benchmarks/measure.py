@@ -4,6 +4,7 @@ Noise of a shared machine comes and goes in seconds, so each round of a scenario
 right before and right after it, and the ratio reported is the median of those.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -31,7 +32,7 @@ class Pace:
 
     @property
     def filling_seconds(self) -> float:
-        """How long to consume before a round without the control plane.
+        """How long to consume before a round.
 
         A lease is ten seconds of a rate that is averaged over five, and is renewed when half is spent.
         """
@@ -107,19 +108,28 @@ def one_round(target: Target, *, seconds: float, in_flight: int) -> tuple[Sample
 
 
 def compare(
-    yardstick: Target, targets: Sequence[Target], pace: Pace, *, plane: Server, uploading: bool | None
+    yardstick: Target,
+    targets: Sequence[Target],
+    pace: Pace,
+    *,
+    plane: Server,
+    neighbour: Server,
+    uploading: bool | None,
 ) -> list[Result]:
     """The yardstick's result, then one per target, in their order; the targets are all of one sidecar.
 
     The sidecar stands still while the yardstick runs, since they share a core. Without `uploading` the control plane
     stands still while the sidecar is measured, right after a short run that filled its leases; with it, what was
-    consumed is uploaded meanwhile.
+    consumed is uploaded meanwhile, and the yardstick has the neighbour beside it instead of the control plane.
     """
     results = [Result(yardstick.scenario), *(Result(target.scenario, uploading) for target in targets)]
     sidecar = targets[0].server
 
     def yardstick_round() -> float:
-        with sidecar.frozen():
+        with sidecar.frozen(), contextlib.ExitStack() as stack:
+            if uploading:
+                neighbour.thaw()
+                stack.callback(neighbour.freeze)
             return _measure(yardstick, results[0], pace)
 
     for target in (yardstick, *targets):  # warm: connections, caches, leases
@@ -130,7 +140,7 @@ def compare(
             if uploading is False:
                 rate = _measure_apart(target, result, pace, plane)
             else:
-                one_round(target, seconds=pace.warm_seconds, in_flight=pace.in_flight)
+                one_round(target, seconds=_run_up(target, pace), in_flight=pace.in_flight)
                 rate = _measure(target, result, pace)
             after = yardstick_round()
             result.ratios.append(rate / ((before + after) / 2))
@@ -142,17 +152,24 @@ def compare(
 
 
 def _measure_apart(target: Target, result: Result, pace: Pace, plane: Server) -> float:
-    """A round while the control plane stands still; again, with a longer run-up, where the leases did not last."""
-    seconds = pace.filling_seconds if target.scenario.spends else pace.warm_seconds
+    """A round while the control plane stands still; again, with a longer run-up, where the leases did not last, or
+    the sidecar had not yet heard that the control plane is back.
+    """
+    seconds = _run_up(target, pace)
     for attempt in range(1, _ATTEMPTS + 1):
-        one_round(target, seconds=seconds * attempt, in_flight=pace.in_flight)
         try:
+            one_round(target, seconds=seconds * attempt, in_flight=pace.in_flight)
             with plane.frozen():
                 return _measure(target, result, pace)
         except WrongAnswer:
             if not target.scenario.spends or attempt == _ATTEMPTS:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _run_up(target: Target, pace: Pace) -> float:
+    """Seconds before a round. What spends starts from a rest of half a minute, in which its leases went back."""
+    return pace.filling_seconds if target.scenario.spends else pace.warm_seconds
 
 
 def _measure(target: Target, result: Result, pace: Pace) -> float:

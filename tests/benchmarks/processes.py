@@ -1,6 +1,5 @@
 """Server processes, each on a core of its own, and what the kernel says they used."""
 
-import ctypes
 import json
 import os
 import signal
@@ -12,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from tests.servers import child
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_TIMEOUT_SECONDS = 60
-_PR_SET_PDEATHSIG = 1
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class ProcessFailed(RuntimeError):
@@ -43,23 +42,21 @@ def pinned(core: int) -> Iterator[None]:
 class Server:
     """`python -m MODULE …` on one core. The kernel ends it when the benchmark dies."""
 
-    def __init__(self, module: str, *arguments: str, core: int, log: Path, niceness: int = 0) -> None:
+    def __init__(self, module: str, *arguments: str, core: int, log: Path, yields: bool = False) -> None:
+        """`yields`: it runs only while nothing else wants the core (SCHED_IDLE)."""
         self.name = module
         self._log = log
         command = [sys.executable, "-m", module, *arguments]
-        if niceness:
-            command = ["nice", "-n", str(niceness), *command]
         with log.open("ab") as out, pinned(core):
             self._log_begins_at = out.tell()
             self.started_at = time.perf_counter()
             self._process = subprocess.Popen(
-                command,
+                child.command(command, death_signal=signal.SIGKILL, yields=yields),
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 -- one system call, which takes no lock
             )
 
     def __enter__(self) -> Self:
@@ -117,16 +114,25 @@ class Server:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Stopped by the kernel meanwhile, as if the network had swallowed it."""
-        self._process.send_signal(signal.SIGSTOP)
+        self.freeze()
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self.thaw()
+
+    def freeze(self) -> None:
+        """Stopped by the kernel."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Goes on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """In its own orderly way; killed when that takes more than 20 seconds."""
         if self._process.poll() is None:
             self._process.terminate()
+            self.thaw()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -136,8 +142,3 @@ class Server:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-
-
-def _die_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

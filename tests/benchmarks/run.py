@@ -53,6 +53,7 @@ class Bench:
     server_core: int
     load_core: int
     plane: ControlPlane
+    neighbour: Server
     yardstick: Target
 
     def standard_pool(self) -> list[Result]:
@@ -61,7 +62,7 @@ class Bench:
         with ExitStack() as stack:
             name = "the same, ThreadPoolExecutor"
             target = _echo(stack, self.folder, self.plan, self.server_core, pool="standard", name=name)
-            return compare(self.yardstick, [target], self.plan.pace, plane=self.plane.server, uploading=None)
+            return self._compared([target], uploading=None)
 
     def durability(self, report: Report, durability: str, *, checks: bool) -> None:
         """One sidecar, measured without and with upload."""
@@ -72,14 +73,17 @@ class Bench:
         with self.sidecar(durability, durability) as sidecar:
             sidecar.verify()
             targets = [Target(sidecar.server, sidecar.port, scenario) for scenario in scenarios]
-            pace, plane = self.plan.pace, self.plane.server
             self.say(f"{durability}, upload stopped")
-            report.results += compare(self.yardstick, targets, pace, plane=plane, uploading=False)
+            report.results += self._compared(targets, uploading=False)
             self.say(f"{durability}, upload running")
             before, began = sidecar.metric(_UPLOADED), time.perf_counter()
-            report.results += compare(self.yardstick, targets, pace, plane=plane, uploading=True)
+            report.results += self._compared(targets, uploading=True)
             uploaded = sidecar.metric(_UPLOADED) - before
             report.uploaded_per_second[durability] = uploaded / (time.perf_counter() - began)
+
+    def _compared(self, targets: list[Target], *, uploading: bool | None) -> list[Result]:
+        pace, plane, neighbour = self.plan.pace, self.plane.server, self.neighbour
+        return compare(self.yardstick, targets, pace, plane=plane, neighbour=neighbour, uploading=uploading)
 
     def bytes_per_customer(self) -> float:
         """Growth of a sidecar's memory by customers that are new to it, with entitlements and balances."""
@@ -165,8 +169,21 @@ def _started(
         say("starting")
         plane = ControlPlane.start(folder, core=load_core)
         stack.callback(plane.server.stop)
+        neighbour = _neighbour(stack, folder, load_core)
         yardstick = _echo(stack, folder, plan, server_core, pool="sidecar", name="bare grpc.server")
-        yield Bench(folder, plan, say, server_core, load_core, plane, yardstick)
+        yield Bench(folder, plan, say, server_core, load_core, plane, neighbour, yardstick)
+
+
+def _neighbour(stack: ExitStack, folder: Path, core: int) -> Server:
+    """Started, and frozen until it is wanted."""
+    file = folder / "neighbour.sqlite3"
+    server = Server(
+        "tests.benchmarks.neighbour", str(file), core=core, log=folder / "neighbour.log", yields=True
+    )
+    stack.callback(server.stop)
+    server.wait_until(file.exists)
+    server.freeze()
+    return server
 
 
 def _echo(stack: ExitStack, folder: Path, plan: Plan, core: int, *, pool: str, name: str) -> Target:

@@ -19,7 +19,7 @@ from purser.v1 import entitlement_service_pb2_grpc as stubs
 from sidecar.app import Sidecar
 from sidecar.config import settings_from
 from sidecar.runtime.clock import Clock
-from sidecar.view.snapshot import SnapshotFile
+from sidecar.view.snapshot import SnapshotFile, StoredView
 
 CATALOG = """
 purser: catalog/v1
@@ -84,22 +84,35 @@ class Offline:
 def write_snapshot(folder: Path, *, as_of: datetime, catalog: str = CATALOG) -> None:
     """A view at revision 7 with one catalog, one customer on `payg`, one that does not exist, and a subject."""
     folder.mkdir(parents=True, exist_ok=True)
+    stored = stored_view(as_of=as_of, catalog=catalog)
+    SnapshotFile(folder / "view.snapshot").write(
+        generation=stored.generation,
+        revision=stored.revision,
+        as_of=stored.as_of,
+        states=[*stored.catalogs, *stored.customers, *stored.subjects],
+    )
+
+
+def stored_view(*, as_of: datetime, catalog: str = CATALOG) -> StoredView:
+    """The same, as a second tier takes it."""
     document = json.dumps(yaml.safe_load(catalog)).encode()
     subscription = feed.SubscriptionState(
         subscription_id="sub", plan="payg", catalog_revision=1, state="active"
     )
     subscription.starts_at.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
-    SnapshotFile(folder / "view.snapshot").write(
+    return StoredView(
         generation=1,
         revision=7,
         as_of=as_of,
-        states=[
-            feed.CatalogRevision(revision=1, document=document, current=True),
+        catalogs=(feed.CatalogRevision(revision=1, document=document, current=True),),
+        customers=(
             feed.CustomerState(customer_id="acme", exists=True, subscriptions=[subscription]),
             feed.CustomerState(customer_id="ghost", exists=False),
+        ),
+        subjects=(
             feed.SubjectState(subject_id="ann", customer_id="acme"),
             feed.SubjectState(subject_id="stranger", customer_id="other"),
-        ],
+        ),
     )
 
 

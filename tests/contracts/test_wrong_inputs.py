@@ -14,6 +14,7 @@ from purser.v1 import decision_pb2 as answers
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from tests.contracts.offline import Offline, offline_sidecar, write_snapshot
+from tests.e2e.fleet import eventually
 
 METHODS = {
     api.CheckAccessRequest: "CheckAccess",
@@ -272,6 +273,18 @@ def test_malformed_names_every_field(offline: Offline) -> None:
     }
 
 
+@pytest.mark.parametrize("text", ["-1", "-1" + "€" * 500])
+def test_more_wrong_fields_than_a_status_holds(offline: Offline, text: str) -> None:
+    """It is malformed all the same, with the first of them and how many more there are."""
+    events = [event(f"m{number}", measures={"input_tokens": text}) for number in range(500)]
+    error = refused(offline, api.ReportUsageRequest(events=events))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    fields = [v.field for v in details(error, error_details_pb2.BadRequest).field_violations]
+    assert fields[0] == 'events[0].measures["input_tokens"]'
+    assert fields[-1] == ""
+    assert len(fields) < 100
+
+
 def test_a_message_above_4_mib_is_malformed(offline: Offline) -> None:
     """Too large is INVALID_ARGUMENT, answered by the handler and not by gRPC."""
     events = [event(str(n), attributes={f"a{i}": "x" * 1024 for i in range(64)}) for n in range(70)]
@@ -421,7 +434,9 @@ def test_measures_of_a_settle_never_fall(offline: Offline) -> None:
 def test_a_settle_of_an_expired_reservation(offline: Offline) -> None:
     """What exceeds the totals charged is recorded as a fact with the key `<id>#late`, once."""
     ttl = Duration(nanos=1_000_000)
-    call(offline, api.ReserveUsageRequest(reservation_id="too-late", event=event(""), ttl=ttl))
+    made = call(offline, api.ReserveUsageRequest(reservation_id="too-late", event=event(""), ttl=ttl))
+    ends_at = made.reservation.expires_at.ToDatetime(UTC)
+    eventually(lambda: datetime.now(UTC) > ends_at, seconds=5, what="its time has run out")
     before = offline.written()
     offline.sidecar._expiry()
     settle = api.SettleReservationRequest(reservation_id="too-late", event=event(""), final=True)

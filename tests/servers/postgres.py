@@ -12,7 +12,7 @@ from typing import Self
 import psycopg
 from psycopg import sql
 
-from tests.servers import programs
+from tests.servers import child, programs
 from tests.servers.process import ServerProcess, free_port, unprivileged
 
 SUPERUSER = "purser"
@@ -35,8 +35,8 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="purser-postgres-"))
         try:
             self._folder.chmod(0o700)
-            if who := unprivileged():
-                os.chown(self._folder, who["user"], who["group"])
+            if owner := unprivileged():
+                os.chown(self._folder, *owner)
             self._bin = _readable_by_the_server(programs.find(programs.POSTGRES), self._folder)
             self._initialize()
             self.port = free_port()
@@ -58,6 +58,7 @@ class PostgresServer:
             [self._bin / "postgres", "-D", self._folder / "data", *options],
             folder=self._folder,
             stop_signal=signal.SIGINT,  # "fast": ends open sessions, then checkpoints
+            owner=unprivileged(),
         )
         self._process.wait_until(self._accepts_connections)
 
@@ -81,13 +82,13 @@ class PostgresServer:
         return f"postgresql+psycopg://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
 
     def _initialize(self) -> None:
+        program = (self._bin / "initdb", "-D", self._folder / "data", "-U", SUPERUSER, *_INITDB_OPTIONS)
         done = subprocess.run(
-            [self._bin / "initdb", "-D", self._folder / "data", "-U", SUPERUSER, *_INITDB_OPTIONS],
+            child.command(program, death_signal=signal.SIGTERM, owner=unprivileged()),
             cwd=self._folder,
             capture_output=True,
             text=True,
             check=False,
-            **unprivileged(),
         )
         if done.returncode:
             raise RuntimeError(f"initdb failed: {done.stderr}")

@@ -1,23 +1,19 @@
 """A server as a child process that can not outlive the tests."""
 
-import ctypes
 import os
 import pwd
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+from tests.servers import child
 
 START_TIMEOUT_SECONDS = 30
 STOP_TIMEOUT_SECONDS = 15
 UNPRIVILEGED_USER = "nobody"
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class ServerFailed(RuntimeError):
@@ -32,44 +28,47 @@ def free_port() -> int:
         return port
 
 
-def unprivileged() -> dict[str, Any]:
-    """Arguments for subprocess that make a root process's child somebody else: PostgreSQL refuses root."""
+def unprivileged() -> tuple[int, int] | None:
+    """User and group for a root process's child, as PostgreSQL refuses root; `None`: this process is not root."""
     if os.geteuid() != 0:
-        return {}
+        return None
     user = pwd.getpwnam(UNPRIVILEGED_USER)
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    return user.pw_uid, user.pw_gid
 
 
 class ServerProcess:
     """Runs `command` until `stop`, or `kill`; the kernel ends it if this process dies first."""
 
-    def __init__(self, command: Sequence[str | Path], *, folder: Path, stop_signal: signal.Signals) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        folder: Path,
+        stop_signal: signal.Signals,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        self._name = Path(command[0]).name
         self._log = folder / "server.log"
         self._stop_signal = stop_signal
-
-        def die_with_parent() -> None:
-            if _libc is not None:
-                _libc.prctl(_PR_SET_PDEATHSIG, stop_signal)
-
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                child.command(command, death_signal=stop_signal, owner=owner),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C goes to the tests, which then stop us
-                preexec_fn=die_with_parent,  # noqa: PLW1509 -- one system call, which takes no lock
-                **unprivileged(),
             )
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
         """Returns once `ready()`; raises with the server's log if it ends or takes too long."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            ended = self._process.poll()
+            if ended is not None or time.monotonic() > deadline:
                 self.kill()
-                raise ServerFailed(self._log.read_text(errors="replace"))
+                what = "is not ready in time" if ended is None else f"ended with {ended}"
+                raise ServerFailed(f"{self._name} {what}. Its log:\n{self._log.read_text(errors='replace')}")
             time.sleep(0.02)
 
     def stop(self) -> None:

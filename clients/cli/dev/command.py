@@ -37,7 +37,7 @@ def dev(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides who calls, and with what.")] = 1,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object as the last line on standard output.")
+        bool, typer.Option("--json", help="One JSON object on standard output; the story on standard error.")
     ] = False,
     record: Annotated[
         Path | None,

@@ -41,8 +41,14 @@ class Options:
 def run(options: Options) -> int:
     """Does what the flags say: the exit status."""
     signal.signal(signal.SIGTERM, _interrupt)
-    terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if terminal else PLAIN_WIDTH, force_terminal=terminal)
+    # With --json the object is all there is on standard output: the story is told beside it.
+    terminal = (sys.stderr if options.as_json else sys.stdout).isatty()
+    console = Console(
+        highlight=False,
+        width=None if terminal else PLAIN_WIDTH,
+        force_terminal=terminal,
+        stderr=options.as_json,
+    )
     try:
         plan = demo.prepare(options.trace, options.seed) if options.demo else None
         with _folder(options.data, console) as folder, ports.Claims() as claims:
@@ -63,7 +69,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 @contextlib.contextmanager
 def _folder(given: Path | None, console: Console) -> Iterator[Path]:
-    """The data folder. A temporary one is kept when something went wrong: its logs say what."""
+    """The data folder. A temporary one is kept when something went wrong, if there are logs that say what."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         _say(console, f"data and logs: {given}")
@@ -81,7 +87,10 @@ def _folder(given: Path | None, console: Console) -> Iterator[Path]:
         shutil.rmtree(folder)
         raise
     except Exception:
-        output.note(f"kept for you to look at, with the servers' logs: {folder}")
+        if any(folder.iterdir()):
+            output.note(f"kept for you to look at, with the servers' logs: {folder}")
+        else:
+            folder.rmdir()
         raise
     shutil.rmtree(folder)
 

@@ -20,7 +20,8 @@ class Client:
     """Asks the sidecar at `target` (`host:port` or `unix:path`).
 
     Safe to share between threads. Calls wait at most `timeout` seconds and are repeated while the sidecar is away: a
-    repeat carries the same key, so nothing is counted twice. Raises the errors of `purser.errors`.
+    repeat carries the same key, so nothing is counted twice. Raises the errors of `purser.errors`, and a ValueError for
+    a `target` that is none.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Client:
         timeout: float = 5.0,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
+        self._target = messages.target(target, "target")
         options = messages.CHANNEL_OPTIONS
         self._channel = (
             grpc.secure_channel(target, credentials, options)
@@ -51,7 +53,7 @@ class Client:
 
     def check(self, **fields: Unpack[types.CheckFields]) -> types.Decision:
         """May this be done? Advisory: nothing is recorded or held."""
-        with raising():
+        with raising(self._target):
             response = self._stub.CheckAccess(messages.check(fields), timeout=self._timeout)
         return messages.decision(response.decision)
 
@@ -62,7 +64,7 @@ class Client:
     def check_batch(self, checks: Iterable[types.CheckFields]) -> list[types.Decision]:
         """Up to 1,000 checks in one call, answered in order."""
         request = rpc_pb2.BatchCheckAccessRequest(requests=map(messages.check, checks))
-        with raising():
+        with raising(self._target):
             response = self._stub.BatchCheckAccess(request, timeout=self._timeout)
         return list(map(messages.decision, response.decisions))
 
@@ -76,7 +78,7 @@ class Client:
     ) -> types.Decision:
         """Check and record in one atomic step. Without an `idempotency_key` one is made, once for all tries."""
         request = messages.consume(event, feature, min_revision, explain=explain)
-        with raising():
+        with raising(self._target):
             return messages.consumed(self._stub.ConsumeUsage(request, timeout=self._timeout))
 
     def report(self, **event: Unpack[types.EventFields]) -> types.ReportResult:
@@ -85,7 +87,7 @@ class Client:
 
     def report_batch(self, events: Iterable[types.EventFields]) -> list[types.ReportResult]:
         """Record up to 1,000 events in one call, answered in order."""
-        with raising():
+        with raising(self._target):
             response = self._stub.ReportUsage(messages.report(events), timeout=self._timeout)
         return list(map(messages.report_result, response.results))
 
@@ -101,7 +103,7 @@ class Client:
     ) -> Reservation:
         """Hold an estimate for a call whose cost is known afterwards; falsy when it was refused."""
         request = messages.reserve(event, reservation_id, feature, ttl, min_revision, explain=explain)
-        with raising():
+        with raising(self._target):
             response = self._stub.ReserveUsage(request, timeout=self._timeout)
         return Reservation(self, request.reservation_id, response)
 
@@ -110,7 +112,7 @@ class Client:
     ) -> types.Settlement:
         """Say what a reservation has used so far: cumulative measures. `final` makes its one event."""
         request = messages.settle(event, reservation_id, final=final)
-        with raising():
+        with raising(self._target):
             return messages.settlement(self._stub.SettleReservation(request, timeout=self._timeout))
 
     def extend(
@@ -118,20 +120,20 @@ class Client:
     ) -> tuple[types.Decision | None, types.ReservationState]:
         """More time from now, or a larger estimate; the decision is None when no estimate was given."""
         request = messages.extend(event, reservation_id, ttl)
-        with raising():
+        with raising(self._target):
             return messages.extended(self._stub.ExtendReservation(request, timeout=self._timeout))
 
     def release(self, *, reservation_id: str) -> types.ReservationState:
         """Give a reservation up: what it had settled is charged, the rest goes back."""
         request = rpc_pb2.ReleaseReservationRequest(reservation_id=reservation_id)
-        with raising():
+        with raising(self._target):
             response = self._stub.ReleaseReservation(request, timeout=self._timeout)
         return messages.reservation(response.reservation)
 
     def entitlements(self, *, customer_id: str = "", subject_id: str = "") -> types.Entitlements:
         """What somebody is entitled to, with sources and balances."""
         request = rpc_pb2.ListEntitlementsRequest(customer_id=customer_id, subject_id=subject_id)
-        with raising():
+        with raising(self._target):
             return messages.entitlements(self._stub.ListEntitlements(request, timeout=self._timeout))
 
     def watch(self, *, customer_id: str = "", subject_id: str = "") -> Iterator[types.Entitlements]:
@@ -139,7 +141,7 @@ class Client:
         request = rpc_pb2.WatchEntitlementsRequest(customer_id=customer_id, subject_id=subject_id)
         stream = self._stub.WatchEntitlements(request)
         try:
-            with raising():
+            with raising(self._target):
                 for response in stream:
                     yield messages.entitlements(response)
         finally:

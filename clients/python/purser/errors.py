@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import cast
+from typing import Final, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from purser.types import Decision
+
+SIDECAR_PORT: Final = 7070
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,14 @@ class ErrorDetails:
 
 
 class PurserError(Exception):
-    """The sidecar did not answer the question."""
+    """The sidecar did not answer the question. `code` is the status of the call, where there was one."""
 
-    def __init__(self, message: str, *, info: ErrorDetails | None = None) -> None:
+    def __init__(
+        self, message: str, *, info: ErrorDetails | None = None, code: grpc.StatusCode | None = None
+    ) -> None:
         super().__init__(message)
         self.info = info or ErrorDetails()
+        self.code = code
 
 
 class AccessDenied(PurserError):
@@ -85,12 +90,26 @@ _ERRORS: Mapping[grpc.StatusCode, type[PurserError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 
+_IN_OUR_WORDS: Final = frozenset({*_ERRORS, grpc.StatusCode.UNIMPLEMENTED})
 
-def from_rpc(error: grpc.RpcError) -> PurserError:
-    """The error of this module that a failed call means, with the details that came along."""
-    code, message = error.code(), error.details() or ""
-    kind = _ERRORS.get(code, PurserError)
-    return kind(message or code.name, info=_details(error))
+
+def from_rpc(error: grpc.RpcError, target: str) -> PurserError:
+    """The error of this module that a failed call to `target` means, with the details that came along."""
+    code, info = error.code(), _details(error)
+    message = error.details() or code.name
+    if not info.reason:  # a sidecar gives one with every error: this is no word of its own
+        message = _without_a_sidecar(code, message, target)
+    return _ERRORS.get(code, PurserError)(message, info=info, code=code)
+
+
+def _without_a_sidecar(code: grpc.StatusCode, message: str, target: str) -> str:
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return f"{target} is no sidecar (the control plane, perhaps); a sidecar listens on {SIDECAR_PORT} by default"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        why = message.removeprefix("failed to connect to all addresses; last error: ")
+        why = "" if "Connection refused" in why else f" ({why})"
+        return f"no sidecar answers at {target}{why}; is one running? (`purser dev` starts one)"
+    return message
 
 
 def _details(error: grpc.RpcError) -> ErrorDetails:
@@ -118,9 +137,13 @@ def _details(error: grpc.RpcError) -> ErrorDetails:
 
 
 @contextlib.contextmanager
-def raising() -> Iterator[None]:
-    """Turns a failed call inside into the error that it means."""
+def raising(target: str) -> Iterator[None]:
+    """Turns a failed call to `target` inside into the error that it means.
+
+    What is in words of ours says it all: gRPC's error, and where in gRPC it was raised, would only stand above it.
+    """
     try:
         yield
     except grpc.RpcError as error:
-        raise from_rpc(error) from error
+        meant = from_rpc(error, target)
+        raise meant from (None if meant.code in _IN_OUR_WORDS else error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,22 @@ CHANNEL_OPTIONS: Final = (
 _GAUGE_CHANGE: Final = "GAUGE_CHANGE_"
 _MAX_EXPONENT: Final = 60
 """Far above what any balance can hold."""
+_MAX_PORT: Final = 65535
+_SCHEME: Final = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|vsock|xds):(?!\d+$).")
 _ONLY_IN_CHECKS: Final = types.CheckFields.__annotations__.keys() - types.EventFields.__annotations__.keys()
+
+
+def target(text: str, name: str) -> str:
+    """Where a sidecar listens, as it was written.
+
+    Raises:
+        ValueError: it names no port. (gRPC would take 443.) What gRPC resolves by a scheme of its own is left to it.
+    """
+    host, _, port = text.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) <= _MAX_PORT
+    if not _SCHEME.match(text) and not (host and "/" not in host and is_port):
+        raise ValueError(f"{name} {text}: write HOST:PORT or unix:PATH, for instance localhost:7070")
+    return text
 
 
 def event(fields: types.EventFields) -> usage_pb2.UsageEvent:

@@ -83,7 +83,9 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class BalanceState:
-    """One balance as of the answer. `limit` and `remaining` are None where there is no limit."""
+    """One balance as of the answer. `limit` and `remaining` are None where there is no limit; `remaining` also for a
+    rate, of which no one place knows what is left.
+    """
 
     balance: str
     kind: str

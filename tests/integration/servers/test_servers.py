@@ -1,10 +1,21 @@
 """The databases that the other tests rely on are real, empty, and survive what they should."""
 
+import subprocess
+import sys
+
 import redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.servers import PostgresServer
+from tests.servers.programs import REPOSITORY
+
+_STARTS_A_SERVER = """
+import signal, subprocess
+from tests.servers import child
+server = ["sh", "-c", "echo started; exec sleep 600"]
+subprocess.Popen(child.command(server, death_signal=signal.SIGKILL)).wait()
+"""
 
 
 async def test_each_test_has_an_empty_database_it_can_write_to(database_url: str) -> None:
@@ -37,3 +48,13 @@ async def test_a_killed_postgresql_comes_back_with_what_it_committed() -> None:
         async with engine.connect() as connection:
             assert (await connection.execute(text("SELECT count(*) FROM kept"))).scalar_one() == 0
         await engine.dispose()
+
+
+def test_a_server_dies_with_the_process_that_started_it() -> None:
+    """Killed tests leave no server behind: the kernel ends it, and only then has its output an end."""
+    command = [sys.executable, "-c", _STARTS_A_SERVER]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"started\n"
+        starter.kill()
+        assert starter.stdout.read() == b""

@@ -1,5 +1,7 @@
 """A whole sidecar without a control plane: health, probes, trouble policies, restarts."""
 
+import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from purser.v1 import decision_pb2 as answers
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
-from tests.contracts.offline import offline_sidecar, write_snapshot
+from sidecar.view.redis import RedisTier, connect
+from sidecar.view.snapshot import SnapshotFile
+from tests.contracts.offline import offline_sidecar, stored_view, write_snapshot
 
 SERVICE = "purser.v1.EntitlementService"
 
@@ -37,6 +41,44 @@ def test_it_starts_from_its_snapshot(tmp_path: Path) -> None:
     assert decision.freshness.source == answers.VIEW_SOURCE_PERSISTED
     assert decision.freshness.revision == 7
     assert 600 <= decision.freshness.age.seconds < 700
+
+
+def test_it_starts_from_redis_alone(tmp_path: Path, redis_url: str) -> None:
+    """Without a snapshot of its own: customers and subjects as the fleet stored them, with the age of that."""
+    tier = RedisTier(connect(redis_url), prefix="purser", monotonic=time.monotonic)
+    tier.store(stored_view(as_of=datetime.now(UTC) - timedelta(minutes=10)))
+    with offline_sidecar(tmp_path, redis=redis_url) as offline:
+        assert offline.sidecar.why_not_ready() == ""
+        asked = api.CheckAccessRequest(subject_id="ann", feature="sso")
+        decision = offline.stub.CheckAccess(asked, timeout=5).decision
+        asked.max_staleness.FromTimedelta(timedelta(minutes=1))
+        strict = offline.stub.CheckAccess(asked, timeout=5).decision
+    assert decision.allowed
+    assert (decision.freshness.source, decision.freshness.revision) == (answers.VIEW_SOURCE_PERSISTED, 7)
+    assert 600 <= decision.freshness.age.seconds < 700
+    assert strict.reason == answers.REASON_VIEW_TOO_OLD
+
+
+def test_what_redis_gave_is_as_old_as_it_is(tmp_path: Path, redis_url: str) -> None:
+    """However young the sidecar's own view is; and it is of no revision but its own."""
+    stored = stored_view(as_of=datetime.now(UTC) - timedelta(minutes=10))
+    RedisTier(connect(redis_url), prefix="purser", monotonic=time.monotonic).store(
+        replace(stored, revision=5, catalogs=(), subjects=())
+    )
+    states = [*stored.catalogs, *stored.subjects]
+    SnapshotFile(tmp_path / "view.snapshot").write(
+        generation=1, revision=7, as_of=datetime.now(UTC), states=states
+    )
+    with offline_sidecar(tmp_path, redis=redis_url) as offline:
+        asked = api.CheckAccessRequest(customer_id="acme", feature="sso")
+        decision = offline.stub.CheckAccess(asked, timeout=5).decision
+        listed = offline.stub.ListEntitlements(api.ListEntitlementsRequest(customer_id="acme"), timeout=5)
+        asked.min_revision = 7
+        newer = offline.stub.CheckAccess(asked, timeout=5).decision
+    for freshness in (decision.freshness, listed.freshness):
+        assert (freshness.source, freshness.revision) == (answers.VIEW_SOURCE_PERSISTED, 5)
+        assert 600 <= freshness.age.seconds < 700
+    assert newer.reason == answers.REASON_VIEW_TOO_OLD
 
 
 def test_a_view_that_is_too_old_denies(tmp_path: Path) -> None:

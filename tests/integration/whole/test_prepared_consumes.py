@@ -1,7 +1,7 @@
 """Consumes whose content was seen before take a shorter way: it says and books the same as the whole way does."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
@@ -14,7 +14,6 @@ from purser.v1 import decision_pb2 as answers
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from purser.v1.entitlement_service_pb2_grpc import EntitlementServiceStub
-from sidecar.deciding.prepared import Preparing
 from tests.e2e.fleet import eventually
 from tests.integration.whole.installation import Aboard, Installation
 
@@ -75,12 +74,17 @@ class Twins:
         request = api.ConsumeUsageRequest(event=event, min_revision=None if plainly else 1)
         return self.stub.ConsumeUsage(request, timeout=10)
 
-    def warm(self, customer_id: str, counted: list[str], content: dict[str, Any]) -> int:
+    @property
+    def short(self) -> int:
+        """How many consumes went the short way."""
+        return self.aboard.sidecar._consumes.answered
+
+    def warm(self, customer_id: str, content: dict[str, Any]) -> int:
         """Consumes until the short way is taken: the view is LIVE, and a lease covers it. How often it was allowed."""
         for number in range(1, 40):
-            key = f"warm{number}"
-            assert self.consume(customer_id, key=key, **content).decision.allowed
-            if key in counted:
+            before = self.short
+            assert self.consume(customer_id, key=f"warm{number}", **content).decision.allowed
+            if self.short > before:
                 return number
         raise AssertionError("the short way was never taken")
 
@@ -111,20 +115,6 @@ def bare(decision: answers.Decision) -> answers.Decision:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which keys were written the short way."""
-    written: list[str] = []
-    write = Preparing.write
-
-    def counting(self: Preparing, *given: Any) -> Any:
-        written.append(given[-1].key.key)
-        return write(self, *given)
-
-    monkeypatch.setattr(Preparing, "write", counting)
-    return written
-
-
-@pytest.fixture
 def twins(installation: Installation) -> Twins:
     """Four customers on two plans, and a connected sidecar."""
     installation.office.publish(CATALOG)
@@ -136,16 +126,14 @@ def twins(installation: Installation) -> Twins:
 
 
 @pytest.mark.parametrize("plan", ["mixed", "hybrid"])
-def test_the_short_way_says_and_books_the_same(
-    twins: Twins, installation: Installation, counted: list[str], plan: str
-) -> None:
+def test_the_short_way_says_and_books_the_same(twins: Twins, installation: Installation, plan: str) -> None:
     """To the end of every balance and beyond: answer by answer, and event by event in the books."""
     random = Random(7)
     reasons = set()
     for _ in range(160):
         decision = twins.both(plan, **random.choice(CONTENTS if plan == "mixed" else CONTENTS[1:]))
         reasons.add(decision.reason)
-    assert len(counted) > 5, "the short way was taken"
+    assert twins.short > 5, "the short way was taken"
     assert {answers.REASON_OK, answers.REASON_VALUE_NOT_ALLOWED} <= reasons
     assert reasons & {answers.REASON_OK_OVERAGE, answers.REASON_INSUFFICIENT_CREDITS}
     twins.aboard.has_uploaded()
@@ -167,13 +155,11 @@ def sorted_events(installation: Installation, customer_id: str) -> list[tuple[An
     )
 
 
-def test_keys_count_once_whichever_way_they_came(
-    twins: Twins, installation: Installation, counted: list[str]
-) -> None:
+def test_keys_count_once_whichever_way_they_came(twins: Twins, installation: Installation) -> None:
     """The same event again is DUPLICATE with its first answer; other content under its key is ALREADY_EXISTS."""
-    warm = twins.warm("mixed-plain", counted, CONTENTS[1])
+    warm = twins.warm("mixed-plain", CONTENTS[1])
     first = [twins.consume("mixed-plain", key=f"a{n}", **CONTENTS[1]) for n in range(4)]
-    assert len(counted) > 1
+    assert twins.short > 1
     for number, answer in enumerate(first):
         again = twins.consume("mixed-plain", key=f"a{number}", **CONTENTS[1])
         assert again.status == api.USAGE_STATUS_DUPLICATE
@@ -189,12 +175,45 @@ def test_keys_count_once_whichever_way_they_came(
     )
 
 
-def test_what_was_prepared_ends_with_what_it_rests_on(
-    twins: Twins, installation: Installation, counted: list[str]
+@pytest.mark.parametrize("in_another_event", [False, True])
+@pytest.mark.parametrize("last", ["z9", "longer than the first", ""])
+def test_of_two_keys_the_last_one_counts(
+    twins: Twins, installation: Installation, last: str, in_another_event: bool
 ) -> None:
+    """However a request is encoded, its key is what protobuf reads: no event is doubled, no record spoiled."""
+    twins.warm("mixed-plain", CONTENTS[1])
+    twins.aboard.has_uploaded()
+    booked = len(installation.office.events("mixed-plain"))
+    content = usage.UsageEvent(customer_id="mixed-plain", **CONTENTS[1]).SerializeToString()
+    last_key = b"\x0a%c%b" % (len(last), last.encode())
+
+    def request(first: str) -> bytes:
+        event = b"\x0a%c%b" % (len(first), first.encode()) + content
+        if in_another_event:
+            return b"\x0a%c%b\x0a%c%b" % (len(event), event, len(last_key), last_key)
+        return b"\x0a%c%b" % (len(event + last_key), event + last_key)
+
+    channel = grpc.insecure_channel(twins.aboard.sidecar.grpc_address)
+    send: Callable[..., bytes] = channel.unary_unary("/purser.v1.EntitlementService/ConsumeUsage")
+    if not last:
+        with pytest.raises(grpc.RpcError) as refused:
+            send(request("k1"), timeout=10)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        return
+    keys = ("k1", "k2", "k3", "k4", last if len(last) == 2 else "k5", "k6")
+    given = [api.ConsumeUsageResponse.FromString(send(request(key), timeout=10)) for key in keys]
+    statuses = [answer.status for answer in given]
+    accepted = statuses.count(api.USAGE_STATUS_ACCEPTED)
+    assert accepted == 1
+    assert statuses.count(api.USAGE_STATUS_DUPLICATE) == 5
+    twins.aboard.has_uploaded()
+    assert len(installation.office.events("mixed-plain")) == booked + accepted
+
+
+def test_what_was_prepared_ends_with_what_it_rests_on(twins: Twins, installation: Installation) -> None:
     """A suspension, a new price, and a control plane that is away are in the next answer."""
     office = installation.office
-    twins.warm("mixed-plain", counted, CONTENTS[1])
+    twins.warm("mixed-plain", CONTENTS[1])
     assert twins.consume("mixed-plain", key="a", **CONTENTS[1]).decision.cost.value == "0.428"
     dearer = CATALOG.replace('price: "0.4"', 'price: "0.5"')
     headers = {"Content-Type": "application/yaml"}

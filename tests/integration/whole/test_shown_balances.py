@@ -1,5 +1,6 @@
 """What answers show of balances: right at once after the control plane has spoken, and never falling back."""
 
+import time
 from decimal import Decimal
 
 from tests.integration.whole.installation import Aboard, Installation, shown_for
@@ -47,6 +48,20 @@ def test_a_gauge_is_shown_as_it_stands_at_once(installation: Installation) -> No
         assert [state.used for state in checked.balances] == [Decimal(number)]
     seat(aboard, "bob", "REMOVE")
     assert aboard.used("acme", "seats", "gauge:seats") == 2
+
+
+def test_a_gauge_is_shown_right_while_hints_come(installation: Installation) -> None:
+    """A hint that was read before the last change was booked does not show what that change freed, or hide what it
+    added: through several rounds of hints.
+    """
+    aboard = begun(installation)
+    seat(aboard, "ann", "ADD")
+    ends_at = time.monotonic() + 4.0
+    while time.monotonic() < ends_at:
+        seat(aboard, "bob", "ADD")
+        assert aboard.used("acme", "seats", "gauge:seats") == 2
+        seat(aboard, "bob", "REMOVE")
+        assert aboard.used("acme", "seats", "gauge:seats") == 1
 
 
 def test_what_another_sidecar_spent_is_shown_with_the_answer_that_leased(installation: Installation) -> None:

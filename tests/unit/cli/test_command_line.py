@@ -4,14 +4,19 @@ import importlib
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
-import httpx
+import grpc
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from clients.cli import rest
+from clients.cli import rest, trace
 from clients.cli.__main__ import COMMANDS, build
+from control_plane.rest import trace as rest_trace
+from tests.unit.clients.fake_sidecar import FakeSidecar, bad_request, status
 
 runner = CliRunner()
 
@@ -64,6 +69,10 @@ def test_what_can_not_be_read_is_an_error(words: str, named: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (
+            "check --customer a --sidecar localhost",
+            "--sidecar localhost: write HOST:PORT or unix:PATH, for instance localhost:7070",
+        ),
         ("check --measure a=abc", "measures.a: 'abc' is not a number; write digits such as 412 or 0.5"),
         ("check --quantity many", "quantity: 'many' is not a number; write digits such as 412 or 0.5"),
         ("consume --change take", "gauge_change: 'TAKE' is unknown; write ADD, REMOVE, SET"),
@@ -99,6 +108,112 @@ def test_a_trace_is_not_cut_at_the_terminals_edge(monkeypatch: pytest.MonkeyPatc
     assert uid in done.stdout
 
 
+def test_a_traced_key_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an address is made of may be part of a key."""
+    asked: list[str] = []
+
+    def call(_url: str, _token: str, _method: str, path: str) -> dict[str, Any]:
+        asked.append(path)
+        return {"events": []}
+
+    monkeypatch.setattr(rest, "call", call)
+    runner.invoke(build(["trace"]), ["trace", "a/b?c#d"])
+    assert asked == ["/trace/a%2Fb%3Fc%23d"]
+
+
+COST = {"feature": "chat", "rate_card": "llm", "side": "price", "catalog_revision": 4, "unit": "usd"}
+COST |= {"value": "5", "exact": "5", "billed": "0"}
+
+
+def charge(balance: str, covered: str, uncovered: str, feature: str = "chat") -> dict[str, Any]:
+    """A line of an event's charges."""
+    amounts = {"covered": covered, "uncovered": uncovered}
+    return {"balance": balance, "feature": feature, **{part: {"value": it} for part, it in amounts.items()}}
+
+
+@pytest.mark.parametrize(
+    ("cost", "charges", "billed"),
+    [
+        (COST, [charge("wallet:usd", "5", "0")], "0 usd, the rest is drawn from wallet:usd"),
+        (COST, [charge("allowance:chat", "9", "0")], "0 usd, the rest is drawn from allowance:chat"),
+        (COST, [charge("allowance:chat", "9", "1")], "0 usd"),
+        (COST, [charge("wallet:usd", "1", "0", "other"), charge("budget:daily", "5", "0")], "0 usd"),
+        (
+            COST,
+            [charge("allowance:chat", "9", "0"), charge("wallet:usd", "0", "2")],
+            "0 usd, the rest is drawn from allowance:chat and wallet:usd",
+        ),
+        (
+            COST | {"billed": "2"},
+            [charge("allowance:chat", "9", "1")],
+            "2 usd, the rest is drawn from allowance:chat",
+        ),
+        (COST | {"billed": "5"}, [charge("allowance:chat", "1", "9")], "5 usd"),
+        (COST | {"side": "cost"}, [charge("wallet:usd", "5", "0")], None),
+    ],
+)
+def test_a_trace_says_who_pays(
+    cost: dict[str, Any], charges: list[dict[str, Any]], billed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing billed does not read as free: where balances took the rest it says so; and by which card it is priced."""
+    found = {"events": [{"costs": [cost], "charges": charges}]}
+    monkeypatch.setattr(rest, "call", lambda *args, **named: found)
+    said = runner.invoke(build(["trace"]), ["trace", "k1"]).stdout
+    assert "priced by rate card llm of catalog revision 4\n" in said
+    assert re.findall(r"billed in arrears (.*)", said) == ([] if billed is None else [billed])
+
+
+def test_what_can_be_traced_is_said_alike() -> None:
+    """The help of `purser trace` and the answer when there is nothing."""
+    assert trace.TRACED == rest_trace.TRACED
+
+
+def test_a_sidecars_word_on_a_field_names_the_option() -> None:
+    """Whoever types does not know the message's fields."""
+    sidecar = FakeSidecar()
+    wrong = (
+        bad_request("event.event_name", "must not be empty"),
+        bad_request("event.measures[a]", "is negative"),
+    )
+    for problem, what in zip(
+        wrong, ("must not be empty; add --event", "is negative (--measure)"), strict=True
+    ):
+        field = problem.field_violations[0].field
+        said = f"{field}: {problem.field_violations[0].description}"
+        sidecar.answers.append(status(grpc.StatusCode.INVALID_ARGUMENT, said, problem))
+        words = ["check", "--customer", "acme", "--measure", "a=1", "--sidecar", sidecar.address]
+        done = runner.invoke(build(words), words)
+        assert (done.exit_code, done.stderr) == (1, f"error  {field}: {what}\n")
+    sidecar.close()
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Answers everything with a page."""
+
+    def do_GET(self) -> None:
+        self.send_response(501)
+        self.end_headers()
+        self.wfile.write(b"<html>no</html>")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the base class names it so
+        """Nobody reads it."""
+
+
+def test_what_is_no_control_plane_is_not_quoted() -> None:
+    """Whoever answers with a page is said to be none, with the status and where one is by default."""
+    with HTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        words = ["trace", "k1", "--control-plane", url]
+        done = runner.invoke(build(words), words)
+        server.shutdown()
+    assert done.exit_code == 1
+    assert done.stderr == (
+        f"error  {url} is no control plane's REST API (its answer is no JSON, status 501); "
+        "by default that is http://127.0.0.1:7081\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("problem", "lines"),
     [
@@ -118,7 +233,7 @@ def test_a_trace_is_not_cut_at_the_terminals_edge(monkeypatch: pytest.MonkeyPatc
 )
 def test_a_problem_of_rest_is_said_once(problem: dict[str, object], lines: list[str]) -> None:
     """Title, then a line for every field at fault; or title and detail, where no field is."""
-    assert rest.in_words(httpx.Response(422, json=problem)).splitlines() == lines
+    assert rest.in_words(problem).splitlines() == lines
 
 
 def test_the_version_is_told() -> None:

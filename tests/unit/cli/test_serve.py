@@ -2,12 +2,18 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
+from pydantic_settings import BaseSettings
 from typer.testing import CliRunner
 
 from clients.cli.__main__ import build
+from control_plane import config as control_plane
+from sidecar import config as sidecar
 
 runner = CliRunner()
 
@@ -19,6 +25,23 @@ def test_an_unknown_setting(server: str) -> None:
     assert done.exit_code == 1
     assert "leese_ttl=5" in done.stderr
     assert "grpc" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("server", "settings"), [("control-plane", control_plane.Settings), ("sidecar", sidecar.Settings)]
+)
+def test_help_shows_the_defaults(server: str, settings: type[BaseSettings]) -> None:
+    """What `--help` calls the default is the setting's own."""
+    command = typer.main.get_command(build([server]))
+    serve = command.commands[server].commands["serve"]  # type: ignore[attr-defined]
+    shown = {
+        option.name: option.show_default for option in serve.params if isinstance(option.show_default, str)
+    }
+    shown["control_plane" if "upstream" in shown else ""] = shown.pop("upstream", "")
+    shown.pop("", None)
+    assert shown.pop("name", "the host's name") == "the host's name"
+    assert {"grpc", "http"} < shown.keys()
+    assert shown == {name: str(settings.model_fields[name].default) for name in shown}
 
 
 @pytest.mark.parametrize("server", ["control-plane", "sidecar"])
@@ -55,6 +78,51 @@ def test_a_taken_port(server: str, setting: str, tmp_path: Path) -> None:
     assert f"{setting} 127.0.0.1:{taken}: port {taken} is taken" in done.stderr
     assert f"--{setting} HOST:PORT" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("server", ["control-plane", "sidecar"])
+def test_a_taken_port_is_all_that_is_said(server: str, tmp_path: Path) -> None:
+    """One line on standard error: gRPC, which writes there by itself, is not asked for what can not be had."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        taken = f"127.0.0.1:{stranger.getsockname()[1]}"
+        command = [sys.executable, "-m", "clients.cli", server, "serve", "--grpc", taken]
+        command += ["--http", "127.0.0.1:0", "--set"]
+        command += [f"data={tmp_path}" if server == "sidecar" else f"database=sqlite:///{tmp_path}/b.sqlite3"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert len(said) == 1, done.stderr
+    assert said[0].startswith(f"error  grpc {taken}: port")
+
+
+WRONG = {
+    "sidecar serve --durability powerloss": """
+  durability: is none of 'power_loss', 'process_crash' or 'remote'
+""",
+    "sidecar serve --grpc 0.0.0.0:70": """
+  --grpc 0.0.0.0:70 is not loopback: it needs --tls-certificate with --tls-key, or --plaintext where a mesh does it
+""",
+    "control-plane serve --grpc 0.0.0.0:70 --sync-token-file t": """
+  --grpc 0.0.0.0:70 is not loopback: it needs --sync-token-file (or --set tls_client_authority=FILE), \
+and --tls-certificate with --tls-key, or --plaintext where a mesh does it
+""",
+    "control-plane serve --set lease_ttl=5x --set grace=PT1H --set database_pool=x --set stop_seconds=-1": """
+  database_pool: is no whole number
+  lease_ttl: is no ISO 8601 span, for instance PT1M
+  grace: must be at most 10 minutes
+  stop_seconds: must be at least 0
+""",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_wrong_settings_are_said_in_our_words(command: str) -> None:
+    """A line for each setting at fault, and none for one that only follows from another."""
+    done = runner.invoke(build(command.split()), command.split())
+    assert done.exit_code == 1
+    assert done.stderr == f"error  wrong settings{WRONG[command]}"
 
 
 def test_migrate_brings_a_file_up_and_says_where_it_stands(tmp_path: Path) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import traceback
 from collections.abc import Iterator
+from concurrent import futures
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from importlib.metadata import version
 from typing import Any
 
 import grpc
@@ -193,6 +198,83 @@ def test_errors_keep_their_details(
     assert raised.value.info.metadata == {"a": "b"}
     assert raised.value.info.fields == {"event.measures[a]": "is not a number"}
     assert raised.value.info.retry_after == timedelta(seconds=2)
+
+
+def _said_without_a_sidecar(kind: str, address: str) -> purser.PurserError:
+    made: Any = purser.Client(address) if kind == "threads" else Awaited(address)
+    with pytest.raises(purser.PurserError) as raised:
+        made.check(customer_id="acme", feature="calls")
+    made.close()
+    return raised.value
+
+
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+def test_nobody_there_is_said_with_the_mend(kind: str) -> None:
+    """The address, and how to start one; nothing of gRPC's stands above it, and its code is at hand."""
+    error = _said_without_a_sidecar(kind, "127.0.0.1:9")
+    assert type(error) is purser.Unavailable
+    assert str(error) == "no sidecar answers at 127.0.0.1:9; is one running? (`purser dev` starts one)"
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert error.__cause__ is None
+    assert len(traceback.format_exception(error)) < 20
+    error = _said_without_a_sidecar(kind, "unix:/nowhere/at/all")
+    assert "No such file or directory" in str(error), "what is not plain refusal is passed on"
+
+
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+def test_another_server_is_no_sidecar(kind: str) -> None:
+    """The control plane's port, for instance, which speaks gRPC too."""
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    error = _said_without_a_sidecar(kind, address)
+    server.stop(0).wait()
+    assert str(error) == (
+        f"{address} is no sidecar (the control plane, perhaps); a sidecar listens on 7070 by default"
+    )
+    assert (type(error), error.code) == (purser.PurserError, grpc.StatusCode.UNIMPLEMENTED)
+    assert error.__cause__ is None
+
+
+def test_what_is_not_foreseen_keeps_its_cause(client: Any, sidecar: FakeSidecar) -> None:
+    """The library's own error says more then."""
+    sidecar.answers.append(status(grpc.StatusCode.INTERNAL, "no"))
+    with pytest.raises(purser.PurserError, match="no") as raised:
+        client.check(customer_id="acme", feature="calls")
+    assert isinstance(raised.value.__cause__, grpc.RpcError)
+
+
+@pytest.mark.parametrize(
+    "target", ["localhost", "http://localhost:7070", "localhost:http", "a:0", ":7070", "unix:", ""]
+)
+@pytest.mark.parametrize("kind", [purser.Client, purser.aio.Client])
+def test_a_target_that_is_none_is_told_at_once(kind: type[purser.Client], target: str) -> None:
+    """Else port 443 would be dialled, or a host of that name looked for."""
+    with pytest.raises(
+        ValueError, match=f"target {target}: write HOST:PORT or unix:PATH, for instance localhost:7070"
+    ):
+        kind(target)
+
+
+@pytest.mark.parametrize("target", ["sidecar:7070", "[::1]:7070", "unix:purser.sock", "dns:///sidecar:7070"])
+def test_targets(target: str) -> None:
+    """A host or an address with a port, a path, and what gRPC resolves by a scheme of its own."""
+    purser.Client(target).close()
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    """It is looked up when it is asked for: importing the client does not wait for that."""
+    assert purser.__version__ == version("purser-entitlements")
+    assert not hasattr(purser, "__colour__")
+    code = "import sys, purser; print('importlib.metadata' in sys.modules, hasattr(purser, '__version__'))"
+    without = "import sys, grpc, google.protobuf; print('importlib.metadata' in sys.modules)"
+    ran = [
+        subprocess.run(
+            [sys.executable, "-c", each], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for each in (without, code)
+    ]
+    assert ran == [ran[0], [*ran[0], "True"]]
 
 
 @pytest.mark.parametrize(

@@ -234,3 +234,18 @@ def test_trouble_overrules_balances_only() -> None:
     assert reason(bill(pro, feature="nosuch"), {}, fallback) is Reason.FEATURE_NOT_FOUND
     assert reason(paid, plenty(paid), stale) is Reason.VIEW_TOO_OLD
     assert reason(paid, {}, stale) is Reason.LIMIT_REACHED
+
+
+def test_an_event_that_measures_nothing_is_warned_of() -> None:
+    """A measure that is misspelt costs nothing: the answer says so. One that is there, if only as 0, is no slip."""
+    named = "NOTHING_MEASURED chat"
+    pro = entitled(subscription("pro"))
+    slip = inference()._replace(measures={"output_token": Decimal(1083)})
+    assert bill(pro, event=slip, feature="chat").warnings == (named,)
+    assert bill(pro, event=slip._replace(measures={}), feature="chat").warnings == (named,)
+    by_call = {"spends": "usd", "rate": [{"meter": "requests", "limit": 5, "per": "PT1M"}]}
+    counted = entitled(subscription("counted"), catalog=example(counted={"entitlements": {"chat": by_call}}))
+    assert bill(counted, event=slip, feature="chat").warnings == (named,)
+    for measures in (inference().measures, {"output_tokens": Decimal(0)}, {"output_tokens": Decimal(5)}):
+        event = inference()._replace(measures={**measures, "latency_ms": Decimal(7)})
+        assert bill(pro, event=event, feature="chat").warnings == ()

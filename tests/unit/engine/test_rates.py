@@ -1,6 +1,6 @@
 """Token buckets, by example."""
 
-from sidecar.engine.rates import MICRO, Bucket, central, full, merge, refill, split, take
+from sidecar.engine.rates import MICRO, Bucket, refill, take
 from tests.unit.engine.worlds import entitled, subscription
 
 SECOND = 1_000_000
@@ -8,7 +8,8 @@ SECOND = 1_000_000
 
 def test_a_plan_s_rate_starts_full_and_refills() -> None:
     """600 calls a minute: 600 at once, then ten a second."""
-    bucket = central(entitled(subscription("pro")).balances["rate:api_calls/requests/PT1M"], 0)
+    spec = entitled(subscription("pro")).balances["rate:api_calls/requests/PT1M"]
+    bucket = Bucket(spec.burst * MICRO, spec.micro_per_second, spec.burst, 0)
     bucket, wait = take(bucket, 600, 0)
     assert wait == 0
     assert take(bucket, 1, 0)[1] == SECOND // 10
@@ -30,14 +31,3 @@ def test_a_clock_that_steps_back_gives_nothing() -> None:
     """An earlier instant leaves the bucket as it is."""
     bucket = Bucket(5, 10, 10, 100 * SECOND)
     assert refill(bucket, 50 * SECOND) == bucket
-
-
-def test_shares_are_parted_and_come_back() -> None:
-    """A share takes its part of rate, burst and tokens along; lost tokens stay lost."""
-    whole = full(micro_per_second=10 * MICRO, burst=100, at_micros=0)
-    stays, share = split(whole, micro_per_second=4 * MICRO, burst=40, at_micros=0)
-    assert (stays.tokens, share.tokens) == (60, 40)
-    assert merge(stays, share, 0, tokens_return=True) == whole
-    assert merge(stays, share, 0, tokens_return=False).tokens == 60
-    empty, _ = take(whole, 100, 0)
-    assert split(empty, micro_per_second=1, burst=50, at_micros=0)[1].tokens == 0

@@ -257,9 +257,11 @@ class BalanceState(_message.Message):
     string. Absent: unlimited.
     """
     used: _builtins.str
-    """Used so far, of the whole fleet as of `freshness`, plus what this sidecar has not yet reported; decimal string."""
+    """Used so far, of the whole fleet as of `freshness`, plus what this sidecar has not yet reported; decimal string. Of a rate always 0:
+    its tokens are shared out among sidecars, and no one place knows what all of them have left.
+    """
     remaining: _builtins.str
-    """max(0, limit − used − reserved), for wallets what is left; decimal string. Absent: unlimited."""
+    """max(0, limit − used − reserved), for wallets what is left; decimal string. Absent: unlimited, or a rate."""
     overage: _builtins.str
     """Used beyond the limit or beyond what was granted; decimal string."""
     reserved: _builtins.str
@@ -462,7 +464,9 @@ class Decision(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Things to know although it went well: `NEAR_LIMIT allowance:chat`, `PAYMENT_PAST_DUE`."""
+        """Things to know although it went well: `NEAR_LIMIT allowance:chat`; `PAYMENT_PAST_DUE`; `NOTHING_MEASURED chat`, of an event with none of
+        the measures that price or meter that feature (is one misspelt?).
+        """
 
     @_builtins.property
     def freshness(self) -> Global___Freshness:

@@ -1,6 +1,7 @@
 """The unit of work on both databases."""
 
 import asyncio
+import gc
 
 import pytest
 from sqlalchemy import event, select, text
@@ -68,6 +69,29 @@ async def test_a_cancelled_caller_does_not_tear_its_transaction(database: Databa
     await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
     async with database.begin() as uow:
         assert await uow.read_revision() == 1
+
+
+async def test_a_failure_that_no_caller_hears_is_logged_once(
+    database: Database, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cut connection under a cancelled call is a warning, not an unretrieved exception of a task nobody knows."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def work(_: UnitOfWork) -> None:
+        begun.set()
+        await may_end.wait()
+        raise ConnectionResetError("cut")
+
+    calling = asyncio.create_task(database.transact(work))
+    await begun.wait()
+    calling.cancel()
+    await asyncio.wait([calling])
+    may_end.set()
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not caplog.records
+    assert capsys.readouterr().out.count("transaction of a cancelled call failed") == 1
 
 
 async def test_revisions_are_committed_in_order(database: Database) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -16,8 +17,10 @@ from control_plane.db.tables import feed, revisions
 from control_plane.db.unit_of_work import ChangeKind, Database
 from control_plane.leases.restored import AHEAD, mark_restored
 from purser.sync.v1 import feed_pb2
-from purser.sync.v1.session_pb2 import Holder
+from purser.sync.v1.session_pb2 import BalanceRef, Holder
 from purser.sync.v1.sync_service_pb2_grpc import SyncServiceStub
+from tests.integration.control_plane.leases.holder import Holder as Spender
+from tests.integration.control_plane.leases.holder import ref
 from tests.integration.control_plane.serving import Follower, following, rest_of, serving
 from tests.integration.control_plane.setting import CATALOG, make_customer, make_subscriber, publish_text
 
@@ -124,6 +127,69 @@ async def test_it_resumes_with_what_changed_meanwhile(database_url: str) -> None
             assert (change.from_revision, change.to_revision) == (first.revision, first.revision + 2)
             assert [state.customer_id for state in change.customers] == ["bolt"]
             assert list(change.catalogs) == []
+
+
+async def test_balances_say_how_far_they_count(database_url: str) -> None:
+    """Hints and states name the follower's last record that they count; so does a round in which no balance changed."""
+    async with serving(database_url) as control_plane:
+        wallet, holder = await _spending(control_plane, "acme")
+        async with following(control_plane, "acme") as follower:
+            hints = await _hints_after(follower, 1, lambda: _spend(holder, wallet))
+            assert [(hint.ref.balance, hint.used) for hint in hints.hints] == [("wallet:credit", 100)]
+            assert (hints.counted_through, hints.complete) == (1, True)
+            await make_customer(control_plane.database, "unfollowed")
+            hints = await _hints_after(follower, 2, lambda: _report(holder, "unfollowed"))
+            assert (list(hints.hints), hints.counted_through, hints.complete) == ([], 2, True)
+            await follower.subscribe("unfollowed")
+            await follower.until(lambda: "unfollowed" in follower.customers)
+            assert follower.messages[-1].snapshot.counted_through == 2
+
+
+async def test_who_was_away_hears_of_balances_that_changed(database_url: str) -> None:
+    """Usage is no change of the view; it is told all the same to a follower that resumes, and nothing else is."""
+    async with serving(database_url) as control_plane:
+        wallet, holder = await _spending(control_plane, "acme")
+        await make_subscriber(control_plane.database, "bolt")
+        async with following(control_plane, "acme", "bolt") as first:
+            await first.until(lambda: "bolt" in first.customers)
+        await _spend(holder, wallet)
+        await asyncio.sleep(2.2)  # whoever was there has heard of it
+        async with following(control_plane, seen=first) as second:
+            await second.until(lambda: second.messages[-1].WhichOneof("message") == "hints")
+            hints = second.messages[-1].hints
+            used = {(hint.ref.customer_id, hint.ref.balance): hint.used for hint in hints.hints}
+            assert used["acme", "wallet:credit"] == 100
+            assert (hints.counted_through, hints.complete) == (1, True)
+
+
+async def _spending(control_plane: Running, name: str) -> tuple[BalanceRef, Spender]:
+    """A customer with a wallet, and who spends from it: the follower's own incarnation."""
+    await publish_text(control_plane.database)
+    await make_subscriber(control_plane.database, name, "paid")
+    async with rest_of(control_plane) as rest:
+        await rest.post("/grants", json={"customer_id": name, "unit": "credit", "amount": "5"})
+    holder = Spender(control_plane.database, outbox_id="o1", incarnation_id="i1")
+    await holder.open()
+    return ref(name), holder
+
+
+async def _spend(holder: Spender, wallet: BalanceRef) -> None:
+    lease = (await holder.acquire(wallet, 500)).leases[0]
+    holder.consume(wallet, (lease.lease_id, 100), at=datetime.now(UTC))
+    assert not (await holder.upload()).dead_letters
+
+
+async def _report(holder: Spender, customer_id: str) -> None:
+    holder.report_fact(customer_id, at=datetime.now(UTC))
+    await holder.upload(first=holder.last_seq)
+
+
+async def _hints_after(
+    follower: Follower, counted: int, happens: Callable[[], Awaitable[None]]
+) -> feed_pb2.BalanceHints:
+    await happens()
+    await follower.until(lambda: follower.messages[-1].hints.counted_through == counted)
+    return follower.messages[-1].hints
 
 
 @pytest.mark.parametrize("cause", ["history", "generation", "future"])

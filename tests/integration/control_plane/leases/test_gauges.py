@@ -108,6 +108,48 @@ async def test_who_repeats_a_key_keeps_its_verdict(database: Database, clock: St
         assert await used(database) == left
 
 
+async def test_a_removal_says_what_it_frees(database: Database, clock: SteppedClock) -> None:
+    """The verdict's `used` is as if it were booked; the balance's counts what it frees until it is. A repeat says the
+    same.
+    """
+    (holder,) = await begun(database, "one")
+    for who in ("ann", "bob"):
+        added = await holder.acquire(
+            SEATS, 1, holder_id=who, adds=True, idempotency_key=who, occurred_at=clock()
+        )
+        assert added.verdict.frees == 0
+        assert added.hint.used == added.verdict.used
+        write(holder, who, who, clock())
+    await holder.upload()
+    for _ in range(2):
+        removed = await holder.acquire(SEATS, 0, holder_id="bob", idempotency_key="r", occurred_at=clock())
+        assert (removed.verdict.used, removed.verdict.frees, removed.hint.used) == (1, 1, 2)
+    write(holder, "bob", "r", clock(), REMOVE)
+    await holder.upload()
+    assert await used(database) == 1
+
+
+async def test_verdicts_that_are_not_booked_add_up(database: Database, clock: SteppedClock) -> None:
+    """A holder is removed, again, added and removed before anything is booked: what hints count, less what the verdicts
+    free, is what stands once all are; whoever else asks is told what his own come to.
+    """
+    (holder,) = await begun(database, "one")
+    other = Holder(database, outbox_id="outbox-b", incarnation_id="inc-b")
+    await other.open()
+    await ask(holder, "bob", "a", clock())
+    write(holder, "bob", "a", clock())
+    await holder.upload()
+    freed = 0
+    for key, add, stands in (("1", False, 0), ("2", False, 0), ("3", True, 1), ("4", False, 0)):
+        said = await holder.acquire(
+            SEATS, int(add), holder_id="bob", adds=add, idempotency_key=key, occurred_at=clock()
+        )
+        freed += said.verdict.frees
+        assert (said.hint.used, said.hint.used - freed) == (1, stands)
+    said = await other.acquire(SEATS, 1, holder_id="bob", adds=True, idempotency_key="b", occurred_at=clock())
+    assert (said.hint.used, said.verdict.frees) == (1, 0)
+
+
 async def test_the_same_key_is_the_same_verdict(database: Database, clock: SteppedClock) -> None:
     """A retry, through whichever sidecar, takes no second seat, is allowed when the gauge is full by now, and when it
     gives up what it asked for the first one's seat stays.

@@ -112,7 +112,7 @@ async def test_a_seat_added_twice_is_one(database: Database, clock: SteppedClock
     left = await holder.acquire(
         SEATS, 0, holder_id="bob", adds=False, idempotency_key="left", occurred_at=clock()
     )
-    assert (left.verdict.used, left.hint.used) == (1, 1)
+    assert (left.verdict.used, left.verdict.frees, left.hint.used) == (1, 1, 2)
     assert not (await seat(holder, "eve", clock)).allowed
     event: dict[str, Any] = {
         "holder_id": "bob",

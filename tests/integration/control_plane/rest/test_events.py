@@ -160,3 +160,17 @@ async def test_a_charge_is_traced_both_ways(rest: httpx.AsyncClient) -> None:
         assert event["uid"] in [one["uid"] for one in back["events"]]
         assert transaction["id"] in [one["id"] for one in back["transactions"]]
     problem(await rest.get("/trace/nothing"), 404)
+
+
+async def test_a_trace_of_nothing_is_not_of_all_that_lacks_an_id(rest: httpx.AsyncClient) -> None:
+    """Facts have no decision and most events no correlation id."""
+    await ok(rest.post("/events", json=CALL))
+    problem(await rest.get("/trace/"), 404)
+
+
+async def test_a_key_may_hold_what_an_address_is_made_of(rest: httpx.AsyncClient) -> None:
+    """Keys are the callers' own words: a quoted one is found, and no other."""
+    for key in ("a/b?c#d%2F", "a"):
+        await ok(rest.post("/events", json=CALL | {"idempotency_key": key}))
+    (event,) = (await ok(rest.get("/trace/a%2Fb%3Fc%23d%252F")))["events"]
+    assert event["idempotency_key"] == "a/b?c#d%2F"

@@ -189,6 +189,75 @@ async def test_a_body_that_is_not_said_to_be_json_is_told_how(rest: httpx.AsyncC
     assert error == {"field": "body", "problem": "a JSON object, sent with Content-Type: application/json"}
 
 
+BODIES: list[tuple[str, str, dict[str, str]]] = [
+    (
+        "/customers",
+        '{"id": "x", "colour": "red"}',
+        {"colour": "is no field here; known are id, name, parent_id, external_ids"},
+    ),
+    ("/subscriptions", '{"customer_id": "acme"}', {"plan": "is required"}),
+    ("/customers", '{"id":', {"body": "is not JSON (at character 6: Expecting value)"}),
+    ("/events", '{"id":', {"body": "is not JSON (at character 6: Expecting value)"}),
+    (
+        "/grants",
+        '{"customer_id": 1, "unit": "credit", "amount": "1", "priority": "high", "scope": {}, "expires_at": "soon"}',
+        {
+            "customer_id": "is no text",
+            "priority": "is no whole number",
+            "scope": "is no list",
+            "expires_at": "is no instant such as 2030-01-01T12:00:00Z",
+        },
+    ),
+    (
+        "/subscriptions",
+        '{"customer_id": "acme", "plan": "paid", "state": "on", "ends_at": "2030-01-01T00:00:00"}',
+        {
+            "state": "is none of 'trialing', 'active', 'past_due', 'paused', 'suspended' or 'canceled'",
+            "ends_at": "has no offset; write an instant such as 2030-01-01T12:00:00Z",
+        },
+    ),
+    (
+        "/subscriptions",
+        '{"customer_id": "acme", "plan": "payd", "add_ons": ["nix"]}',
+        {
+            "plan": "there is no plan 'payd' in catalog revision 1; did you mean 'paid'?",
+            "add_ons[0]": "there is no add-on 'nix' in catalog revision 1; known are extra",
+        },
+    ),
+    (
+        "/grants",
+        '{"customer_id": "acme", "unit": "credits", "amount": "1"}',
+        {"unit": "the catalog has no unit 'credits'; did you mean 'credit'?"},
+    ),
+    (
+        "/grants",
+        '{"customer_id": "acme", "unit": "credit", "amount": "1", "scope": ["apis"]}',
+        {"scope[0]": "the catalog has no feature 'apis'; did you mean 'api'?"},
+    ),
+]
+
+
+async def test_what_is_wrong_with_a_body_is_said_in_our_words(rest: httpx.AsyncClient) -> None:
+    """Each field with what is wrong and, where there is more than one way, the mend."""
+    for path, body, says in BODIES:
+        answer = await rest.post(path, content=body, headers={"content-type": "application/json"})
+        errors = problem(answer, 422)["errors"]
+        assert {error["field"]: error["problem"] for error in errors} == says, (path, body)
+
+
+async def test_an_address_that_is_none(rest: httpx.AsyncClient) -> None:
+    """No such path: where all are listed. A path that does not take the method: which it takes, whatever its routes."""
+    assert problem(await rest.get("/nothing"), 404)["detail"] == "there is no such path; /docs lists all"
+    for method, path, takes in (
+        ("DELETE", "/customers", "GET, POST"),
+        ("PUT", "/customers/acme", "GET, PATCH"),
+        ("POST", "/trace/some/thing", "GET"),
+    ):
+        refused = await rest.request(method, path)
+        assert problem(refused, 405)["detail"] == f"this path takes {takes}; /docs lists all"
+        assert refused.headers["allow"] == takes
+
+
 async def test_what_can_not_be_kept_names_its_field(rest: httpx.AsyncClient) -> None:
     """Halves of surrogate pairs, NUL, instants beyond the calendar: problems of the caller, in any text of any body."""
     headers = {"content-type": "application/json"}
@@ -262,6 +331,10 @@ async def test_openapi_documents_the_spine(rest: httpx.AsyncClient) -> None:
         *("/v1/catalog/revisions", "/v1/customers/{customer_id}/suspend", "/v1/subscriptions", "/v1/grants"),
         *("/v1/events", "/v1/sidecars", "/v1/leases", "/v1/dead-letters", "/v1/trace/{id}"),
     } <= document["paths"].keys()
+    grant = document["components"]["schemas"]["GrantForm"]["properties"]
+    assert grant["customer_id"]["examples"] == ["acme"]
+    assert grant["unit"]["examples"] == ["usd"]
+    assert grant["scope"]["items"]["examples"] == ["chat"]
     for path in ("/docs", "/livez", "/readyz", "/metrics"):
         assert (await rest.get(f"{root}{path}")).status_code == 200
     problem(await rest.get("/nothing"), 404)

@@ -50,6 +50,36 @@ async def acquire(
     return response
 
 
+@pytest.mark.parametrize(
+    "rpc", ["OpenSession", "CloseSession", "AcquireLeases", "ReportBatch", "ReportRefusals"]
+)
+async def test_bytes_that_are_no_request(sqlite_url: str, rpc: str) -> None:
+    """INVALID_ARGUMENT, as for every other mistake; the next call is served."""
+    async with (
+        serving(sqlite_url) as control_plane,
+        grpc.aio.insecure_channel(control_plane.grpc_address) as channel,
+    ):
+        call: Any = channel.unary_unary(f"/purser.sync.v1.SyncService/{rpc}")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"\x0a\xff\xff")
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert info_of(caught.value).reason == "MALFORMED"
+        assert await open_session(stub_of(channel), Holder(outbox_id="o", incarnation_id="i")) > 0
+
+
+async def test_a_reason_of_a_newer_sidecar(sqlite_url: str) -> None:
+    """Refusals whose reason has no name here are taken all the same."""
+    async with (
+        serving(sqlite_url) as control_plane,
+        grpc.aio.insecure_channel(control_plane.grpc_address) as channel,
+    ):
+        holder = Holder(outbox_id="o", incarnation_id="i")
+        await open_session(stub_of(channel), holder)
+        count: Any = usage_pb2.RefusalCount(customer_id="acme", feature="chat", count=3)
+        count.reason = 99
+        await stub_of(channel).ReportRefusals(usage_pb2.ReportRefusalsRequest(holder=holder, counts=[count]))
+
+
 def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
     """The ErrorInfo that every error carries."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]

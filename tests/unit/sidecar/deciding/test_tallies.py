@@ -5,50 +5,69 @@ from datetime import UTC, datetime
 from purser.sync.v1 import usage_pb2 as sync
 from purser.v1 import decision_pb2 as answers
 from sidecar.deciding.refusals import SAMPLES_PER_CUSTOMER, Refusals
-from sidecar.deciding.unreported import HINT_SECONDS, Unreported
+from sidecar.deciding.unreported import LINES_MAX, Unreported
 from sidecar.deciding.waivers import Waivers
 from sidecar.engine.values import BalanceRef, Reason
-from sidecar.runtime.clock import ManualClock
 
 REF = BalanceRef("acme", "", "wallet:usd")
 
 
 def test_what_is_charged_shows_until_a_hint_counts_it() -> None:
-    """Acknowledged is not enough: between that and the hint the balance must not jump back."""
-    clock = ManualClock()
-    unreported = Unreported(clock.monotonic)
+    """Neither sooner, or the balance would jump back, nor longer, or it would be counted twice."""
+    unreported = Unreported()
     unreported.charged(1, {REF: 10}.items())
     unreported.charged(2, {REF: 5}.items())
-    unreported.hinted([REF])
+    unreported.counted({REF: 0}, 0)
     assert unreported.of(REF) == 15
-    unreported.acknowledged(1)
-    assert unreported.of(REF) == 15
-    unreported.hinted([REF])
+    unreported.counted({REF: 1}, 0)
     assert unreported.of(REF) == 5
+    unreported.counted({REF: 1}, 1)
+    assert unreported.of(REF) == 5
+    unreported.counted({}, 2)
+    assert unreported.of(REF) == 0
 
 
-def test_an_answer_counts_what_was_acknowledged_before_it_was_asked() -> None:
-    """The reply to an acquire may have read the books before what was acknowledged meanwhile was in them."""
-    clock = ManualClock()
-    unreported = Unreported(clock.monotonic)
-    unreported.charged(1, {REF: 10}.items())
+def test_what_is_freed_shows_until_a_hint_counts_it() -> None:
+    """A seat that was removed is not shown as taken by a hint that has not heard of it."""
+    unreported = Unreported()
+    unreported.charged(3, {REF: -1}.items())
+    assert unreported.of(REF) == -1
+    unreported.counted({REF: 3}, 0)
+    assert unreported.of(REF) == 0
+
+
+def test_a_thread_that_comes_after_the_hint_adds_nothing() -> None:
+    """Its record was booked and told before it came by: it would be shown for ever."""
+    unreported = Unreported()
+    unreported.counted({}, 7)
+    unreported.charged(7, {REF: 10}.items())
+    assert unreported.of(REF) == 0
+
+
+def test_what_an_earlier_process_left_shows_until_it_is_counted() -> None:
+    """Beside what this one charges."""
+    unreported = Unreported()
+    unreported.inherit({REF: 30})
+    unreported.charged(1, {REF: 5}.items())
+    unreported.counted({REF: 1}, 1)
+    assert unreported.of(REF) == 30
     unreported.charged(2, {REF: 5}.items())
-    unreported.acknowledged(1)
-    clock.advance(0.5)
-    asked_at = clock.monotonic()
-    clock.advance(0.5)
-    unreported.acknowledged(2)
-    unreported.hinted([REF], as_of=asked_at)
+    unreported.inherited_counted()
     assert unreported.of(REF) == 5
+    unreported.inherited_counted()
+    unreported.counted({}, 2)
+    assert unreported.of(REF) == 0
 
 
-def test_what_was_acknowledged_does_not_show_for_ever() -> None:
-    """A balance that gets no hint is shown by the books' last word after a while."""
-    clock = ManualClock()
-    unreported = Unreported(clock.monotonic)
-    unreported.charged(1, {REF: 10}.items())
-    unreported.acknowledged(1)
-    clock.advance(HINT_SECONDS)
+def test_a_long_outage_takes_no_more_memory() -> None:
+    """The sum is right whatever is told apart, and goes when all of it is counted."""
+    unreported = Unreported()
+    for seq in range(1, 3 * LINES_MAX + 1):
+        unreported.charged(seq, {REF: 1}.items())
+    assert unreported.of(REF) == 3 * LINES_MAX
+    unreported.counted({}, LINES_MAX - 1)
+    assert unreported.of(REF) == 2 * LINES_MAX + 1
+    unreported.counted({}, 3 * LINES_MAX)
     assert unreported.of(REF) == 0
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from google.protobuf.message import DecodeError
+
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.encoding import EncodedBatch
@@ -90,7 +92,10 @@ class FakeBooks:
         """Books what is new."""
         assert timeout_seconds > 0
         self.trouble("report")
-        request = usage.ReportBatchRequest.FromString(batch.payload)
+        try:
+            request = usage.ReportBatchRequest.FromString(batch.payload)
+        except DecodeError as error:
+            raise Refused("INTERNAL", "Exception deserializing request!") from error
         self._look(request.holder)
         assert [r.seq for r in request.records] == list(range(batch.first_seq, batch.last_seq + 1))
         self.sizes.append(len(request.records))
@@ -107,7 +112,7 @@ class FakeBooks:
                 uid = (request.holder.outbox_id, incarnation, record.seq)
             if uid not in self.booked and record.WhichOneof("body"):
                 self.booked[uid] = record.usage.decision_id
-                self.order.append(record.usage.decision_id)
+                self.order.append(record.garbled.hex() or record.usage.decision_id)
         self.cursors[incarnation] = max(cursor, request.last_seq)
         self.highest[incarnation] = max(self.highest.get(incarnation, 0), request.last_seq)
         self.lost("report")

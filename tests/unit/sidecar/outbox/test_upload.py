@@ -1,8 +1,10 @@
 """The sender and the sessions together, step by step, against books in memory."""
 
 import itertools
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -42,7 +44,6 @@ class Process:
             is_threaded=False,
         )
         turn = threading.Lock()
-        self.acknowledged: list[tuple[str, int]] = []
         self.sessions = Sessions(
             self.outbox, port=books, label="test", clock=clock, random=Random(1), metrics=metrics, turn=turn
         )
@@ -54,7 +55,6 @@ class Process:
             random=Random(2),
             metrics=metrics,
             turn=turn,
-            on_acknowledged=lambda incarnation_id, cursor: self.acknowledged.append((incarnation_id, cursor)),
         )
 
     def use(self, *keys: str, lease: str = "") -> None:
@@ -116,7 +116,7 @@ def test_everything_arrives_in_order_exactly_once_when_replies_are_lost(
     books.lost = failing(2)
     process.run()
     assert books.order == names
-    assert process.acknowledged[-1] == (process.outbox.identity.incarnation_id, 700)
+    assert process.outbox.wait_acknowledged(process.outbox.identity, 700, 0)
 
 
 def test_nothing_is_uploaded_before_a_session_is_open(start: Start, books: FakeBooks) -> None:
@@ -160,6 +160,21 @@ def test_a_batch_that_fails_as_a_whole_is_halved_down_to_the_culprit(start: Star
     books.poison = ""
     process.run(60)
     assert books.order == [f"k{n}" for n in range(100)]
+
+
+def test_a_record_that_the_disk_has_spoiled_stops_nobody(
+    start: Start, books: FakeBooks, tmp_path: Path
+) -> None:
+    """It is carried as it is, for people to look at; what comes before and after it is booked."""
+    process = start()
+    process.use(*[f"k{n}" for n in range(20)])
+    with closing(sqlite3.connect(tmp_path / "outbox.sqlite3")) as disk, disk:
+        ids = [row[0] for row in disk.execute("SELECT id FROM records ORDER BY id")]
+        disk.execute("UPDATE records SET body = ? WHERE id = ?", (b"\x1a\x7fspoiled", ids[7]))
+        disk.execute("UPDATE records SET body = ? WHERE id = ?", (b"\xff\xff", ids[19]))
+    process.run(120)
+    spoiled = {7: b"\x1a\x7fspoiled".hex(), 19: b"\xff\xff".hex()}
+    assert books.order == [spoiled.get(n, f"k{n}") for n in range(20)]
 
 
 def test_an_earlier_incarnation_is_sent_first_and_then_closed(start: Start, books: FakeBooks) -> None:

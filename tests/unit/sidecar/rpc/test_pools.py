@@ -8,7 +8,6 @@ from queue import SimpleQueue
 import pytest
 
 from sidecar.deciding.errors import Overloaded
-from sidecar.rpc import pools
 from sidecar.rpc.pools import Pool, blocking
 
 
@@ -53,10 +52,9 @@ def test_who_waits_is_stood_in_for() -> None:
     pool.shutdown()
 
 
-def test_those_who_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_who_wait_are_bounded() -> None:
     """One more than may wait is turned away at once."""
-    monkeypatch.setattr(pools, "WAITING_MAX", 0)
-    pool = Pool("test", threads=1, bound=10)
+    pool = Pool("test", threads=1, bound=10, waiting_max=0)
     with pytest.raises(Overloaded), pool.blocking():
         pass
     pool.shutdown()

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from sidecar.runtime.backoff import Backoff
 from sidecar.runtime.boot import boot_id
 from sidecar.runtime.clock import ManualClock, SystemClock, from_microseconds, microseconds
 from sidecar.runtime.lifecycle import Loop
+from sidecar.runtime.listening import CanNotListen, listening
 from sidecar.runtime.logs import set_up_logs
 from sidecar.runtime.metrics import Metrics
 from sidecar.runtime.trouble import Resolution
@@ -119,3 +121,24 @@ def test_a_machine_without_a_boot_id_has_none(tmp_path: Path) -> None:
     assert boot_id(tmp_path / "missing") == ""
     (tmp_path / "id").write_text("abc\n")
     assert boot_id(tmp_path / "id") == "abc"
+
+
+def test_an_address_is_refused_when_nothing_of_it_can_be_had() -> None:
+    """It is not even tried then; what is free is, and so is a path, whose library's own word is passed on."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        with (
+            pytest.raises(CanNotListen, match=f"grpc 127.0.0.1:{port}: port {port} is taken"),
+            listening("grpc", f"127.0.0.1:{port}"),
+        ):
+            raise AssertionError("not tried")
+    for address in (f"127.0.0.1:{port}", "127.0.0.1:0", "unix:/nowhere"):
+        with listening("grpc", address):
+            pass
+    with (
+        pytest.raises(CanNotListen, match=r"unix:/nowhere: .*\(no such folder\)"),
+        listening("grpc", "unix:/nowhere"),
+    ):
+        raise OSError("no such folder")

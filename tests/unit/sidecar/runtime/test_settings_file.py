@@ -27,6 +27,17 @@ def test_it_stands_below_flags_and_environment(file: Path, monkeypatch: pytest.M
     assert sidecar_settings().read_threads == 4
 
 
+def test_threads_that_write_suit_the_durability(file: Path) -> None:
+    """The longer an acknowledgement takes, the more threads wait for it; a number that is given is taken."""
+    file.write_text("")
+    assert sidecar_settings().write_threads == 24
+    assert sidecar_settings(durability="process_crash").write_threads == 16
+    assert sidecar_settings(durability="remote").write_threads == 64
+    assert sidecar_settings(durability="remote", write_threads=5).write_threads == 5
+    file.write_text("durability: process_crash")
+    assert sidecar_settings().write_threads == 16
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

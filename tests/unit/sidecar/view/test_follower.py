@@ -1,5 +1,6 @@
 """The feed's state machine: what each message makes of the view."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from purser.sync.v1 import feed_pb2 as feed
@@ -7,6 +8,7 @@ from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef, Reason
 from sidecar.runtime.clock import ManualClock
 from sidecar.view.follower import Follower
+from sidecar.view.hints import Hint
 from tests.unit.sidecar.view.states import NOW, catalog, change, customer, snapshot, view
 
 REF = BalanceRef("acme", "", "allowance:calls")
@@ -157,7 +159,7 @@ def test_resuming_names_what_is_held() -> None:
 
 def test_a_hint_of_the_same_version_counts_by_its_way() -> None:
     """Usage of leases raises no version: on the feed, which is in order, the later hint stands; one in an answer
-    may have been overtaken by the feed, and stands only with a later version.
+    may have been overtaken by the feed, and stands only with a later version or if it counts more records.
     """
     held = view()
     following = Follower(held)
@@ -168,9 +170,50 @@ def test_a_hint_of_the_same_version_counts_by_its_way() -> None:
     hint = held.hint(REF)
     assert hint is not None
     assert hint.used == 6
-    held.apply_hints(customer(hint=4).hints, asked_at=1.5)
+    held.apply_hints(customer(hint=4).hints, counted_through=0)
     assert held.hint(REF) == hint
-    held.apply_hints(customer(hint=5).hints, asked_at=1.5)
+    held.apply_hints(customer(hint=4).hints, counted_through=1)
+    newer = held.hint(REF)
+    assert newer is not None
+    assert newer.used == 4
+    following.receive(feed.FollowResponse(hints=feed.BalanceHints(hints=later)), received_at=3.0)
+    assert held.hint(REF) is newer  # it was read before the answer, and came after it
+    held.apply_hints(customer(hint=5).hints, counted_through=1)
     newest = held.hint(REF)
     assert newest is not None
     assert newest.used == 5
+
+
+def test_what_hints_count_is_told_as_they_stand() -> None:
+    """Of the balances in a message, by the hint that is held; of all others, if the message is complete."""
+    held = view()
+    following = Follower(held)
+    told: list[tuple[dict[BalanceRef, int], int, bool]] = []
+
+    def counted(hints: Iterable[Hint], rest: int, earlier: bool) -> None:
+        told.append(({hint.ref: hint.counted_through for hint in hints}, rest, earlier))
+
+    held.on_counted(counted)
+    following.subscribe(["acme"], [])
+    first = snapshot(5, customer(hint=4))
+    first.snapshot.counted_through = 3
+    following.receive(first, received_at=1.0)
+    hints = feed.BalanceHints(hints=customer(hint=4).hints, counted_through=2)
+    following.receive(feed.FollowResponse(hints=hints), received_at=2.0)
+    complete = feed.BalanceHints(counted_through=7, complete=True, earlier_counted=True)
+    following.receive(feed.FollowResponse(hints=complete), received_at=3.0)
+    assert told == [({REF: 3}, 0, False), ({REF: 3}, 0, False), ({}, 7, True)]
+
+
+def test_it_says_when_its_view_was_confirmed() -> None:
+    """So that it hears of the balances that changed while it was away; a view that never was confirmed says nothing."""
+    held = view()
+    following = Follower(held)
+    (never,) = following.start(session.Holder(), "test")
+    assert not never.start.HasField("as_of")
+    following.receive(snapshot(5, customer()), received_at=1.0)
+    beat = feed.Heartbeat(revision=5)
+    beat.now.FromSeconds(1_000)
+    following.receive(feed.FollowResponse(heartbeat=beat), received_at=2.0)
+    (again,) = following.start(session.Holder(), "test")
+    assert again.start.as_of.ToSeconds() == 1_000

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from purser.sync.v1 import session_pb2 as purser_dot_sync_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19purser/sync/v1/feed.proto\x12\x0epurser.sync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cpurser/sync/v1/session.proto\"\x9e\x02\n\rFollowRequest\x12&\n\x05start\x18\x01 \x01(\x0b\x32\x15.purser.sync.v1.StartH\x00\x12.\n\tsubscribe\x18\x02 \x01(\x0b\x32\x19.purser.sync.v1.SubscribeH\x00\x12\x32\n\x0bunsubscribe\x18\x03 \x01(\x0b\x32\x1b.purser.sync.v1.UnsubscribeH\x00\x12\"\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x13.purser.sync.v1.AckH\x00\x12$\n\x04nack\x18\x05 \x01(\x0b\x32\x14.purser.sync.v1.NackH\x00\x12,\n\x08recalled\x18\x06 \x01(\x0b\x32\x18.purser.sync.v1.RecalledH\x00\x42\t\n\x07message\"\xaa\x01\n\x05Start\x12&\n\x06holder\x18\x01 \x01(\x0b\x32\x16.purser.sync.v1.Holder\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x14\n\x0c\x63ustomer_ids\x18\x05 \x03(\t\x12\x13\n\x0bsubject_ids\x18\x06 \x03(\t\x12\x19\n\x11\x63\x61talog_revisions\x18\x07 \x03(\x03\"6\n\tSubscribe\x12\x14\n\x0c\x63ustomer_ids\x18\x01 \x03(\t\x12\x13\n\x0bsubject_ids\x18\x02 \x03(\t\"8\n\x0bUnsubscribe\x12\x14\n\x0c\x63ustomer_ids\x18\x01 \x03(\t\x12\x13\n\x0bsubject_ids\x18\x02 \x03(\t\"\x17\n\x03\x41\x63k\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\'\n\x04Nack\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\xa4\x02\n\x0e\x46ollowResponse\x12&\n\x05reset\x18\x01 \x01(\x0b\x32\x15.purser.sync.v1.ResetH\x00\x12,\n\x08snapshot\x18\x02 \x01(\x0b\x32\x18.purser.sync.v1.SnapshotH\x00\x12(\n\x06\x63hange\x18\x03 \x01(\x0b\x32\x16.purser.sync.v1.ChangeH\x00\x12-\n\x05hints\x18\x04 \x01(\x0b\x32\x1c.purser.sync.v1.BalanceHintsH\x00\x12(\n\x06recall\x18\x05 \x01(\x0b\x32\x16.purser.sync.v1.RecallH\x00\x12.\n\theartbeat\x18\x06 \x01(\x0b\x32\x19.purser.sync.v1.HeartbeatH\x00\x42\t\n\x07message\"*\n\x05Reset\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"\xda\x01\n\x08Snapshot\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x31\n\x08\x63\x61talogs\x18\x02 \x03(\x0b\x32\x1f.purser.sync.v1.CatalogRevision\x12\x30\n\tcustomers\x18\x03 \x03(\x0b\x32\x1d.purser.sync.v1.CustomerState\x12.\n\x08subjects\x18\x04 \x03(\x0b\x32\x1c.purser.sync.v1.SubjectState\x12\'\n\x03now\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf2\x01\n\x06\x43hange\x12\x15\n\rfrom_revision\x18\x01 \x01(\x03\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\x12\x31\n\x08\x63\x61talogs\x18\x03 \x03(\x0b\x32\x1f.purser.sync.v1.CatalogRevision\x12\x30\n\tcustomers\x18\x04 \x03(\x0b\x32\x1d.purser.sync.v1.CustomerState\x12.\n\x08subjects\x18\x05 \x03(\x0b\x32\x1c.purser.sync.v1.SubjectState\x12\'\n\x03now\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x0f\x43\x61talogRevision\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08\x64ocument\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\x08\"\xc0\x01\n\rCustomerState\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65xists\x18\x02 \x01(\x08\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12\x11\n\tsuspended\x18\x04 \x01(\x08\x12\x38\n\rsubscriptions\x18\x05 \x03(\x0b\x32!.purser.sync.v1.SubscriptionState\x12*\n\x05hints\x18\x06 \x03(\x0b\x32\x1b.purser.sync.v1.BalanceHint\"\xfb\x02\n\x11SubscriptionState\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61talog_revision\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\x12-\n\tstarts_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65nds_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tanchor_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rtrial_ends_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0epast_due_since\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bon_past_due\x18\n \x01(\t\x12\x0f\n\x07\x61\x64\x64_ons\x18\x0b \x03(\t\"7\n\x0cSubjectState\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\":\n\x0c\x42\x61lanceHints\x12*\n\x05hints\x18\x01 \x03(\x0b\x32\x1b.purser.sync.v1.BalanceHint\"i\n\x06Recall\x12\'\n\x03ref\x18\x01 \x01(\x0b\x32\x1a.purser.sync.v1.BalanceRef\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x11\n\tidle_only\x18\x03 \x01(\x08\x12\x11\n\trecall_id\x18\x04 \x01(\t\"B\n\x08Recalled\x12\x11\n\trecall_id\x18\x01 \x01(\t\x12\x10\n\x08last_seq\x18\x02 \x01(\x03\x12\x11\n\tlease_ids\x18\x03 \x03(\t\"F\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\'\n\x03now\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19purser/sync/v1/feed.proto\x12\x0epurser.sync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cpurser/sync/v1/session.proto\"\x9e\x02\n\rFollowRequest\x12&\n\x05start\x18\x01 \x01(\x0b\x32\x15.purser.sync.v1.StartH\x00\x12.\n\tsubscribe\x18\x02 \x01(\x0b\x32\x19.purser.sync.v1.SubscribeH\x00\x12\x32\n\x0bunsubscribe\x18\x03 \x01(\x0b\x32\x1b.purser.sync.v1.UnsubscribeH\x00\x12\"\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x13.purser.sync.v1.AckH\x00\x12$\n\x04nack\x18\x05 \x01(\x0b\x32\x14.purser.sync.v1.NackH\x00\x12,\n\x08recalled\x18\x06 \x01(\x0b\x32\x18.purser.sync.v1.RecalledH\x00\x42\t\n\x07message\"\xd5\x01\n\x05Start\x12&\n\x06holder\x18\x01 \x01(\x0b\x32\x16.purser.sync.v1.Holder\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x14\n\x0c\x63ustomer_ids\x18\x05 \x03(\t\x12\x13\n\x0bsubject_ids\x18\x06 \x03(\t\x12\x19\n\x11\x63\x61talog_revisions\x18\x07 \x03(\x03\x12)\n\x05\x61s_of\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\tSubscribe\x12\x14\n\x0c\x63ustomer_ids\x18\x01 \x03(\t\x12\x13\n\x0bsubject_ids\x18\x02 \x03(\t\"8\n\x0bUnsubscribe\x12\x14\n\x0c\x63ustomer_ids\x18\x01 \x03(\t\x12\x13\n\x0bsubject_ids\x18\x02 \x03(\t\"\x17\n\x03\x41\x63k\x12\x10\n\x08revision\x18\x01 \x01(\x03\"\'\n\x04Nack\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\xa4\x02\n\x0e\x46ollowResponse\x12&\n\x05reset\x18\x01 \x01(\x0b\x32\x15.purser.sync.v1.ResetH\x00\x12,\n\x08snapshot\x18\x02 \x01(\x0b\x32\x18.purser.sync.v1.SnapshotH\x00\x12(\n\x06\x63hange\x18\x03 \x01(\x0b\x32\x16.purser.sync.v1.ChangeH\x00\x12-\n\x05hints\x18\x04 \x01(\x0b\x32\x1c.purser.sync.v1.BalanceHintsH\x00\x12(\n\x06recall\x18\x05 \x01(\x0b\x32\x16.purser.sync.v1.RecallH\x00\x12.\n\theartbeat\x18\x06 \x01(\x0b\x32\x19.purser.sync.v1.HeartbeatH\x00\x42\t\n\x07message\"*\n\x05Reset\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"\xf3\x01\n\x08Snapshot\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x31\n\x08\x63\x61talogs\x18\x02 \x03(\x0b\x32\x1f.purser.sync.v1.CatalogRevision\x12\x30\n\tcustomers\x18\x03 \x03(\x0b\x32\x1d.purser.sync.v1.CustomerState\x12.\n\x08subjects\x18\x04 \x03(\x0b\x32\x1c.purser.sync.v1.SubjectState\x12\'\n\x03now\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63ounted_through\x18\x06 \x01(\x03\"\x8b\x02\n\x06\x43hange\x12\x15\n\rfrom_revision\x18\x01 \x01(\x03\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\x12\x31\n\x08\x63\x61talogs\x18\x03 \x03(\x0b\x32\x1f.purser.sync.v1.CatalogRevision\x12\x30\n\tcustomers\x18\x04 \x03(\x0b\x32\x1d.purser.sync.v1.CustomerState\x12.\n\x08subjects\x18\x05 \x03(\x0b\x32\x1c.purser.sync.v1.SubjectState\x12\'\n\x03now\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63ounted_through\x18\x07 \x01(\x03\"F\n\x0f\x43\x61talogRevision\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08\x64ocument\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\x08\"\xc0\x01\n\rCustomerState\x12\x13\n\x0b\x63ustomer_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65xists\x18\x02 \x01(\x08\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12\x11\n\tsuspended\x18\x04 \x01(\x08\x12\x38\n\rsubscriptions\x18\x05 \x03(\x0b\x32!.purser.sync.v1.SubscriptionState\x12*\n\x05hints\x18\x06 \x03(\x0b\x32\x1b.purser.sync.v1.BalanceHint\"\xfb\x02\n\x11SubscriptionState\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61talog_revision\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\x12-\n\tstarts_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65nds_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tanchor_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rtrial_ends_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0epast_due_since\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bon_past_due\x18\n \x01(\t\x12\x0f\n\x07\x61\x64\x64_ons\x18\x0b \x03(\t\"7\n\x0cSubjectState\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\"~\n\x0c\x42\x61lanceHints\x12*\n\x05hints\x18\x01 \x03(\x0b\x32\x1b.purser.sync.v1.BalanceHint\x12\x17\n\x0f\x63ounted_through\x18\x02 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x17\n\x0f\x65\x61rlier_counted\x18\x04 \x01(\x08\"i\n\x06Recall\x12\'\n\x03ref\x18\x01 \x01(\x0b\x32\x1a.purser.sync.v1.BalanceRef\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x11\n\tidle_only\x18\x03 \x01(\x08\x12\x11\n\trecall_id\x18\x04 \x01(\t\"B\n\x08Recalled\x12\x11\n\trecall_id\x18\x01 \x01(\t\x12\x10\n\x08last_seq\x18\x02 \x01(\x03\x12\x11\n\tlease_ids\x18\x03 \x03(\t\"F\n\tHeartbeat\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\'\n\x03now\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,37 +36,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FOLLOWREQUEST']._serialized_start=109
   _globals['_FOLLOWREQUEST']._serialized_end=395
   _globals['_START']._serialized_start=398
-  _globals['_START']._serialized_end=568
-  _globals['_SUBSCRIBE']._serialized_start=570
-  _globals['_SUBSCRIBE']._serialized_end=624
-  _globals['_UNSUBSCRIBE']._serialized_start=626
-  _globals['_UNSUBSCRIBE']._serialized_end=682
-  _globals['_ACK']._serialized_start=684
-  _globals['_ACK']._serialized_end=707
-  _globals['_NACK']._serialized_start=709
-  _globals['_NACK']._serialized_end=748
-  _globals['_FOLLOWRESPONSE']._serialized_start=751
-  _globals['_FOLLOWRESPONSE']._serialized_end=1043
-  _globals['_RESET']._serialized_start=1045
-  _globals['_RESET']._serialized_end=1087
-  _globals['_SNAPSHOT']._serialized_start=1090
-  _globals['_SNAPSHOT']._serialized_end=1308
-  _globals['_CHANGE']._serialized_start=1311
-  _globals['_CHANGE']._serialized_end=1553
-  _globals['_CATALOGREVISION']._serialized_start=1555
-  _globals['_CATALOGREVISION']._serialized_end=1625
-  _globals['_CUSTOMERSTATE']._serialized_start=1628
-  _globals['_CUSTOMERSTATE']._serialized_end=1820
-  _globals['_SUBSCRIPTIONSTATE']._serialized_start=1823
-  _globals['_SUBSCRIPTIONSTATE']._serialized_end=2202
-  _globals['_SUBJECTSTATE']._serialized_start=2204
-  _globals['_SUBJECTSTATE']._serialized_end=2259
-  _globals['_BALANCEHINTS']._serialized_start=2261
-  _globals['_BALANCEHINTS']._serialized_end=2319
-  _globals['_RECALL']._serialized_start=2321
-  _globals['_RECALL']._serialized_end=2426
-  _globals['_RECALLED']._serialized_start=2428
-  _globals['_RECALLED']._serialized_end=2494
-  _globals['_HEARTBEAT']._serialized_start=2496
-  _globals['_HEARTBEAT']._serialized_end=2566
+  _globals['_START']._serialized_end=611
+  _globals['_SUBSCRIBE']._serialized_start=613
+  _globals['_SUBSCRIBE']._serialized_end=667
+  _globals['_UNSUBSCRIBE']._serialized_start=669
+  _globals['_UNSUBSCRIBE']._serialized_end=725
+  _globals['_ACK']._serialized_start=727
+  _globals['_ACK']._serialized_end=750
+  _globals['_NACK']._serialized_start=752
+  _globals['_NACK']._serialized_end=791
+  _globals['_FOLLOWRESPONSE']._serialized_start=794
+  _globals['_FOLLOWRESPONSE']._serialized_end=1086
+  _globals['_RESET']._serialized_start=1088
+  _globals['_RESET']._serialized_end=1130
+  _globals['_SNAPSHOT']._serialized_start=1133
+  _globals['_SNAPSHOT']._serialized_end=1376
+  _globals['_CHANGE']._serialized_start=1379
+  _globals['_CHANGE']._serialized_end=1646
+  _globals['_CATALOGREVISION']._serialized_start=1648
+  _globals['_CATALOGREVISION']._serialized_end=1718
+  _globals['_CUSTOMERSTATE']._serialized_start=1721
+  _globals['_CUSTOMERSTATE']._serialized_end=1913
+  _globals['_SUBSCRIPTIONSTATE']._serialized_start=1916
+  _globals['_SUBSCRIPTIONSTATE']._serialized_end=2295
+  _globals['_SUBJECTSTATE']._serialized_start=2297
+  _globals['_SUBJECTSTATE']._serialized_end=2352
+  _globals['_BALANCEHINTS']._serialized_start=2354
+  _globals['_BALANCEHINTS']._serialized_end=2480
+  _globals['_RECALL']._serialized_start=2482
+  _globals['_RECALL']._serialized_end=2587
+  _globals['_RECALLED']._serialized_start=2589
+  _globals['_RECALLED']._serialized_end=2655
+  _globals['_HEARTBEAT']._serialized_start=2657
+  _globals['_HEARTBEAT']._serialized_end=2727
 # @@protoc_insertion_point(module_scope)

@@ -89,6 +89,7 @@ class Start(_message.Message):
     CUSTOMER_IDS_FIELD_NUMBER: _builtins.int
     SUBJECT_IDS_FIELD_NUMBER: _builtins.int
     CATALOG_REVISIONS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """As in OpenSessionRequest."""
     generation: _builtins.int
@@ -111,6 +112,10 @@ class Start(_message.Message):
     def catalog_revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Catalog revisions that are held already."""
 
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """When the control plane last confirmed the view, by its own clock: balances that changed since are told again. Absent: never; all are."""
+
     def __init__(
         self,
         *,
@@ -121,10 +126,11 @@ class Start(_message.Message):
         customer_ids: _abc.Iterable[_builtins.str] | None = ...,
         subject_ids: _abc.Iterable[_builtins.str] | None = ...,
         catalog_revisions: _abc.Iterable[_builtins.int] | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "holder", b"holder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog_revisions", b"catalog_revisions", "customer_ids", b"customer_ids", "generation", b"generation", "holder", b"holder", "label", b"label", "revision", b"revision", "subject_ids", b"subject_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "catalog_revisions", b"catalog_revisions", "customer_ids", b"customer_ids", "generation", b"generation", "holder", b"holder", "label", b"label", "revision", b"revision", "subject_ids", b"subject_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,8 +337,11 @@ class Snapshot(_message.Message):
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     SUBJECTS_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
+    COUNTED_THROUGH_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision that these states were read at."""
+    counted_through: _builtins.int
+    """The balances in here count what the follower's incarnation has reported up to this number, and nothing of it after. 0: nothing yet."""
     @_builtins.property
     def catalogs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogRevision]:
         """Catalog revisions that these states refer to and that were not sent before."""
@@ -357,10 +366,11 @@ class Snapshot(_message.Message):
         customers: _abc.Iterable[Global___CustomerState] | None = ...,
         subjects: _abc.Iterable[Global___SubjectState] | None = ...,
         now: _timestamp_pb2.Timestamp | None = ...,
+        counted_through: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogs", b"catalogs", "customers", b"customers", "now", b"now", "revision", b"revision", "subjects", b"subjects"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogs", b"catalogs", "counted_through", b"counted_through", "customers", b"customers", "now", b"now", "revision", b"revision", "subjects", b"subjects"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,10 +388,13 @@ class Change(_message.Message):
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     SUBJECTS_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
+    COUNTED_THROUGH_FIELD_NUMBER: _builtins.int
     from_revision: _builtins.int
     """The revision that it starts from: the one that the sidecar has reached."""
     to_revision: _builtins.int
     """The revision that it leads to."""
+    counted_through: _builtins.int
+    """As in Snapshot."""
     @_builtins.property
     def catalogs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatalogRevision]:
         """As in Snapshot; also a catalog revision that was just published."""
@@ -407,10 +420,11 @@ class Change(_message.Message):
         customers: _abc.Iterable[Global___CustomerState] | None = ...,
         subjects: _abc.Iterable[Global___SubjectState] | None = ...,
         now: _timestamp_pb2.Timestamp | None = ...,
+        counted_through: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogs", b"catalogs", "customers", b"customers", "from_revision", b"from_revision", "now", b"now", "subjects", b"subjects", "to_revision", b"to_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogs", b"catalogs", "counted_through", b"counted_through", "customers", b"customers", "from_revision", b"from_revision", "now", b"now", "subjects", b"subjects", "to_revision", b"to_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -599,18 +613,30 @@ class BalanceHints(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HINTS_FIELD_NUMBER: _builtins.int
+    COUNTED_THROUGH_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    EARLIER_COUNTED_FIELD_NUMBER: _builtins.int
+    counted_through: _builtins.int
+    """As in Snapshot."""
+    complete: _builtins.bool
+    """True: every other followed balance that was ever told stands as it was told last, and counts as much."""
+    earlier_counted: _builtins.bool
+    """True, where `complete` is: all that earlier incarnations of the follower's outbox said they had written is counted, too."""
     @_builtins.property
     def hints(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.BalanceHint]:
-        """Each with its own version."""
+        """Each with its own version. Empty: none has changed."""
 
     def __init__(
         self,
         *,
         hints: _abc.Iterable[_session_pb2.BalanceHint] | None = ...,
+        counted_through: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+        earlier_counted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hints", b"hints"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "counted_through", b"counted_through", "earlier_counted", b"earlier_counted", "hints", b"hints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -608,8 +608,11 @@ class AcquireLeasesResponse(_message.Message):
 
     ACQUIRED_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    COUNTED_THROUGH_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision that the transaction saw: a recall of a later one overtakes this reply."""
+    counted_through: _builtins.int
+    """The hints in here count what the holder's incarnation has reported up to this number, and nothing of it after. 0: nothing yet."""
     @_builtins.property
     def acquired(self) -> _containers.RepeatedCompositeFieldContainer[Global___Acquired]:
         """One per want."""
@@ -619,10 +622,11 @@ class AcquireLeasesResponse(_message.Message):
         *,
         acquired: _abc.Iterable[Global___Acquired] | None = ...,
         revision: _builtins.int = ...,
+        counted_through: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquired", b"acquired", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquired", b"acquired", "counted_through", b"counted_through", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -817,22 +821,28 @@ class Verdict(_message.Message):
     ALLOWED_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    FREES_FIELD_NUMBER: _builtins.int
     allowed: _builtins.bool
     """May it go ahead?"""
     used: _builtins.int
     """What is held, or the highest or latest value, after it; in the balance's scale."""
     limit: _builtins.int
     """The limit. Absent: unlimited."""
+    frees: _builtins.int
+    """What it frees of a gauge, beyond the holder's other verdicts that are not booked yet: hints count that as used until its event is
+    booked. Below 0: it takes again what another of them frees. 0: nothing.
+    """
     def __init__(
         self,
         *,
         allowed: _builtins.bool = ...,
         used: _builtins.int = ...,
         limit: _builtins.int | None = ...,
+        frees: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed", b"allowed", "limit", b"limit", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed", b"allowed", "frees", b"frees", "limit", b"limit", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015

@@ -130,8 +130,11 @@ class Record(_message.Message):
     FIRST_WRITTEN_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     RETURNED_FIELD_NUMBER: _builtins.int
+    GARBLED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Its number."""
+    garbled: _builtins.bytes
+    """What stands at this number on the sidecar's disk is no record any more. It is kept as a dead letter, for people to look at."""
     @_builtins.property
     def first_written(self) -> _session_pb2.RecordUid:
         """Set when it was first written under another number, incarnation or outbox (after a salvage). Absent: the batch's holder and `seq`."""
@@ -151,12 +154,13 @@ class Record(_message.Message):
         first_written: _session_pb2.RecordUid | None = ...,
         usage: Global___Usage | None = ...,
         returned: Global___ReturnedAmount | None = ...,
+        garbled: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "first_written", b"first_written", "returned", b"returned", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "first_written", b"first_written", "garbled", b"garbled", "returned", b"returned", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "first_written", b"first_written", "returned", b"returned", "seq", b"seq", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "first_written", b"first_written", "garbled", b"garbled", "returned", b"returned", "seq", b"seq", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["usage", "returned"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["usage", "returned", "garbled"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
