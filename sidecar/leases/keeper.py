@@ -223,7 +223,19 @@ class Keeper:
                 self._arrived(request, answer, received_at)
 
     def _unanswered(self, request: Request) -> None:
-        """It may have been granted: it is asked again under its id until it is known. Nobody has to wait for that."""
+        """It may have been granted: it is asked again under its id until it is known. Callers wait for that
+        unless the control plane is away: one that is slow may well answer within their time.
+        """
+        self._ask_again(request)
+        if self._port.is_down:
+            self._let_go(request)
+
+    def _let_go(self, request: Request) -> None:
+        with self._lock:
+            for want in request.wanted:
+                self._asking.answer(want.ref, UNREACHABLE)
+
+    def _ask_again(self, request: Request) -> None:
         now = self._clock.monotonic()
         self._metrics.acquire_requests.labels("unanswered").inc()
         request.is_out = False
@@ -231,11 +243,9 @@ class Keeper:
         request.retry_at = now + jittered(
             self._random, request.tries, RETRY_FIRST_SECONDS, RETRY_LONGEST_SECONDS
         )
-        with self._lock:
-            for want in request.wanted:
-                self._asking.answer(want.ref, UNREACHABLE)
-            if now - request.sent_at > GIVEN_UP_SECONDS:
-                _log.error("request for leases was never answered", request_id=request.message.request_id)
+        if now - request.sent_at > GIVEN_UP_SECONDS:
+            _log.error("request for leases was never answered", request_id=request.message.request_id)
+            with self._lock:
                 self._asking.done(request)
 
     def _turned_down(self, request: Request, refused: Refused) -> None:
@@ -264,7 +274,8 @@ class Keeper:
             # It is asked for again under its id: the stored reply is the same, and its time goes on from the
             # first sending.
             _log.warning("leases can not be written", cause=str(error))
-            self._unanswered(request)
+            self._ask_again(request)
+            self._let_go(request)
             return
         self._metrics.acquire_requests.labels("answered").inc()
         withdrawn: list[Withdrawn] = []

@@ -10,20 +10,22 @@ from sidecar.runtime.clock import Clock
 from sidecar.runtime.metrics import Metrics
 
 DOUBT_SECONDS: Final = 1.0
-TIMEOUTS_MAX: Final = 2
+SILENT_SECONDS: Final = 4.0
+"""While the feed is open something is heard every second."""
 
 
 class Link:
     """Told of successes and failures by everyone; `is_down` takes no lock."""
 
-    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, metrics: Metrics, *, silent_seconds: float = SILENT_SECONDS) -> None:
         """Taken to be up until something says otherwise."""
         self._clock = clock
         self._metrics = metrics
+        self._silent_seconds = silent_seconds
         self._lock = threading.Lock()
         self._is_broken = False
         self._doubted_until = 0.0
-        self._timeouts = 0
+        self._heard_at = clock.monotonic()
         self._outages = 0
         self._was_down = False
         self._listeners: list[Callable[[], None]] = []
@@ -45,13 +47,13 @@ class Link:
 
     def worked(self) -> None:
         """It answered, whatever it said."""
-        if not (self._was_down or self._timeouts):
+        self._heard_at = self._clock.monotonic()
+        if not self._was_down:
             return
         with self._lock:
             was_down = self._was_down
             self._is_broken = self._was_down = False
             self._doubted_until = 0.0
-            self._timeouts = 0
             self._outages += was_down
         if was_down:
             self._metrics.upstream_up.set(1)
@@ -59,15 +61,17 @@ class Link:
                 call()
 
     def failed(self, code: grpc.StatusCode) -> None:
-        """A call came to nothing. One that was too slow is not yet a dead control plane; two are."""
+        """A call came to nothing. One whose time was over means that the control plane is away only where nothing else
+        was heard of it either: else it is slow.
+        """
+        now = self._clock.monotonic()
+        is_silent = now - self._heard_at >= self._silent_seconds
+        if not (
+            code is grpc.StatusCode.UNAVAILABLE or (code is grpc.StatusCode.DEADLINE_EXCEEDED and is_silent)
+        ):
+            return
         with self._lock:
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                self._timeouts += 1
-                if self._timeouts < TIMEOUTS_MAX:
-                    return
-            elif code is not grpc.StatusCode.UNAVAILABLE:
-                return
-            self._doubted_until = self._clock.monotonic() + DOUBT_SECONDS
+            self._doubted_until = now + DOUBT_SECONDS
             self._was_down = True
         self._metrics.upstream_up.set(0)
 

@@ -39,7 +39,7 @@ def test_twenty_race_for_six_slots(
     granted = [answer for answer in answers if answer]
     refused = [answer.decision for answer in answers if not answer]
     assert len(granted) == 6, [answer.decision.message for answer in answers]
-    assert {decision.reason for decision in refused} == {reason}
+    assert {decision.reason for decision in refused} == {reason}, {decision.message for decision in refused}
     for reservation in granted:
         reservation.settle({"points": 75}, final=True)
     eventually(

@@ -288,8 +288,10 @@ def test_a_lost_reply_is_asked_for_again_and_does_not_stretch_the_lease(rig: Rig
     """The same request id brings the same leases, and their time counts from the first sending."""
     waiter = rig.ask()
     rig.keeper.step()
-    rig.reply(0, Unreachable("DEADLINE_EXCEEDED"))
+    rig.port.is_down = True
+    rig.reply(0, Unreachable("UNAVAILABLE"))
     assert rig.grade(waiter) is Grade.UNREACHABLE
+    rig.port.is_down = False
     rig.clock.advance(40)
     rig.keeper.step()
     assert rig.port.sent[1][0].request_id == rig.port.sent[0][0].request_id
@@ -301,6 +303,24 @@ def test_a_lost_reply_is_asked_for_again_and_does_not_stretch_the_lease(rig: Rig
     assert rig.fund() == 0
     rig.keeper.step()
     assert rig.journal.returned == [("l0", 75)]
+
+
+def test_a_slow_control_plane_is_waited_for(rig: Rig) -> None:
+    """As long as it is not known to be away, callers get what the repeat brings; from then on they are told at once."""
+    waiter, other = rig.ask(seconds=30), rig.ask(OTHER, seconds=30)
+    rig.keeper.step()
+    for tried in range(2):
+        rig.clock.advance(2)
+        rig.reply(tried, Unreachable("DEADLINE_EXCEEDED"))
+        assert not waiter.is_done
+        rig.clock.advance(1)
+        rig.keeper.step()
+        assert rig.port.sent[tried + 1][0] == rig.port.sent[0][0]
+    reply = granted(75)
+    reply.acquired.add().refusal.kind = session.REFUSAL_KIND_EXHAUSTED
+    rig.reply(2, reply)
+    assert rig.grade(waiter) is Grade.GRANTED
+    assert rig.grade(other, OTHER) is Grade.EXHAUSTED
 
 
 def test_what_is_known_to_be_away_is_not_waited_for(rig: Rig) -> None:
