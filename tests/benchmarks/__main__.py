@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each kind of call (5)")
-    parser.add_argument("--seconds", type=float, default=1.5, help="seconds per round (1.5)")
+    parser.add_argument("--rounds", type=int, default=11, help="rounds of each kind of call (11)")
+    parser.add_argument("--seconds", type=float, default=0.7, help="seconds per round (0.7)")
     parser.add_argument("--in-flight", type=int, default=32, help="calls at a time (32)")
     parser.add_argument(
         "--threads",
