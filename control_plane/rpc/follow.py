@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import grpc
@@ -15,13 +15,16 @@ from control_plane.feed.poller import Poller
 from control_plane.feed.stream import HEARTBEAT_SECONDS, Stream
 from control_plane.leases.recalls import answer_recall
 from control_plane.leases.seen import SEEN_EVERY, note_seen
-from purser.sync.v1.feed_pb2 import FollowRequest, FollowResponse, Start
+from purser.sync.v1.feed_pb2 import FollowRequest, FollowResponse, Recalled, Start
 
 WRITE_SECONDS = 10.0
 """A message that is not taken within this ends the stream."""
+WRITES_MAX = 100
+"""What a follower has said that may wait for the database at a time; then it is not listened to."""
 IDS_PER_REQUEST = 1000
 ID_BYTES = 255
 
+Write = Callable[[], Awaitable[None]]
 FollowContext = grpc.aio.ServicerContext[FollowRequest, FollowResponse]
 
 
@@ -53,32 +56,41 @@ async def follow(
     # One request is read ahead, no more: who sends faster than it is served waits in its own buffers.
     inbox: asyncio.Queue[FollowRequest | None] = asyncio.Queue(maxsize=1)
     reading = asyncio.create_task(_read(requests, inbox, woken))
+    # Heartbeats must not wait for a disk that stands still: who hears none takes this control plane to be away.
+    writes: asyncio.Queue[Write | None] = asyncio.Queue()
+    writing = asyncio.create_task(_write(writes, woken))
+    for task in (reading, writing):
+        task.add_done_callback(lambda ended: _has_ended(ended, woken))
     seen_at = float("-inf")
     try:
         await _send(context, await stream.begin())
         while True:
             if time.monotonic() - seen_at >= SEEN_EVERY.total_seconds():
                 seen_at = time.monotonic()
-                await _note_seen(database, start)
+                writes.put_nowait(lambda: _note_seen(database, start))
             with suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), HEARTBEAT_SECONDS / 2)
             woken.clear()
             if poller.closed:
                 raise ShuttingDown
+            if writing.done():
+                return writing.result()
             await _send(context, await stream.pull(time.monotonic()))
-            if not inbox.empty():
+            if not inbox.empty() and writes.qsize() < WRITES_MAX:
                 request = inbox.get_nowait()
                 if request is None:
-                    return
+                    writes.put_nowait(None)
+                    return await writing
                 woken.set()  # there may be another behind it
-                await _send(context, await _answer(database, stream, start, request))
-            elif reading.done():
-                return
+                await _send(context, await _answer(database, stream, start, request, writes))
+            elif inbox.empty() and reading.done():
+                return None
     except FollowerGone:
-        return
+        return None
     finally:
         stream.end()
-        reading.cancel()
+        for task in (reading, writing):
+            task.cancel()
 
 
 async def first_of(requests: AsyncIterator[FollowRequest]) -> Start:
@@ -107,6 +119,20 @@ async def _read(
     woken.set()
 
 
+async def _write(writes: asyncio.Queue[Write | None], woken: asyncio.Event) -> None:
+    """Writes what there is to write, in order."""
+    while (write := await writes.get()) is not None:
+        await write()
+        woken.set()
+
+
+def _has_ended(task: asyncio.Task[None], woken: asyncio.Event) -> None:
+    """The stream looks at what ended it, unless that has ended itself: then nobody needs to know."""
+    if not task.cancelled():
+        task.exception()
+    woken.set()
+
+
 async def _note_seen(database: Database, start: Start) -> None:
     """It takes what it is sent, and keepalive would have ended a dead connection: it lives."""
     try:
@@ -116,7 +142,11 @@ async def _note_seen(database: Database, start: Start) -> None:
 
 
 async def _answer(
-    database: Database, stream: Stream, start: Start, request: FollowRequest
+    database: Database,
+    stream: Stream,
+    start: Start,
+    request: FollowRequest,
+    writes: asyncio.Queue[Write | None],
 ) -> Sequence[FollowResponse]:
     match request.WhichOneof("message"):
         case "subscribe":
@@ -139,19 +169,23 @@ async def _answer(
             )
         case "recalled":
             answered = request.recalled
-            await database.transact(
-                lambda uow: answer_recall(
-                    uow,
-                    recall_id=answered.recall_id,
-                    outbox_id=start.holder.outbox_id,
-                    incarnation_id=start.holder.incarnation_id,
-                    last_seq=answered.last_seq,
-                    lease_ids=answered.lease_ids,
-                )
-            )
+            writes.put_nowait(lambda: _keep_answer(database, start, answered))
         case _:
             raise Invalid(FieldProblem("message", "a Start stands first, and every message says something"))
     return ()
+
+
+async def _keep_answer(database: Database, start: Start, answered: Recalled) -> None:
+    await database.transact(
+        lambda uow: answer_recall(
+            uow,
+            recall_id=answered.recall_id,
+            outbox_id=start.holder.outbox_id,
+            incarnation_id=start.holder.incarnation_id,
+            last_seq=answered.last_seq,
+            lease_ids=answered.lease_ids,
+        )
+    )
 
 
 async def _send(context: FollowContext, messages: Sequence[FollowResponse]) -> None:

@@ -9,16 +9,20 @@ from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import OperationalError
 
 from control_plane.app import Running
 from control_plane.db.engine import create_engine
 from control_plane.db.tables import feed, revisions
 from control_plane.db.unit_of_work import ChangeKind, Database
 from control_plane.leases.restored import AHEAD, mark_restored
+from control_plane.leases.tables import recall_answers, recalls
+from control_plane.ledger.identity import balance_id
 from purser.sync.v1 import feed_pb2
 from purser.sync.v1.session_pb2 import BalanceRef, Holder
 from purser.sync.v1.sync_service_pb2_grpc import SyncServiceStub
+from sidecar.engine import values as engine
 from tests.integration.control_plane.leases.holder import Holder as Spender
 from tests.integration.control_plane.leases.holder import ref
 from tests.integration.control_plane.serving import Follower, following, rest_of, serving
@@ -265,6 +269,49 @@ async def test_heartbeats_carry_revision_and_clock(database_url: str) -> None:
             assert time.monotonic() - began < 3.5
             assert {beat.revision for beat in beats} == {1}
             assert abs(beats[-1].now.ToDatetime().timestamp() - beats[0].now.ToDatetime().timestamp() - 2) < 1
+
+
+async def test_heartbeats_do_not_wait_for_writes(sqlite_url: str) -> None:
+    """While the disk stands still under somebody's transaction, followers hear that the control plane is there; what
+    they have said is written afterwards.
+    """
+    async with serving(sqlite_url) as control_plane:
+        database = control_plane.database
+        wallet, _ = await _spending(control_plane, "acme")
+        async with database.begin() as uow:
+            values = {"revision": 1, "idle_only": True, "created_at": uow.now, "subject_id": ""}
+            identity = balance_id(engine.BalanceRef("acme", "", wallet.balance))
+            values |= {"balance_id": identity, "customer_id": "acme", "name": wallet.balance}
+            await uow.connection.execute(insert(recalls).values(id="r1", **values))
+        async with following(control_plane) as follower:
+            async with database.begin():
+                for seq in (7, 8):
+                    recalled = feed_pb2.Recalled(recall_id="r1", last_seq=seq)
+                    await follower.call.write(feed_pb2.FollowRequest(recalled=recalled))
+                beats = 0
+                while beats < 3:
+                    beats += (await follower.next()).WhichOneof("message") == "heartbeat"
+                await follower.call.done_writing()
+            assert await follower.call.code() is grpc.StatusCode.OK
+        async with database.read() as uow:
+            answers = (await uow.connection.execute(select(recall_answers))).all()
+        assert [(row.recall_id, row.last_seq) for row in answers] == [("r1", 8)]
+
+
+async def test_a_stream_ends_when_what_it_says_can_not_be_written(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said again by whoever follows next: nothing is lost in silence."""
+
+    async def fails(*_args: object, **_fields: object) -> None:
+        raise OperationalError("insert", {}, Exception("the disk is full"))
+
+    async with serving(sqlite_url) as control_plane, following(control_plane) as follower:
+        monkeypatch.setattr("control_plane.rpc.follow.answer_recall", fails)
+        await follower.call.write(feed_pb2.FollowRequest(recalled=feed_pb2.Recalled(recall_id="r1")))
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await follower.until(lambda: False)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_no_follower_misses_a_change(postgres_url: str) -> None:
