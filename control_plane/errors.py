@@ -28,6 +28,15 @@ class NotFound(LookupError):
         self.name = name
 
 
+class NothingBooked(NotFound):
+    """It may exist, but no posting knows it."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        why = "checks, refusals and open reservations leave no posting; what a sidecar recorded comes within seconds"
+        self.args = (f"nothing is booked under a {kind} {name!r}: {why}",)
+
+
 class AlreadyExists(ValueError):
     """The id is taken."""
 

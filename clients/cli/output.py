@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich.console import Console
@@ -17,9 +17,13 @@ ALLOWED, FAILED, REFUSED = 0, 1, 3
 """Exit statuses: allowed (or done), an error, refused."""
 
 
-def console(width: int | None = None) -> Console:
-    """Where answers go; plain text when that is not a terminal. `width`: of its lines; by default the terminal's."""
-    return Console(highlight=False, soft_wrap=True, width=width)
+LONGEST_LINE: Final = 10_000
+"""Numbers and ids are there to be copied: no line is cut where the terminal ends."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where answers go; plain text when that is not a terminal. Texts with colons in them stay as they are."""
+    return Console(highlight=False, soft_wrap=True, emoji=False, width=LONGEST_LINE, stderr=stderr)
 
 
 def decision(message: decision_pb2.Decision) -> None:
@@ -67,7 +71,7 @@ def balances(states: tuple[types.BalanceState, ...]) -> Table:
     held = any(state.reserved for state in states)
     for title in ("balance", "limit", "used", *(["reserved"] if held else []), "remaining", "unit", "resets"):
         is_text = title in ("balance", "unit", "resets")
-        table.add_column(title, justify="left" if is_text else "right", no_wrap=True, overflow="fold")
+        table.add_column(title, justify="left" if is_text else "right", no_wrap=True)
     for state in states:
         table.add_row(
             state.balance,
@@ -87,7 +91,7 @@ def _number(value: Any) -> str:
 
 def fail(error: Exception) -> typer.Exit:
     """Says what went wrong, field by field, on standard error."""
-    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    err = console(stderr=True)
     wrong = _wrong_settings(error)
     err.print(f"[bold red]error[/]  {escape('wrong settings' if wrong else _text(error))}")
     for name, what in wrong:
@@ -116,7 +120,7 @@ def _wrong_settings(error: Exception) -> list[tuple[str, str]]:
 
 def note(line: str) -> None:
     """Says something on standard error, as it is."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
+    console(stderr=True).print(line, markup=False)
 
 
 def as_json(message: Any) -> None:

@@ -13,7 +13,9 @@ CONTROL_PLANE = "http://127.0.0.1:7081"
 ControlPlane = Annotated[
     str,
     typer.Option(
-        "--control-plane", envvar="PURSER_CONTROL_PLANE_HTTP", help="URL of the control plane's REST API."
+        "--control-plane",
+        envvar="PURSER_CONTROL_PLANE_HTTP",
+        help="URL of the control plane's REST API, or host:port.",
     ),
 ]
 Token = Annotated[
@@ -43,19 +45,20 @@ def call(
     Raises:
         typer.Exit: it failed; the problem, with every field that it names, is on standard error.
     """
+    url = control_plane if "://" in control_plane else f"http://{control_plane}"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     if content is not None:
         headers["Content-Type"] = "application/yaml"
     try:
         response = httpx.request(
             method,
-            f"{control_plane}/v1{path}",
+            f"{url}/v1{path}",
             params=params,
             content=content,
             headers=headers,
             timeout=TIMEOUT_SECONDS,
         )
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         mend = "start one with `purser dev`, or name another with --control-plane URL"
         raise output.fail(
             RestError(f"no control plane answers at {control_plane} ({error}); {mend}")

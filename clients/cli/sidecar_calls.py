@@ -14,6 +14,7 @@ from typing import Annotated, Final
 import grpc
 import isodate
 import typer
+from rich.markup import escape
 
 from clients.cli import output
 from purser import errors, messages, types
@@ -116,9 +117,8 @@ def consume(
         output.as_json(response)
     else:
         output.decision(response.decision)
-        if response.decision.allowed:
-            status = messages.consumed(response).status
-            output.console().print(f"  [dim]{'key':<10}[/] {request.event.idempotency_key} ({status})")
+        status = messages.consumed(response).status if response.decision.allowed else "nothing recorded"
+        output.console().print(f"  [dim]{'key':<10}[/] {escape(request.event.idempotency_key)} ({status})")
     _exit(allowed=response.decision.allowed)
 
 
@@ -146,7 +146,7 @@ def report(
         output.as_json(response)
     else:
         output.console().print(
-            f"{result.status}  {result.reason}  {result.message}  key {result.idempotency_key}"
+            f"{result.status}  {result.reason}  {result.message}  key {result.idempotency_key}", markup=False
         )
     _exit(allowed=bool(result))
 
@@ -180,7 +180,7 @@ def reserve(
     else:
         output.decision(response.decision)
         if response.decision.allowed:
-            output.console().print(f"  [dim]{'reserved':<10}[/] {request.reservation_id}")
+            output.console().print(f"  [dim]{'reserved':<10}[/] {escape(request.reservation_id)}")
     _exit(allowed=response.decision.allowed)
 
 
@@ -207,16 +207,18 @@ def settle(
         output.as_json(response)
         return
     answer = messages.settlement(response)
-    output.console().print(f"{answer.reservation.state or 'unknown reservation'}  {reservation}")
+    output.console().print(
+        f"{answer.reservation.state or 'unknown reservation'}  {reservation}", markup=False
+    )
     for label, amounts in (
         ("charged", answer.charged),
         ("returned", answer.returned),
         ("overage", answer.overage),
     ):
         for balance, amount in amounts.items():
-            output.console().print(f"  [dim]{label:<10}[/] {balance}  {amount}")
+            output.console().print(f"  [dim]{label:<10}[/] {escape(balance)}  {amount}")
     if answer.recorded_as:
-        output.console().print(f"  [dim]{'recorded':<10}[/] as the fact {answer.recorded_as}")
+        output.console().print(f"  [dim]{'recorded':<10}[/] as the fact {escape(answer.recorded_as)}")
 
 
 def release(reservation: ReservationId, sidecar: Sidecar = SIDECAR, as_json: Json = False) -> None:
@@ -231,7 +233,7 @@ def release(reservation: ReservationId, sidecar: Sidecar = SIDECAR, as_json: Jso
         output.as_json(response)
         return
     state = messages.reservation(response.reservation)
-    output.console().print(f"{state.state or 'unknown reservation'}  {reservation}")
+    output.console().print(f"{state.state or 'unknown reservation'}  {reservation}", markup=False)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,6 @@ from rich.tree import Tree
 from clients.cli import output, rest
 
 TRACED: Final = "decision, event, key, transaction, lease, grant or reservation"
-LONGEST_LINE: Final = 10_000
-"""Ids are there to be copied: no line is cut where the terminal ends."""
 SHORT: Final = 3
 """So many names with their values stand on one line, as measures do."""
 
@@ -34,7 +32,7 @@ def trace(
         return
     tree = Tree(f"[bold]{escape(id_)}[/]")
     _grow(tree, {**found, "events": [_priced(event) for event in found.get("events", ())]})
-    output.console(width=LONGEST_LINE).print(tree)
+    output.console().print(tree)
 
 
 def _priced(event: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def hand_over(bucket: Bucket, mine: Share, *, need: int, amount: int, free_at: d
     `need`. The bucket is refilled.
 
     What the share may hold and refill comes out of what no other share has, so the sums stay below burst and
-    rate.
+    rate. No token is lost: what stays here still fits, and what is handed over fits there.
     """
     others = [share for share in bucket.shares if share.id != mine.id]
     free_rate = bucket.micro_per_second - sum(share.micro_per_second for share in others)
@@ -101,20 +101,21 @@ def hand_over(bucket: Bucket, mine: Share, *, need: int, amount: int, free_at: d
     if there < need:
         return None
     tokens = max(need, min(amount, there // 2))
-    # What a share may hold comes off what the central bucket may: no more room than is filled now. A prolonged
-    # one has less than `need` in it, else its holder would not ask; with that on top nothing spills.
-    room = tokens if mine.burst == 0 else tokens + need
+    left = bucket.micro_tokens - tokens * MICRO
+    # What a share may hold comes off what the central bucket may: no more room than is filled now, beside what stays.
+    # A prolonged share has less than `need` in it, or than `amount` ahead of need, else its holder would not ask.
+    room = min(tokens + min(mine.burst, need or amount), free_burst - -(-left // MICRO))
     share = Share(
         id=mine.id,
         balance_id=mine.balance_id,
         outbox_id=mine.outbox_id,
         incarnation_id=mine.incarnation_id,
         micro_per_second=max(mine.micro_per_second, free_rate // _SHARE_OF_FREE, 0),
-        burst=max(mine.burst, min(room, free_burst)),
+        burst=max(mine.burst, room),
         free_at=max(mine.free_at, free_at),
     )
     bucket.shares = [*others, share]
-    bucket.micro_tokens = min(bucket.micro_tokens - tokens * MICRO, bucket.most)
+    bucket.micro_tokens = left
     return Handed(share, tokens)
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import or_, select
 from starlette.responses import Response
 
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.errors import NotFound
+from control_plane.errors import NotFound, NothingBooked
 from control_plane.ledger.tables import postings, transactions
 from control_plane.rest import events as event_forms
 from control_plane.rest import postings as posting_forms
@@ -29,7 +29,7 @@ async def read_trace(request: Request, id: str) -> Response:  # noqa: A002 - the
 
 
 async def trace(uow: UnitOfWork, identity: str) -> dict[str, Any]:
-    """Events with their charges, and transactions with their postings. Raises NotFound."""
+    """Events with their charges, and transactions with their postings. Raises NotFound, NothingBooked."""
     if not identity:  # which is what everything has that lacks a decision or a correlation id
         raise NotFound(TRACED, identity)
     posted = postings.c
@@ -61,7 +61,7 @@ async def trace(uow: UnitOfWork, identity: str) -> dict[str, Any]:
                 or_(
                     events.c.uid.in_(sorted(uids | {identity})),
                     events.c.decision_id == identity,
-                    events.c.idempotency_key == identity,
+                    events.c.idempotency_key.in_((identity, f"{identity}#late")),  # settled after its end
                     events.c.correlation_id == identity,
                 )
             )
@@ -74,7 +74,7 @@ async def trace(uow: UnitOfWork, identity: str) -> dict[str, Any]:
         row.transaction_id for row in event_rows if row.transaction_id
     }
     if not event_rows and not transaction_ids:
-        raise NotFound(TRACED, identity)
+        raise NothingBooked(TRACED, identity)
     return {
         "id": identity,
         "events": await _with_charges(uow, await event_forms.shown(uow, event_rows)),

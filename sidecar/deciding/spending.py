@@ -228,15 +228,24 @@ class Till:
                 return waived
         seconds = [got.retry_after_seconds for got in graded if got.retry_after_seconds is not None]
         retry_after = timedelta(seconds=max(seconds)) if seconds else None
-        if graded and all(got.grade is Grade.EXHAUSTED for got in graded):
-            outcome = self._as_shown(bill, remote, holds, outcome)
+        final = {
+            short.ref for short, got in zip(refusing, graded, strict=True) if got.grade is Grade.EXHAUSTED
+        }
+        if final:
+            outcome = self._as_shown(bill, remote, holds, outcome, final)
+            retry_after = None  # what else is short may mend itself; this does not
         return Spent(self._coloured(outcome, acquired), retry_after=retry_after)
 
     def _as_shown(
-        self, bill: Bill, remote: Sequence[Charge], holds: Sequence[Hold], refused: Outcome
+        self,
+        bill: Bill,
+        remote: Sequence[Charge],
+        holds: Sequence[Hold],
+        refused: Outcome,
+        final: set[BalanceRef],
     ) -> Outcome:
-        """What the control plane has refused, in the words of a check: with what is left of the whole, which is more
-        than what happens to be leased here.
+        """What the control plane has refused, in the words of a check: with what is left of the whole of the balances
+        `final`, which is more than what happens to be leased here.
         """
         now, finish_until = self.clock.monotonic(), self.finish_until(bill)
         with self.book.lock:
@@ -244,7 +253,9 @@ class Till:
         charges = bill.charges
         shown = leasable(charges, self.standings.of(charges, self.now()), self.view, here)
         funds = sum_funds(held_funds(holds), shown) | remote_funds(remote)
-        funds |= {c.ref: here.get(c.ref, Fund(0)) for c in charges if c.spec.kind is BalanceKind.RATE}
+        as_here = {short.ref for short in refused.shortfalls} - final
+        as_here |= {c.ref for c in charges if c.spec.kind is BalanceKind.RATE}
+        funds |= {ref: here.get(ref, Fund(0)) for ref in as_here}
         outcome = decide(bill, funds)
         # What is shown may lag behind: then the refusal stands as it was found here.
         return refused if outcome.allowed or outcome.reason is not refused.reason else outcome

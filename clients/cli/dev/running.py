@@ -45,6 +45,7 @@ def run(options: Options) -> int:
     terminal = (sys.stderr if options.as_json else sys.stdout).isatty()
     console = Console(
         highlight=False,
+        emoji=False,
         width=None if terminal else PLAIN_WIDTH,
         force_terminal=terminal,
         stderr=options.as_json,
@@ -101,6 +102,7 @@ def _serve(options: Options, claims: ports.Claims, folder: Path, console: Consol
     _say(console, "starting a control plane and a sidecar")
     with Cluster(folder, control_plane, sidecars) as cluster:
         _announce(cluster, console)
+        _say_where_commands_go(cluster, console)
         _say(console, "Ctrl-C ends it")
         return _wait(cluster)
 
@@ -134,6 +136,18 @@ def _announce(cluster: Cluster, console: Console) -> None:
         where = "" if server.ports.standard else "  (the standard ports are taken)"
         listens = f"gRPC {server.ports.grpc_address}  HTTP http://{server.ports.http_address}"
         _say(console, f"{server.name:<14} {listens}{where}")
+
+
+def _say_where_commands_go(cluster: Cluster, console: Console) -> None:
+    """Commands ask at the standard ports, where somebody else may be."""
+    if all(server.ports.standard for server in cluster.servers):
+        return
+    plane, sidecar = cluster.control_plane.ports, cluster.sidecars[0].ports
+    _say(console, "for commands in another terminal:")
+    _say(
+        console,
+        f"export PURSER_SIDECAR={sidecar.grpc_address} PURSER_CONTROL_PLANE_HTTP=http://{plane.http_address}",
+    )
 
 
 def _wait(cluster: Cluster) -> NoReturn:

@@ -8,6 +8,17 @@ import pytest
 from tests.e2e.fleet import CATALOG
 from tests.integration.whole.installation import Installation
 
+RATE = """
+purser: catalog/v1
+meters:
+  points: {event: job, aggregate: sum, of: [points]}
+features:
+  quota: {type: metered, meter: points}
+plans:
+  free: {entitlements: {quota: {limit: 1000000, every: P1M, rate: [{limit: 100000, per: PT1M}]}}}
+"""
+MONTH_AND_RATE = RATE.replace("limit: 1000000", "limit: 500").replace("limit: 100000", "limit: 500")
+
 
 @pytest.mark.parametrize(
     ("customer_id", "feature", "balance", "reason"),
@@ -39,3 +50,32 @@ def test_a_refusal_says_what_is_left_and_what_is_missing(
         assert "used up" not in refused.message
         (state,) = (state for state in refused.balances if state.balance == balance)
         assert state.remaining == Decimal(30)
+
+
+def test_what_waiting_does_not_mend_has_no_retry_after(installation: Installation) -> None:
+    """The month is short and so is the rate, which comes back in seconds: the month has the word."""
+    office = installation.office
+    office.publish(MONTH_AND_RATE)
+    office.customer("acme", "free")
+    client = installation.sidecar().client
+    call: dict[str, Any] = {"customer_id": "acme", "feature": "quota", "event_name": "job"}
+    assert client.consume(idempotency_key="a", measures={"points": 301}, **call)
+    refused = client.consume(idempotency_key="b", measures={"points": 301}, **call)
+    assert (refused.allowed, refused.reason) == (False, "LIMIT_REACHED")
+    assert "199 to be had, 102 missing" in refused.message
+    assert refused.retry_after is None
+
+
+def test_a_rate_lets_through_what_it_says(installation: Installation) -> None:
+    """A small call, a large one, and what is left of the burst: one sidecar that is alone has all of it."""
+    office = installation.office
+    office.publish(RATE)
+    office.customer("acme", "free")
+    client = installation.sidecar().client
+    call: dict[str, Any] = {"customer_id": "acme", "feature": "quota", "event_name": "job"}
+    for key, points in enumerate((1_000, 60_000, 38_000)):
+        answer = client.consume(idempotency_key=str(key), measures={"points": points}, **call)
+        assert answer, answer.message
+    refused = client.consume(idempotency_key="more", measures={"points": 60_000}, **call)
+    assert refused.reason == "RATE_LIMITED"
+    assert refused.retry_after is not None

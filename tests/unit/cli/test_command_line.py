@@ -13,9 +13,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from clients.cli import rest, trace
+from clients.cli import output, rest, trace
 from clients.cli.__main__ import COMMANDS, build
 from control_plane.rest import trace as rest_trace
+from purser.v1 import decision_pb2
 from tests.unit.clients.fake_sidecar import FakeSidecar, bad_request, status
 
 runner = CliRunner()
@@ -241,3 +242,43 @@ def test_the_version_is_told() -> None:
     done = runner.invoke(build(["--version"]), ["--version"])
     assert done.exit_code == 0
     assert re.fullmatch(r"purser \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_an_answer_is_not_cut_at_the_terminals_edge(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers and dates, or none: a number that lost its last digits is a wrong one."""
+    monkeypatch.setenv("COLUMNS", "40")
+    state = decision_pb2.BalanceState(
+        balance="allowance:a-long-name",
+        limit="1000000.25",
+        used="19.973774",
+        remaining="999980.276226",
+        unit="credit",
+    )
+    state.resets_at.FromJsonString("2026-12-29T00:00:00Z")
+    output.decision(decision_pb2.Decision(allowed=True, reason=1, balances=[state]))  # type: ignore[arg-type]
+    printed = capsys.readouterr().out
+    for whole in ("1000000.25", "19.973774", "999980.276226", "2026-12-29"):
+        assert whole in printed
+
+
+def test_texts_with_colons_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Line 100 of a file is no emoji, and brackets in an id are no markup."""
+    output.fail(ValueError("plans.yaml:100:13: job[red]"))
+    output.note("plans.yaml:100:13")
+    output.console().print("[bold]plans.yaml:100:13[/]")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "plans.yaml:100:13\n",
+        "error  plans.yaml:100:13: job[red]\nplans.yaml:100:13\n",
+    )
+
+
+def test_a_control_plane_may_be_named_without_its_scheme() -> None:
+    """As sidecars are; what is no address at all is named."""
+    for words in ("trace k1 --control-plane 127.0.0.1:9", "trace k1 --control-plane http://[::"):
+        done = runner.invoke(build(words.split()), words.split())
+        assert done.exit_code == 1
+        assert "missing an 'http" not in done.stderr
+        assert "`purser dev`" in done.stderr

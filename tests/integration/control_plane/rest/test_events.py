@@ -159,7 +159,15 @@ async def test_a_charge_is_traced_both_ways(rest: httpx.AsyncClient) -> None:
         back = await ok(rest.get(f"/trace/{identity}"))
         assert event["uid"] in [one["uid"] for one in back["events"]]
         assert transaction["id"] in [one["id"] for one in back["transactions"]]
-    problem(await rest.get("/trace/nothing"), 404)
+    nothing = problem(await rest.get("/trace/nothing"), 404)
+    assert "open reservations leave no posting" in nothing["detail"]
+
+
+async def test_a_reservation_is_traced_to_what_came_after_its_end(rest: httpx.AsyncClient) -> None:
+    """Its late settle is a fact under a key of its own."""
+    await ok(rest.post("/events", json=CALL | {"idempotency_key": "r1#late"}))
+    (event,) = (await ok(rest.get("/trace/r1")))["events"]
+    assert event["idempotency_key"] == "r1#late"
 
 
 async def test_a_trace_of_nothing_is_not_of_all_that_lacks_an_id(rest: httpx.AsyncClient) -> None:

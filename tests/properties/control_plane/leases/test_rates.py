@@ -89,16 +89,22 @@ def _ask(bucket: Bucket, held: dict[int, HeldShare], at: int, step: Step, place:
         free_at=now,
     )
     mine = next((share for share in bucket.shares if share.outbox_id == str(step.who)), fresh)
+    before = bucket.micro_tokens
     handed = hand_over(
         bucket, mine, need=step.need, amount=max(step.need, step.amount), free_at=now + FREE_AFTER
     )
     if handed is None:
+        assert bucket.micro_tokens == before
         return
+    assert bucket.micro_tokens == before - handed.tokens * MICRO, "what is not handed over stays"
     share, seconds = handed.share, at / MICRO
     ends_at = seconds + TTL.total_seconds()
     pace = {"micro_per_second": share.micro_per_second, "burst": share.burst}
     known = held.get(step.who)
     if known is not None and known.lease_id == share.id:
+        has = known.available(seconds)
         known.prolong(tokens=handed.tokens, now=seconds, ends_at=ends_at, **pace)
+        if has < step.need:  # else it would not have asked
+            assert known.available(seconds) >= has + handed.tokens, "all of it arrives"
     else:
         held[step.who] = HeldShare(share.id, tokens=handed.tokens, now=seconds, ends_at=ends_at, **pace)
