@@ -174,6 +174,7 @@ class Sidecar:
         self._outbox.on_waiting(sending.kick)
         self._link.on_back(self._sessions.reconnected)
         self._link.on_back(self._sender.reconnected)
+        self._link.on_back(self._keeper.reconnected)
         self._loops = [meeting, keeping, sending]
 
     def _wire_view(self) -> None:

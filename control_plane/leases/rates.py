@@ -171,6 +171,7 @@ def _refusal(bucket: Bucket, need: int, now: datetime) -> session.Acquired:
         kind=session.REFUSAL_KIND_HELD_BY_OTHERS, message="the rate is used up for the moment"
     )
     refusal.retry_after.FromTimedelta(bucket.wait_for(need, now))
+    refusal.available = bucket.micro_tokens // MICRO
     return session.Acquired(refusal=refusal)
 
 

@@ -19,6 +19,8 @@ from purser.sync.v1.feed_pb2 import FollowRequest, FollowResponse, Recalled, Sta
 
 WRITE_SECONDS = 10.0
 """A message that is not taken within this ends the stream."""
+AGAIN_SECONDS = 0.5
+"""After so long what could not be written is tried again."""
 WRITES_MAX = 100
 """What a follower has said that may wait for the database at a time; then it is not listened to."""
 IDS_PER_REQUEST = 1000
@@ -80,7 +82,8 @@ async def follow(
                 request = inbox.get_nowait()
                 if request is None:
                     writes.put_nowait(None)
-                    return await writing
+                    await asyncio.wait((writing,), timeout=WRITE_SECONDS)
+                    return None
                 woken.set()  # there may be another behind it
                 await _send(context, await _answer(database, stream, start, request, writes))
             elif inbox.empty() and reading.done():
@@ -120,9 +123,15 @@ async def _read(
 
 
 async def _write(writes: asyncio.Queue[Write | None], woken: asyncio.Event) -> None:
-    """Writes what there is to write, in order."""
+    """Writes what there is to write, in order; again, where the database can not take it now."""
     while (write := await writes.get()) is not None:
-        await write()
+        while True:
+            try:
+                await write()
+                break
+            except (SQLAlchemyError, OSError) as error:
+                structlog.get_logger("control_plane.feed").warning("not_written", error=str(error))
+                await asyncio.sleep(AGAIN_SECONDS)
         woken.set()
 
 
@@ -135,10 +144,7 @@ def _has_ended(task: asyncio.Task[None], woken: asyncio.Event) -> None:
 
 async def _note_seen(database: Database, start: Start) -> None:
     """It takes what it is sent, and keepalive would have ended a dead connection: it lives."""
-    try:
-        await database.transact(lambda uow: note_seen(uow, start.holder))
-    except (SQLAlchemyError, OSError) as error:  # it is only shown, and no reason to end a stream
-        structlog.get_logger("control_plane.feed").warning("seen_not_noted", error=str(error))
+    await database.transact(lambda uow: note_seen(uow, start.holder))
 
 
 async def _answer(

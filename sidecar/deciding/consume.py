@@ -1,13 +1,14 @@
 """ConsumeUsage: check and record in one atomic step, answered once it is durable."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from sidecar.deciding.answers import Answers, Takes
 from sidecar.deciding.asked import Asked
-from sidecar.deciding.errors import KeyConflict, Malformed, Violation
+from sidecar.deciding.errors import KeyConflict, Malformed, Overloaded, Violation
 from sidecar.deciding.judging import Judge, Judged
 from sidecar.deciding.party import Parties, Party
 from sidecar.deciding.records import decided, fact, filled, lease_changes
@@ -121,10 +122,12 @@ class Consume:
         return Consumed(entry.answer, UsageStatus.ACCEPTED)
 
     def _await_booked(self, seq: int, deadline: float) -> None:
-        """At most half of what is left of the call's time: it is answered whether it is booked or not."""
+        """At most half of what is left of the call's time, and not where too many wait already: it is answered whether
+        it is booked or not.
+        """
         seconds = min(BOOKED_WAIT_SECONDS, (deadline - self.till.clock.monotonic()) / 2)
         if seconds > 0:
-            with self.till.blocking():
+            with suppress(Overloaded), self.till.blocking():
                 self.outbox.wait_acknowledged(self.outbox.identity, seq, seconds)
 
     def _refused(self, asked: Asked, party: Party, feature: str, spent: Spent, answer: bytes) -> Consumed:

@@ -284,8 +284,12 @@ class Till:
         """Asks the control plane for its verdicts, after everything else was taken."""
         verdicts: dict[BalanceRef, RemoteVerdict] = {}
         for charge in remote:
-            with self.blocking():
-                answer = self._verdict(charge, event, deadline)
+            try:
+                with self.blocking():
+                    answer = self._verdict(charge, event, deadline)
+            except BaseException:  # too many wait already
+                self.give_back(spent._replace(verdicts=verdicts))
+                raise
             if isinstance(answer, RemoteVerdict) and answer.allowed:
                 verdicts[charge.ref] = answer
                 continue

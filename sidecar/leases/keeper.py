@@ -14,7 +14,7 @@ import structlog
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.leases import arrival, sizing
-from sidecar.leases.asking import Asking
+from sidecar.leases.asking import CALL_SECONDS, Asking
 from sidecar.leases.book import LeaseBook, Withdrawn
 from sidecar.leases.giving_up import GivingUp
 from sidecar.leases.held import FRESH_SECONDS
@@ -120,6 +120,9 @@ class Keeper:
         with self._lock:
             for s in shortfalls:
                 known = self._refusals.answer(s.ref, sizing.demand_key(s.ref, s.feature), s.missing, now)
+                request = self._asking.in_flight.get(s.ref)
+                if known is None and request is not None and request.is_in_vain:
+                    known = UNREACHABLE
                 if known is not None:
                     waiter.answer((s.ref, s.feature), known)
                 else:
@@ -143,6 +146,13 @@ class Keeper:
     def finish(self) -> None:
         """At a stop: asks for nothing more. Steps go on until what was asked for is answered."""
         self._finishing = True
+        self._wake()
+
+    def reconnected(self) -> None:
+        """The control plane is back: what was not answered is asked again at once. Does not block."""
+        with self._lock:
+            for request in self._asking.requests.values():
+                request.tries, request.retry_at, request.is_in_vain = 0, 0.0, False
         self._wake()
 
     def is_waiting(self) -> bool:
@@ -216,18 +226,22 @@ class Keeper:
             if self._asking.requests.get(request.message.request_id) is not request:
                 continue  # an earlier incarnation's
             if isinstance(answer, Unreachable):
-                self._unanswered(request)
+                self._unanswered(request, answer)
             elif isinstance(answer, Refused):
                 self._turned_down(request, answer)
             else:
                 self._arrived(request, answer, received_at)
 
-    def _unanswered(self, request: Request) -> None:
-        """It may have been granted: it is asked again under its id until it is known. Callers wait for that
-        unless the control plane is away: one that is slow may well answer within their time.
+    def _unanswered(self, request: Request, why: Unreachable) -> None:
+        """It may have been granted: it is asked again under its id until it is known. Callers wait for that where
+        the control plane is slow: it may well answer within their time.
         """
+        is_slow = why.code == "DEADLINE_EXCEEDED" and not self._port.is_down
+        if is_slow:
+            request.tries = 0  # it takes its time by itself
         self._ask_again(request)
-        if self._port.is_down:
+        if not is_slow:
+            request.is_in_vain = True
             self._let_go(request)
 
     def _let_go(self, request: Request) -> None:
@@ -329,7 +343,8 @@ class Keeper:
             return
         for request in list(self._asking.requests.values()):
             if not request.is_out and now >= request.retry_at:
-                request.is_out = True
+                # Its first callers may have had little time; those who wait now have theirs.
+                request.is_out, request.is_in_vain, request.timeout_seconds = True, False, CALL_SECONDS
                 self._send(request)
 
     def _send_new(self, demands: sizing.Demands, now: float) -> None:

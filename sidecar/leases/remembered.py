@@ -43,7 +43,10 @@ class RememberedRefusals:
         is_news = acquired.hint.version >= self._versions.get(want.ref, 0)
         seconds = arrival.remembered_seconds(want.ref, outcome)
         if is_news and seconds > 0:
-            least = want.need if acquired.hint.available > 0 else 1
+            if acquired.refusal.HasField("available"):
+                least = acquired.refusal.available + 1
+            else:
+                least = want.need if acquired.hint.available > 0 else 1
             known = Remembered(outcome, least, acquired.hint.version, now + seconds)
             self._known.setdefault(want.ref, {})[want.feature] = known
 

@@ -94,6 +94,8 @@ class Request:
     tries: int = 0
     retry_at: float = 0.0
     is_out: bool = True
+    is_in_vain: bool = False
+    """It has just failed, and is not yet asked again: nobody has to wait for it."""
     cut_at: dict[BalanceRef, int] = field(default_factory=dict)
     """Cuts that came meanwhile: the highest revision of each balance."""
 

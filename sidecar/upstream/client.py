@@ -17,7 +17,7 @@ from sidecar.runtime.clock import Clock
 from sidecar.runtime.metrics import Metrics
 from sidecar.runtime.trouble import Unreachable
 from sidecar.upstream.link import Link
-from sidecar.upstream.status import meaning
+from sidecar.upstream.status import is_own_word, meaning
 from sidecar.view.port import FeedLost
 
 _Reply = TypeVar("_Reply")
@@ -122,11 +122,7 @@ class ControlPlane:
         return reply
 
     def _note(self, error: grpc.RpcError) -> None:
-        code = error.code()
-        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-            self._link.failed(code)
-        elif code is not grpc.StatusCode.CANCELLED:
-            self._link.worked()
+        note(self._link, error)
 
     def acquire(
         self, request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered
@@ -162,6 +158,17 @@ class ControlPlane:
             raise FeedLost(str(error)) from error
 
 
+def note(link: Link, error: grpc.RpcError) -> None:
+    """What a failed call says of the link."""
+    code = error.code()
+    if code is grpc.StatusCode.CANCELLED:
+        return
+    if is_own_word(error) or code not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+        link.worked()
+    else:
+        link.failed(code)
+
+
 class FeedStream:
     """One open feed. Iterating blocks until a message comes and raises FeedLost when the stream ends."""
 
@@ -181,7 +188,7 @@ class FeedStream:
         except StopIteration:
             raise FeedLost("the control plane ended the feed") from None
         except grpc.RpcError as error:
-            self._link.failed(error.code())
+            note(self._link, error)
             raise FeedLost(str(meaning(error))) from error
         self._link.worked()
         return cast("feed.FollowResponse", message)

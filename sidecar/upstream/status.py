@@ -8,6 +8,9 @@ from grpc_status import rpc_status
 
 from sidecar.runtime.trouble import AnotherInstallation, Refused, SequenceGap, Superseded, Unreachable
 
+DOMAIN: Final = "purser.dev"
+"""Of the control plane's own errors; a connection's have none."""
+
 # With these the control plane has looked at what was asked, and done nothing. All others leave it open.
 _NOTHING_HAPPENED: Final = frozenset(
     {
@@ -39,6 +42,14 @@ def meaning(error: grpc.RpcError) -> Unreachable | Refused:
     if code in _NOTHING_HAPPENED:
         return Refused(code.name, message)
     return Unreachable(code.name, message)
+
+
+def is_own_word(error: grpc.RpcError) -> bool:
+    """Has the control plane itself said that it can not, as when its database is away? Then it is there. One that is
+    stopping will not be.
+    """
+    info = _info(error)
+    return bool(info.domain == DOMAIN and info.reason != "SHUTTING_DOWN")
 
 
 def _expected_seq(error: grpc.RpcError) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import purser
 from tests.e2e.fleet import CATALOG
 from tests.integration.whole.installation import Installation
 
@@ -18,6 +19,21 @@ plans:
   free: {entitlements: {quota: {limit: 1000000, every: P1M, rate: [{limit: 100000, per: PT1M}]}}}
 """
 MONTH_AND_RATE = RATE.replace("limit: 1000000", "limit: 500").replace("limit: 100000", "limit: 500")
+
+SPENT_AND_HIGHEST = """
+purser: catalog/v1
+units:
+  credit: {name: credit, kind: credit, scale: 3}
+meters:
+  peak: {event: job, aggregate: max, of: [points]}
+rate_cards:
+  jobs: {event: job, unit: credit, unknown: deny, prices: [{dimension: points, per: 1, price: "1"}]}
+features:
+  jobs: {type: metered, event: job, rate_card: jobs}
+  peak: {type: metered, meter: peak}
+plans:
+  both: {entitlements: {jobs: {spends: credit}, peak: {limit: 1000, every: P1M}}}
+"""
 
 
 @pytest.mark.parametrize(
@@ -66,6 +82,20 @@ def test_what_waiting_does_not_mend_has_no_retry_after(installation: Installatio
     assert refused.retry_after is None
 
 
+def test_a_call_that_was_too_large_for_a_rate_costs_smaller_ones_nothing(installation: Installation) -> None:
+    """What is left of the burst is theirs, at once."""
+    office = installation.office
+    office.publish(RATE)
+    office.customer("acme", "free")
+    client = installation.sidecar().client
+    call: dict[str, Any] = {"customer_id": "acme", "feature": "quota", "event_name": "job"}
+    said = [
+        client.consume(idempotency_key=str(key), measures={"points": points}, **call).reason
+        for key, points in enumerate((60_100, 60_100, 35_000))
+    ]
+    assert said == ["OK", "RATE_LIMITED", "OK"]
+
+
 def test_a_rate_lets_through_what_it_says(installation: Installation) -> None:
     """A small call, a large one, and what is left of the burst: one sidecar that is alone has all of it."""
     office = installation.office
@@ -79,3 +109,24 @@ def test_a_rate_lets_through_what_it_says(installation: Installation) -> None:
     refused = client.consume(idempotency_key="more", measures={"points": 60_000}, **call)
     assert refused.reason == "RATE_LIMITED"
     assert refused.retry_after is not None
+
+
+def test_a_call_that_is_turned_away_has_taken_nothing(installation: Installation) -> None:
+    """It would have to wait for the control plane where too many wait already: what it had taken from leases is there
+    for the next call.
+    """
+    office = installation.office
+    office.publish(SPENT_AND_HIGHEST)
+    office.customer("acme", "both")
+    office.post("/grants", id="grant", customer_id="acme", unit="credit", amount="100")
+    aboard = installation.sidecar()
+    call: dict[str, Any] = {"customer_id": "acme", "event_name": "job"}
+    for key in range(5):
+        assert aboard.client.consume(idempotency_key=str(key), measures={"points": 4}, **call)
+    writes = aboard.sidecar._pools.writes  # 500 calls that wait would take half a minute to make
+    before, writes._waiting_max = writes._waiting_max, 0
+    for key in range(8):
+        with pytest.raises(purser.Overloaded):
+            aboard.client.consume(idempotency_key=f"away-{key}", measures={"points": 1}, **call)
+    writes._waiting_max = before
+    assert aboard.client.consume(idempotency_key="all", measures={"points": 80}, **call)

@@ -298,20 +298,24 @@ async def test_heartbeats_do_not_wait_for_writes(sqlite_url: str) -> None:
         assert [(row.recall_id, row.last_seq) for row in answers] == [("r1", 8)]
 
 
-async def test_a_stream_ends_when_what_it_says_can_not_be_written(
+async def test_what_can_not_be_written_now_is_written_later(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is said again by whoever follows next: nothing is lost in silence."""
+    """The stream goes on, and what its follower has said is not lost."""
+    said: list[str] = []
 
-    async def fails(*_args: object, **_fields: object) -> None:
-        raise OperationalError("insert", {}, Exception("the disk is full"))
+    async def fails_once(_uow: object, *, recall_id: str, **_fields: object) -> None:
+        said.append(recall_id)
+        if len(said) == 1:
+            raise OperationalError("insert", {}, Exception("the disk is full"))
 
+    monkeypatch.setattr("control_plane.rpc.follow.answer_recall", fails_once)
     async with serving(sqlite_url) as control_plane, following(control_plane) as follower:
-        monkeypatch.setattr("control_plane.rpc.follow.answer_recall", fails)
-        await follower.call.write(feed_pb2.FollowRequest(recalled=feed_pb2.Recalled(recall_id="r1")))
-        with pytest.raises(grpc.aio.AioRpcError) as ended:
-            await follower.until(lambda: False)
-        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        for recall_id in ("r1", "r2"):
+            recalled = feed_pb2.Recalled(recall_id=recall_id)
+            await follower.call.write(feed_pb2.FollowRequest(recalled=recalled))
+        await follower.until(lambda: len(said) == 3)
+        assert said == ["r1", "r1", "r2"]
 
 
 async def test_no_follower_misses_a_change(postgres_url: str) -> None:

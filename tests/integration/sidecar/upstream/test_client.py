@@ -35,6 +35,7 @@ class Server(SyncServiceServicer):
     def __init__(self) -> None:
         """Listens on a free port."""
         self.abort: grpc.StatusCode | None = None
+        self.status: grpc.Status | None = None
         self.gap: int | None = None
         self.batches: list[usage.ReportBatchRequest] = []
         self.delay_seconds = 0.0
@@ -56,6 +57,8 @@ class Server(SyncServiceServicer):
         time.sleep(self.delay_seconds)
         if self.abort is not None:
             context.abort(self.abort, "because")
+        if self.status is not None:
+            context.abort_with_status(self.status)
 
     def OpenSession(
         self, request: session.OpenSessionRequest, context: grpc.ServicerContext
@@ -194,6 +197,22 @@ def test_what_may_have_happened_is_told_from_what_has_not(
     answer = acquire(upstream)
     assert isinstance(answer, kind)
     assert answer.code == code.name
+
+
+@pytest.mark.parametrize(("reason", "is_down"), [("DATABASE_UNAVAILABLE", False), ("SHUTTING_DOWN", True)])
+def test_a_control_plane_that_says_that_it_can_not_is_there(
+    upstream: ControlPlane, server: Server, link: Link, reason: str, is_down: bool
+) -> None:
+    """Its database is in trouble: whoever asks waits a while, and nobody takes it to have come back with each word."""
+    info = any_pb2.Any()
+    info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="purser.dev"))
+    server.status = rpc_status.to_status(status_pb2.Status(code=code_pb2.UNAVAILABLE, details=[info]))
+    answer = acquire(upstream)
+    assert isinstance(answer, Unreachable)
+    assert answer.code == "UNAVAILABLE"
+    with pytest.raises(Unreachable):
+        upstream.open_session(session.OpenSessionRequest(), 5)
+    assert (link.is_down, link.outage) == (is_down, 0)
 
 
 def test_a_call_ends_at_its_deadline_and_a_silent_control_plane_is_doubted(

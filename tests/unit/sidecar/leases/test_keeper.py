@@ -50,6 +50,7 @@ class FakePort:
 
     is_down: bool = False
     sent: list[tuple[session.AcquireLeasesRequest, Answered]] = field(default_factory=list)
+    timeouts: list[float] = field(default_factory=list)
 
     def acquire(
         self, request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered
@@ -57,6 +58,7 @@ class FakePort:
         """Sends nothing."""
         assert timeout_seconds > 0
         self.sent.append((request, answered))
+        self.timeouts.append(timeout_seconds)
 
 
 @dataclass
@@ -321,6 +323,45 @@ def test_a_slow_control_plane_is_waited_for(rig: Rig) -> None:
     rig.reply(2, reply)
     assert rig.grade(waiter) is Grade.GRANTED
     assert rig.grade(other, OTHER) is Grade.EXHAUSTED
+
+
+def test_an_impatient_caller_leaves_others_their_time(rig: Rig) -> None:
+    """The repeat of a request has a time of its own: where each way takes longer than the first caller had, it could
+    never be answered, and nobody else would get anything.
+    """
+    rig.ask(seconds=0.1)
+    rig.keeper.step()
+    patient = rig.ask(seconds=30)
+    rig.clock.advance(0.1)
+    rig.reply(0, Unreachable("DEADLINE_EXCEEDED"))
+    rig.clock.advance(1)
+    rig.keeper.step()
+    assert rig.port.timeouts == [pytest.approx(0.1), 2.0]
+    rig.reply(1, granted(75))
+    assert rig.grade(patient) is Grade.GRANTED
+
+
+def test_a_control_plane_in_trouble_is_not_waited_for_and_asked_again_once_it_is_well(rig: Rig) -> None:
+    """It said that it can not: callers are told at once, also those who come before it is asked again. When it is back
+    nobody waits for the end of a pause.
+    """
+    waiter = rig.ask(seconds=30)
+    rig.keeper.step()
+    for tried in range(6):
+        rig.reply(tried, Unreachable("UNAVAILABLE"))
+        assert rig.grade(waiter) is Grade.UNREACHABLE
+        waiter = rig.ask(seconds=30)
+        assert rig.grade(waiter) is Grade.UNREACHABLE
+        rig.clock.advance(6)
+        rig.keeper.step()
+    rig.reply(6, Unreachable("UNAVAILABLE"))
+    sent = len(rig.port.sent)
+    rig.keeper.reconnected()
+    waiter = rig.ask(seconds=30)
+    rig.keeper.step()
+    assert len(rig.port.sent) == sent + 1
+    rig.reply(sent, granted(75))
+    assert rig.grade(waiter) is Grade.GRANTED
 
 
 def test_what_is_known_to_be_away_is_not_waited_for(rig: Rig) -> None:

@@ -749,10 +749,15 @@ class LeaseRefusal(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
     kind: Global___RefusalKind.ValueType
     """What kind of no this is."""
     message: _builtins.str
     """In words, for the explanation."""
+    available: _builtins.int
+    """Of a rate: what there is, in the balance's last digit, which is less than the call needs. A call that lacks no more
+    than this may ask at once. Absent: not said, as of what is no rate.
+    """
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """When asking again can help. Absent: not before the balance changes."""
@@ -763,12 +768,15 @@ class LeaseRefusal(_message.Message):
         kind: Global___RefusalKind.ValueType = ...,
         retry_after: _duration_pb2.Duration | None = ...,
         message: _builtins.str = ...,
+        available: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available", b"_available", "available", b"available", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "retry_after", b"retry_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available", b"_available", "available", b"available", "kind", b"kind", "message", b"message", "retry_after", b"retry_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__available: _TypeAlias = _typing.Literal["available"]  # noqa: Y015
+    _WhichOneofArgType__available: _TypeAlias = _typing.Literal["_available", b"_available"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__available) -> _WhichOneofReturnType__available | None: ...
 
 Global___LeaseRefusal: _TypeAlias = LeaseRefusal  # noqa: Y015
 
