@@ -364,9 +364,15 @@ class Sidecar:
             loop.stop(1.0)
         self._persisting.stop(5.0)
         self._control_plane.close()
+        unsent = self._unsent()
         self._outbox.close()
         self._probes.stop()
-        _log.info("stopped", drained=drain)
+        if unsent:
+            _log.warning(
+                "stopped; what is not uploaded goes on with the next start on this folder", unsent=unsent
+            )
+        else:
+            _log.info("stopped", unsent=0)
 
     def why_not_ready(self) -> str:
         """Empty: ready."""
@@ -473,9 +479,12 @@ class Sidecar:
             _log.warning("leases could not be returned; they end by themselves", cause=str(error))
 
     def _is_uploaded(self) -> bool:
-        if self._link.is_down:
-            return True
-        return all(item.cursor >= item.last_seq for item in self._outbox.incarnations())
+        """Or there is nobody to upload to."""
+        return self._link.is_down or not self._unsent()
+
+    def _unsent(self) -> int:
+        """Records of the outbox that the books do not have."""
+        return sum(max(0, item.last_seq - item.cursor) for item in self._outbox.incarnations())
 
     def _wait(self, done: Callable[[], bool]) -> None:
         deadline = self._clock.monotonic() + self._settings.drain_seconds
