@@ -139,6 +139,10 @@ def report(
     with _asking(sidecar) as stub:
         fields = _event(customer, subject, event, measure, attribute, key=key, holder=holder, change=change)
         if feature:
+            if not (holder or change):
+                raise ValueError(
+                    "--feature is for gauge events, with --holder and --change; leave it out of others"
+                )
             fields["gauge_feature"] = feature
         response = stub.ReportUsage(messages.report([fields]), timeout=TIMEOUT_SECONDS)
     result = messages.report_result(response.results[0])

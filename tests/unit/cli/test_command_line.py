@@ -275,6 +275,14 @@ def test_texts_with_colons_stay_as_they_are(capsys: pytest.CaptureFixture[str]) 
     )
 
 
+def test_a_report_with_the_flags_of_a_consume_is_told_which_one_is_too_many() -> None:
+    """A feature is named in a report of a gauge alone."""
+    words = "report --customer acme --feature chat --event llm --measure tokens=1".split()
+    done = runner.invoke(build(words), words)
+    assert done.exit_code == 1
+    assert "leave it out" in done.stderr
+
+
 def test_a_control_plane_may_be_named_without_its_scheme() -> None:
     """As sidecars are; what is no address at all is named."""
     for words in ("trace k1 --control-plane 127.0.0.1:9", "trace k1 --control-plane http://[::"):
