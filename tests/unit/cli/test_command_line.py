@@ -277,7 +277,7 @@ def test_texts_with_colons_stay_as_they_are(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_report_with_the_flags_of_a_consume_is_told_which_one_is_too_many() -> None:
     """A feature is named in a report of a gauge alone."""
-    words = "report --customer acme --feature chat --event llm --measure tokens=1".split()
+    words = ["report", "--customer", "acme", "--feature", "chat", "--event", "llm", "--measure", "tokens=1"]
     done = runner.invoke(build(words), words)
     assert done.exit_code == 1
     assert "leave it out" in done.stderr
