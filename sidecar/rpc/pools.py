@@ -166,16 +166,14 @@ class Pool(ThreadPoolExecutor):
             return True
 
 
-class _Here(threading.local):
-    pool: Pool | None = None
-
-
-_here = _Here()
+_here: Final = threading.local()
+"""`pool`: whose thread it is. Not a class of our own: compiled, what inherits from `local` has one value for all threads."""
 
 
 def blocking() -> contextlib.AbstractContextManager[None]:
     """`Pool.blocking` of the pool that runs the present thread; nothing elsewhere."""
-    return contextlib.nullcontext() if _here.pool is None else _here.pool.blocking()
+    pool: Pool | None = getattr(_here, "pool", None)
+    return contextlib.nullcontext() if pool is None else pool.blocking()
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,24 @@ def test_who_waits_is_stood_in_for() -> None:
     pool.shutdown()
 
 
+def test_each_pool_stands_in_for_its_own() -> None:
+    """Whichever pool was made last: a call that waits is counted, and stood in for, where it runs."""
+    pool, other = Pool("test", threads=1, bound=10), Pool("other", threads=1, bound=10, waiting_max=0)
+    waits, answered = threading.Event(), threading.Event()
+
+    def cold() -> None:
+        with blocking():
+            waits.set()
+            answered.wait(10)
+
+    pool.submit(cold)
+    assert waits.wait(10)
+    pool.submit(answered.set)
+    assert answered.wait(10)
+    for each in (pool, other):
+        each.shutdown()
+
+
 def test_those_who_wait_are_bounded() -> None:
     """One more than may wait is turned away at once."""
     pool = Pool("test", threads=1, bound=10, waiting_max=0)
