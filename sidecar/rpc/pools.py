@@ -167,7 +167,7 @@ class Pool(ThreadPoolExecutor):
 
 
 _here: Final = threading.local()
-"""`pool`: whose thread it is. Not a class of our own: compiled, what inherits from `local` has one value for all threads."""
+"""`pool`: whose thread it is. Not a class of our own: a compiled heir of `local` has one value for all threads."""
 
 
 def blocking() -> contextlib.AbstractContextManager[None]:
