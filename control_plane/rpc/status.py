@@ -18,8 +18,7 @@ from control_plane.leases.installation import AnotherInstallation
 from control_plane.leases.sessions import Superseded
 from control_plane.rpc.follow import ShuttingDown, SlowFollower
 from control_plane.usage.report import SequenceGap
-
-DOMAIN: Final = "purser.dev"
+from sidecar.runtime.trouble import ERROR_DOMAIN
 
 Facts = Callable[[Any], Mapping[str, str]]
 Details = Callable[[Any], list[Message]]
@@ -90,7 +89,7 @@ def row_for(error: BaseException) -> Row:
 def status_of(error: BaseException) -> grpc.Status:
     """What to end the call with."""
     row = row_for(error)
-    info = error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN, metadata=row.facts(error))
+    info = error_details_pb2.ErrorInfo(reason=row.reason, domain=ERROR_DOMAIN, metadata=row.facts(error))
     details = []
     for message in (info, *row.details(error)):
         packed = any_pb2.Any()

@@ -14,9 +14,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from sidecar.deciding import errors
-from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
+from sidecar.runtime.trouble import ERROR_DOMAIN, NotWritten, OutcomeUnknown
 
-DOMAIN: Final = "purser.dev"
 TEXT_MAX_BYTES: Final = 600
 VIOLATIONS_MAX_BYTES: Final = 2_400
 """A status travels in headers, of which gRPC takes 8 KiB gladly and 16 KiB at most: the message twice, once with three
@@ -109,7 +108,7 @@ def status_of(error: Exception) -> grpc.Status:
         "something went wrong inside the sidecar; its log says what" if row is UNFORESEEN else str(error)
     )
     status = status_pb2.Status(code=row.code, message=_cut(message))
-    info = error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN)
+    info = error_details_pb2.ErrorInfo(reason=row.reason, domain=ERROR_DOMAIN)
     for detail in (info, *row.details(error)):
         packed = any_pb2.Any()
         packed.Pack(detail)

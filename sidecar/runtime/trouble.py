@@ -5,6 +5,10 @@ They stand here because neighbouring rooms, which do not know each other, must t
 
 import threading
 from collections.abc import Callable
+from typing import Final
+
+ERROR_DOMAIN: Final = "purser.dev"
+"""Of the `ErrorInfo` that our own servers put into every error; what a connection says has none."""
 
 
 class NotWritten(Exception):

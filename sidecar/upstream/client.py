@@ -112,7 +112,7 @@ class ControlPlane:
         try:
             reply = call()
         except grpc.RpcError as error:
-            self._note(error)
+            note(self._link, error)
             raise meaning(error) from error
         except ValueError as error:  # how grpc says that the channel is closed
             raise Unreachable("CANCELLED", str(error)) from error
@@ -120,9 +120,6 @@ class ControlPlane:
             self._metrics.upstream_calls.labels(rpc).observe(self._clock.monotonic() - started)
         self._link.worked()
         return reply
-
-    def _note(self, error: grpc.RpcError) -> None:
-        note(self._link, error)
 
     def acquire(
         self, request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered
@@ -142,7 +139,7 @@ class ControlPlane:
             except grpc.FutureCancelledError:
                 answered(Unreachable("CANCELLED"))
             except grpc.RpcError as error:
-                self._note(error)
+                note(self._link, error)
                 answered(meaning(error))
             else:
                 self._link.worked()

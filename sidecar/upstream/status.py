@@ -6,10 +6,14 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from sidecar.runtime.trouble import AnotherInstallation, Refused, SequenceGap, Superseded, Unreachable
-
-DOMAIN: Final = "purser.dev"
-"""Of the control plane's own errors; a connection's have none."""
+from sidecar.runtime.trouble import (
+    ERROR_DOMAIN,
+    AnotherInstallation,
+    Refused,
+    SequenceGap,
+    Superseded,
+    Unreachable,
+)
 
 # With these the control plane has looked at what was asked, and done nothing. All others leave it open.
 _NOTHING_HAPPENED: Final = frozenset(
@@ -49,7 +53,7 @@ def is_own_word(error: grpc.RpcError) -> bool:
     stopping will not be.
     """
     info = _info(error)
-    return bool(info.domain == DOMAIN and info.reason != "SHUTTING_DOWN")
+    return bool(info.domain == ERROR_DOMAIN and info.reason != "SHUTTING_DOWN")
 
 
 def _expected_seq(error: grpc.RpcError) -> int:

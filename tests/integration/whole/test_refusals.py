@@ -1,5 +1,7 @@
 """What a refusal says: what is left of the whole, and what is missing, as a check says it."""
 
+import itertools
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -68,15 +70,29 @@ def test_a_refusal_says_what_is_left_and_what_is_missing(
         assert state.remaining == Decimal(30)
 
 
+def _consumer(installation: Installation, catalog: str) -> Callable[[int], purser.Decision]:
+    """Consumes points of the feature `quota` for a customer on `free`, each time under a key of its own."""
+    installation.office.publish(catalog)
+    installation.office.customer("acme", "free")
+    client, keys = installation.sidecar().client, itertools.count()
+
+    def consume(points: int) -> purser.Decision:
+        return client.consume(
+            customer_id="acme",
+            feature="quota",
+            event_name="job",
+            idempotency_key=str(next(keys)),
+            measures={"points": points},
+        )
+
+    return consume
+
+
 def test_what_waiting_does_not_mend_has_no_retry_after(installation: Installation) -> None:
     """The month is short and so is the rate, which comes back in seconds: the month has the word."""
-    office = installation.office
-    office.publish(MONTH_AND_RATE)
-    office.customer("acme", "free")
-    client = installation.sidecar().client
-    call: dict[str, Any] = {"customer_id": "acme", "feature": "quota", "event_name": "job"}
-    assert client.consume(idempotency_key="a", measures={"points": 301}, **call)
-    refused = client.consume(idempotency_key="b", measures={"points": 301}, **call)
+    consume = _consumer(installation, MONTH_AND_RATE)
+    assert consume(301)
+    refused = consume(301)
     assert (refused.allowed, refused.reason) == (False, "LIMIT_REACHED")
     assert "199 to be had, 102 missing" in refused.message
     assert refused.retry_after is None
@@ -84,29 +100,17 @@ def test_what_waiting_does_not_mend_has_no_retry_after(installation: Installatio
 
 def test_a_call_that_was_too_large_for_a_rate_costs_smaller_ones_nothing(installation: Installation) -> None:
     """What is left of the burst is theirs, at once."""
-    office = installation.office
-    office.publish(RATE)
-    office.customer("acme", "free")
-    client = installation.sidecar().client
-    call: dict[str, Any] = {"customer_id": "acme", "feature": "quota", "event_name": "job"}
-    said = [
-        client.consume(idempotency_key=str(key), measures={"points": points}, **call).reason
-        for key, points in enumerate((60_100, 60_100, 35_000))
-    ]
-    assert said == ["OK", "RATE_LIMITED", "OK"]
+    consume = _consumer(installation, RATE)
+    assert [consume(points).reason for points in (60_100, 60_100, 35_000)] == ["OK", "RATE_LIMITED", "OK"]
 
 
 def test_a_rate_lets_through_what_it_says(installation: Installation) -> None:
     """A small call, a large one, and what is left of the burst: one sidecar that is alone has all of it."""
-    office = installation.office
-    office.publish(RATE)
-    office.customer("acme", "free")
-    client = installation.sidecar().client
-    call: dict[str, Any] = {"customer_id": "acme", "feature": "quota", "event_name": "job"}
-    for key, points in enumerate((1_000, 60_000, 38_000)):
-        answer = client.consume(idempotency_key=str(key), measures={"points": points}, **call)
+    consume = _consumer(installation, RATE)
+    for points in (1_000, 60_000, 38_000):
+        answer = consume(points)
         assert answer, answer.message
-    refused = client.consume(idempotency_key="more", measures={"points": 60_000}, **call)
+    refused = consume(60_000)
     assert refused.reason == "RATE_LIMITED"
     assert refused.retry_after is not None
 
