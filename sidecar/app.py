@@ -11,11 +11,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
 from typing import Final
 
+import grpc
 import structlog
 from prometheus_client import CollectorRegistry
 
@@ -47,20 +48,17 @@ from sidecar.deciding.trouble import Strangers
 from sidecar.deciding.uniques import Uniques
 from sidecar.deciding.unreported import Unreported
 from sidecar.deciding.waivers import Waivers
-from sidecar.http.metrics import EdgeMetrics
-from sidecar.http.probes import Probes
+from sidecar.edge import Edge, Inside, NetworkEdge
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.keeper import Keeper
+from sidecar.outbox.file import Connect, connect
 from sidecar.outbox.port import Identity
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sessions import Sessions
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.rpc import encoding
-from sidecar.rpc.fast import FastChecks, LatestFreshness
-from sidecar.rpc.fast_consume import FastConsumes
-from sidecar.rpc.pools import blocking, make_pools
-from sidecar.rpc.server import ApiServer, Handlers, Tls
-from sidecar.rpc.service import EntitlementService, Verbs
+from sidecar.rpc.pools import blocking
+from sidecar.rpc.service import Verbs
 from sidecar.runtime.backoff import Backoff
 from sidecar.runtime.boot import boot_id
 from sidecar.runtime.clock import Clock, SystemClock
@@ -76,7 +74,8 @@ from sidecar.view.hints import Hint
 from sidecar.view.memory import View
 from sidecar.view.persisting import Persisting
 from sidecar.view.pulse import Pulse
-from sidecar.view.redis import RedisTier, connect
+from sidecar.view.redis import RedisTier
+from sidecar.view.redis import connect as connect_redis
 from sidecar.view.snapshot import SnapshotFile
 
 EXPIRY_SECONDS: Final = 0.1
@@ -87,16 +86,47 @@ DRAIN_LOOK_SECONDS: Final = 0.02
 _log = structlog.stdlib.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a sidecar touches beside the clock: chance, the way to the control plane, the disk, and callers."""
+
+    random: Random
+    """For jitter, and for ids that nobody else may ever have."""
+    boot_id: str
+    open_channel: Callable[[], grpc.Channel]
+    connect: Connect
+    edge: Callable[[Settings, Inside], Edge]
+
+
+def machine(settings: Settings) -> Surroundings:
+    """The machine that this process runs on."""
+    security = Security(
+        ca_file=settings.upstream_ca_file,
+        certificate_file=settings.upstream_cert_file,
+        key_file=settings.upstream_key_file,
+        token_file=settings.upstream_token_file,
+        is_tls=settings.upstream_tls or settings.upstream_ca_file is not None,
+    )
+    return Surroundings(
+        random=Random(secrets.randbits(128)),  # noqa: S311 jitter and ids, not secrets
+        boot_id=boot_id(),
+        open_channel=lambda: open_channel(settings.control_plane, security),
+        connect=connect,
+        edge=NetworkEdge,
+    )
+
+
 class Sidecar:
     """One sidecar. `start` returns when it serves; `stop` drains. Usable inside tests: it touches nothing global."""
 
     def __init__(
-        self, settings: Settings, *, clock: Clock | None = None, random: Random | None = None
+        self, settings: Settings, *, clock: Clock | None = None, surroundings: Surroundings | None = None
     ) -> None:
         """Opens the outbox and binds the ports; starts nothing. Raises OutboxLocked, OSError, CanNotListen."""
         self._settings = settings
         self._clock = clock = clock or SystemClock()
-        self._random = random = random or Random(secrets.randbits(128))  # noqa: S311 jitter and ids, not secrets
+        around = surroundings or machine(settings)
+        self._random = around.random
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
         self._is_draining = False
@@ -106,30 +136,36 @@ class Sidecar:
             settings.data / "outbox.sqlite3",
             durability=settings.durability,
             clock=clock,
-            make_id=lambda: secrets.token_hex(16),
-            boot_id=boot_id(),
+            make_id=self._new_name,
+            boot_id=around.boot_id,
             metrics=self._metrics,
+            connect=around.connect,
         )
-        self._wire_hold()
+        self._wire_hold(around.open_channel())
         self._wire_view()
         self._wire_verbs()
-        self._wire_edge()
+        self._edge = around.edge(
+            settings,
+            Inside(
+                verbs=self._verbs,
+                kept=self._kept,
+                preparing=Preparing(self._verbs.consume, self._view, clock),
+                view=self._view,
+                clock=clock,
+                random=self._random,
+                registry=self._registry,
+                why_not_ready=self.why_not_ready,
+            ),
+        )
+        self._loops.append(Loop("purser-health", self._look_after_health))
 
     # Wiring, from the bottom up
 
-    def _wire_hold(self) -> None:
+    def _wire_hold(self, channel: grpc.Channel) -> None:
         """What may be spent, what was used, and the way to the control plane."""
         settings, clock, metrics = self._settings, self._clock, self._metrics
         self._pulse = Pulse()
         self._link = Link(clock, metrics)
-        security = Security(
-            ca_file=settings.upstream_ca_file,
-            certificate_file=settings.upstream_cert_file,
-            key_file=settings.upstream_key_file,
-            token_file=settings.upstream_token_file,
-            is_tls=settings.upstream_tls or settings.upstream_ca_file is not None,
-        )
-        channel = open_channel(settings.control_plane, security)
         self._control_plane = ControlPlane(channel, link=self._link, clock=clock, metrics=metrics)
         turn = threading.Lock()
         self._sessions = Sessions(
@@ -162,7 +198,7 @@ class Sidecar:
             uploads=self._sender,
             clock=clock,
             random=self._random,
-            make_id=lambda: secrets.token_hex(16),
+            make_id=self._new_name,
             metrics=metrics,
         )
         self._keeping = keeping = Loop("purser-keeper", self._keeper.step)
@@ -188,7 +224,7 @@ class Sidecar:
         )
         tier = None
         if settings.redis:
-            client = connect(settings.redis)
+            client = connect_redis(settings.redis)
             tier = RedisTier(client, prefix=settings.redis_prefix, monotonic=clock.monotonic)
         self._following = Following(
             view=self._view,
@@ -272,55 +308,29 @@ class Sidecar:
             listing=self._listing,
             clock=clock,
         )
+        self._kept = Kept(
+            check=self._verbs.check,
+            view=self._view,
+            book=self._book,
+            unreported=self._unreported,
+            clock=clock,
+        )
         self._loops += [
             Loop("purser-expiry", self._expire),
             Loop("purser-refusals", self._report_refusals),
         ]
-
-    def _wire_edge(self) -> None:
-        """The ports that others see."""
-        settings = self._settings
-        self._pools = make_pools(
-            read_threads=settings.read_threads,
-            write_threads=settings.write_threads,
-            stream_threads=settings.stream_threads,
-            calls_max=settings.calls_max,
-        )
-        tls = None
-        if settings.tls_certificate is not None and settings.tls_key is not None:
-            tls = Tls(settings.tls_certificate, settings.tls_key)
-        service = EntitlementService(self._verbs)
-        checks, self._consumes = self._fast()
-        self._api = ApiServer(
-            Handlers(service, checks, self._consumes, self._pools),
-            self._pools,
-            address=settings.grpc,
-            tls=tls,
-        )
-        edge = EdgeMetrics(
-            self._registry,
-            view=self._view,
-            pools=self._pools.everything(),
-            prepared=lambda: self._consumes.answered,
-            clock=self._clock,
-        )
-        self._probes = Probes(
-            settings.http, ready=self.why_not_ready, registry=self._registry, refresh=edge.refresh
-        )
-        self._loops.append(Loop("purser-health", self._look_after_health))
 
     # Life
 
     @property
     def grpc_address(self) -> str:
         """Where apps are served; with the port that was found for 0."""
-        address = self._settings.grpc
-        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{self._api.port}"
+        return self._edge.grpc_address
 
     @property
     def http_address(self) -> str:
         """Where health and metrics are served."""
-        return f"{self._settings.http.rpartition(':')[0]}:{self._probes.port}"
+        return self._edge.http_address
 
     def start(self) -> None:
         """Starts from what is on disk, and serves."""
@@ -331,9 +341,7 @@ class Sidecar:
         for loop in self._loops:
             loop.start()
         self._following.start()
-        self._api.start()
-        self._api.set_serving(self._outbox.is_healthy)
-        self._probes.start()
+        self._edge.start(is_serving=self._outbox.is_healthy)
         _log.info(
             "serving",
             grpc=self.grpc_address,
@@ -350,15 +358,15 @@ class Sidecar:
             return
         self._stopped.set()
         self._is_draining = True
-        self._api.drain()
+        self._edge.drain()
         self._listing.close()
         if drain:
-            self._wait(lambda: all(not pool.in_flight for pool in self._pools.everything()))
+            self._wait(lambda: self._edge.is_idle)
             self._refusals.flush(self._outbox)
             self._return_leases()
             self._sender.kick()
             self._wait(self._is_uploaded)
-        self._api.stop(0.2)
+        self._edge.stop(0.2)
         self._following.stop(1.0)
         for loop in self._loops:
             loop.stop(1.0)
@@ -366,7 +374,7 @@ class Sidecar:
         self._control_plane.close()
         unsent = self._unsent()
         self._outbox.close()
-        self._probes.stop()
+        self._edge.close()
         if unsent:
             _log.warning(
                 "stopped; what is not uploaded goes on with the next start on this folder", unsent=unsent
@@ -390,28 +398,15 @@ class Sidecar:
 
     # Inside
 
-    def _fast(self) -> tuple[FastChecks, FastConsumes]:
-        clock, random, freshness = self._clock, self._random, LatestFreshness(self._pulse)
-        kept = Kept(
-            check=self._verbs.check,
-            view=self._view,
-            book=self._book,
-            unreported=self._unreported,
-            clock=clock,
-        )
-        preparing = Preparing(self._verbs.consume, self._view, clock)
-        return (
-            FastChecks(kept, freshness=freshness, clock=clock, new_bits=lambda: random.getrandbits(60)),
-            FastConsumes(
-                preparing, freshness=freshness, clock=clock, new_bits=lambda: random.getrandbits(80)
-            ),
-        )
-
     def _control_now(self) -> datetime:
         return self._pulse.control_now(self._clock)
 
     def _new_id(self) -> str:
         return f"d{self._random.getrandbits(80):020x}"
+
+    def _new_name(self) -> str:
+        """Of an outbox, an incarnation, a request: nobody else ever has it."""
+        return f"{self._random.getrandbits(128):032x}"
 
     def _holder(self) -> session.Holder:
         return self._outbox.identity.holder
@@ -463,7 +458,7 @@ class Sidecar:
 
     def _look_after_health(self) -> float:
         is_well = self._outbox.is_healthy and not self._sessions.is_elsewhere
-        self._api.set_serving(is_well and not self._is_draining)
+        self._edge.set_serving(is_well and not self._is_draining)
         return HEALTH_SECONDS
 
     def _return_leases(self) -> None:

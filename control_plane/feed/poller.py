@@ -84,7 +84,7 @@ class Poller:
         self._database = database
         self._bus = database.kept(Bus)
         self._connected = database.kept(Connected)
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._listeners: set[Listener] = set()
         self._customers: Counter[str] = Counter()
         self._subjects: Counter[str] = Counter()
@@ -186,11 +186,11 @@ class Poller:
                 self._reached = standing.revision
             if self._listeners:
                 self._recalls = await self._read_recalls(uow)
-            self.heard = Heard(standing.generation, standing.revision, uow.now, self._monotonic())
+            self.heard = Heard(standing.generation, standing.revision, uow.now, self.monotonic())
         self._wake()
-        if self._listeners and self._monotonic() >= self._hints_due:
+        if self._listeners and self.monotonic() >= self._hints_due:
             # Apart, and last: a fault in what is only shown must not keep back changes, recalls and the heartbeat.
-            self._hints_due = self._monotonic() + HINTS_SECONDS
+            self._hints_due = self.monotonic() + HINTS_SECONDS
             async with self._database.read() as uow:
                 await self._read_hints(uow)
             self._wake()

@@ -1,7 +1,6 @@
 """The feed on the wire: one stream's requests in, its messages out, with bounds on both sides."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -67,8 +66,8 @@ async def follow(
     try:
         await _send(context, await stream.begin())
         while True:
-            if time.monotonic() - seen_at >= SEEN_EVERY.total_seconds():
-                seen_at = time.monotonic()
+            if poller.monotonic() - seen_at >= SEEN_EVERY.total_seconds():
+                seen_at = poller.monotonic()
                 writes.put_nowait(lambda: _note_seen(database, start))
             with suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), HEARTBEAT_SECONDS / 2)
@@ -77,7 +76,7 @@ async def follow(
                 raise ShuttingDown
             if writing.done():
                 return writing.result()
-            await _send(context, await stream.pull(time.monotonic()))
+            await _send(context, await stream.pull(poller.monotonic()))
             if not inbox.empty() and writes.qsize() < WRITES_MAX:
                 request = inbox.get_nowait()
                 if request is None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
+from sidecar.edge import NetworkEdge
 from sidecar.rpc.server import SERVICE
 from tests.contracts.offline import Offline, offline_sidecar, write_snapshot
 
@@ -291,7 +292,9 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Offline]:
 
 def answered(offline: Offline, rpc: str, raw: bytes) -> status_pb2.Status:
     """The status that these bytes end in, past the socket."""
-    found = cast("Any", offline.sidecar._api._handlers._methods[f"/{SERVICE}/{rpc}"].handler)
+    edge = offline.sidecar._edge
+    assert isinstance(edge, NetworkEdge)
+    found = cast("Any", edge.api._handlers._methods[f"/{SERVICE}/{rpc}"].handler)
     context = Context()
     try:
         if found.response_streaming:

@@ -99,7 +99,11 @@ def test_flags_of_the_demo_need_the_demo(tmp_path: Path) -> None:
 def test_children_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
     """However `purser dev` ends, its servers end too."""
     dev = subprocess.Popen(
-        [*PURSER, "--data", str(tmp_path), "--free-ports"], stdout=subprocess.PIPE, text=True
+        [*PURSER, "--data", str(tmp_path), "--free-ports"],
+        stdout=subprocess.PIPE,
+        text=True,
+        # Who runs the tests in the background has SIGINT ignored, and so has all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert dev.stdout is not None
     lines: list[str] = []

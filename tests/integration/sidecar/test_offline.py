@@ -142,7 +142,7 @@ def test_health_probes_and_reflection(tmp_path: Path) -> None:
         assert SERVICE in {service.name for service in next(listed).list_services_response.service}
 
         offline.sidecar._is_draining = True
-        offline.sidecar._api.drain()
+        offline.sidecar._edge.drain()
         assert health.Check(asks, timeout=5).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert httpx.get(f"{http}/readyz").status_code == 503
         assert httpx.get(f"{http}/livez").status_code == 200

@@ -19,6 +19,7 @@ from control_plane.config import settings_from as office_settings
 from control_plane.db.migrate import upgrade
 from sidecar.app import Sidecar
 from sidecar.config import settings_from as sidecar_settings
+from sidecar.edge import NetworkEdge
 from sidecar.runtime.clock import SystemClock
 from tests.e2e.fleet import eventually, free_port
 
@@ -132,6 +133,13 @@ class Aboard:
     sidecar: Sidecar
     client: purser.Client
     clock: ShiftedClock
+
+    @property
+    def edge(self) -> NetworkEdge:
+        """Where its callers come in."""
+        edge = self.sidecar._edge
+        assert isinstance(edge, NetworkEdge)
+        return edge
 
     def knows_that_it_is_alone(self) -> None:
         """Waits until the sidecar has noticed that the control plane is gone."""

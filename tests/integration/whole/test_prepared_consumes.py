@@ -77,7 +77,7 @@ class Twins:
     @property
     def short(self) -> int:
         """How many consumes went the short way."""
-        return self.aboard.sidecar._consumes.answered
+        return self.aboard.edge.consumes.answered
 
     def warm(self, customer_id: str, content: dict[str, Any]) -> int:
         """Consumes until the short way is taken: the view is LIVE, and a lease covers it. How often it was allowed."""

@@ -127,7 +127,7 @@ def test_a_call_that_is_turned_away_has_taken_nothing(installation: Installation
     call: dict[str, Any] = {"customer_id": "acme", "event_name": "job"}
     for key in range(5):
         assert aboard.client.consume(idempotency_key=str(key), measures={"points": 4}, **call)
-    writes = aboard.sidecar._pools.writes  # 500 calls that wait would take half a minute to make
+    writes = aboard.edge.pools.writes  # 500 calls that wait would take half a minute to make
     before, writes._waiting_max = writes._waiting_max, 0
     for key in range(8):
         with pytest.raises(purser.Overloaded):
