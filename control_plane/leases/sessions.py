@@ -79,11 +79,12 @@ async def open_session(
         epoch = 1 + max((row.epoch for row in known.values()), default=0)
         mine = _row(uow, holder, epoch=epoch, label=request.label, state=OPEN)
         await uow.connection.execute(insert(sessions), [_values(mine)])
-        for incarnation_id in listed.keys() - known.keys() - {holder.incarnation_id}:
-            other = session.Holder(outbox_id=holder.outbox_id, incarnation_id=incarnation_id)
-            known[incarnation_id] = _row(uow, other, epoch=0, label=request.label, state=SUPERSEDED)
-            await uow.connection.execute(insert(sessions), [_values(known[incarnation_id])])
     known[holder.incarnation_id] = mine
+    # Who speaks of a restored generation lists more the second time: those that ended since the backup send again, too.
+    for incarnation_id in sorted(listed.keys() - known.keys()):
+        other = session.Holder(outbox_id=holder.outbox_id, incarnation_id=incarnation_id)
+        known[incarnation_id] = _row(uow, other, epoch=0, label=request.label, state=SUPERSEDED)
+        await uow.connection.execute(insert(sessions), [_values(known[incarnation_id])])
     mine.label, mine.seen_at, mine.state = request.label, uow.now, OPEN
     for row in known.values():
         row.highest_seq = max(row.highest_seq, listed.get(row.incarnation_id, 0))

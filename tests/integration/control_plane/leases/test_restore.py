@@ -347,6 +347,31 @@ async def test_what_has_ended_since_the_backup_is_no_disk_rolled_back(
     assert (await new.open(("inc-1", 1), generation=generation)).rolled_back
 
 
+async def test_who_ended_since_the_backup_sends_again_though_it_was_listed_only_later(
+    database: Database, clock: SteppedClock
+) -> None:
+    """A sidecar names what is open, hears of the restore, and then names everything that has rows. The backup knows
+    nobody: what was booked since must come again, also of the incarnation that had ended.
+    """
+    await prepaid(database)
+    backup = await back_up(database)
+    old = Holder(database, incarnation_id="inc-1")
+    await old.open()
+    lease = (await old.acquire(ref("acme"), 100)).leases[0]
+    old.consume(ref("acme"), (lease.lease_id, 40), at=clock())
+    await old.upload()
+    new = Holder(database, incarnation_id="inc-2")
+    generation = (await new.open(("inc-1", 1))).generation
+    assert (await new.close("inc-1", 1)).ended
+    await put_back(database, backup)
+    await new.open(generation=generation)
+    answer = await new.open(("inc-1", 1), generation=generation)
+    assert {one.incarnation_id: one.last_seq for one in answer.cursors} == {"inc-1": 0, "inc-2": 0}
+    await old.upload()
+    assert (await wallet(database)).used == 40
+    await check_books(database)
+
+
 async def test_rates_and_gauges_wait_too(database: Database, clock: SteppedClock) -> None:
     """Shares may live on that the backup has not seen, and seats are sent again; removing is allowed at once."""
     (holder,) = await begun(database, "one")
