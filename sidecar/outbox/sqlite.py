@@ -137,6 +137,8 @@ class SqliteOutbox:
         old.connection.close()
         self._drop_readers()
         file = self._start_over(cause)
+        # Once more: who read meanwhile has opened the old file, and must not go on with it.
+        self._drop_readers()
         self._adopt(file)
         return file
 

@@ -371,6 +371,28 @@ def test_damage_that_is_met_while_running_sets_the_file_aside(make: Make, faults
     assert outbox.commit(use("b")) == Written(1)
 
 
+def test_who_reads_while_the_file_is_set_aside_does_not_go_on_with_the_old_one(
+    make: Make, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that opens between the two files sees the old one; what is written then is uploaded all the same."""
+    real, opened = faults.connect, list[Path]()
+
+    def connect(path: Path) -> sqlite3.Connection:
+        opened.append(path)
+        if path.suffix == ".new":
+            assert outbox.key("acme", "before") is not None
+        return real(path)
+
+    monkeypatch.setattr(faults, "connect", connect)
+    outbox = make()
+    outbox.commit(use("before"))
+    outbox.set_aside("test")
+    assert any(path.suffix == ".new" for path in opened)
+    outbox.commit(use("after"))
+    assert keys(outbox) == ["after"]
+    assert outbox.incarnations()[-1].incarnation_id == outbox.identity.incarnation_id
+
+
 def test_remote_is_answered_only_when_the_control_plane_has_it(make: Make) -> None:
     """Without an acknowledgement in time the write stands, and says so; with one the caller is answered."""
     outbox = make(Durability.REMOTE)
