@@ -51,6 +51,10 @@ test: $(INSTALLED) ## every test but the soaks, with real PostgreSQL and Redis; 
 	.ci/compile $(BIN) $(NATIVE) || [ $$? = 3 ]
 	[ ! -d $(NATIVE) ] || PYTHONPATH=$(CURDIR)/$(NATIVE) PYTHONSAFEPATH=1 $(BIN)/pytest --numprocesses 2 $(DECIDING)
 
+.PHONY: simulate
+simulate: $(INSTALLED) ## 10,000 simulated histories, which takes a few hours
+	$(BIN)/python -m tests.simulation --seeds 0-9999
+
 .PHONY: soak
 soak: $(INSTALLED) ## the tests that take minutes: kills, herds, millions of events
 	$(BIN)/python -m tests.servers

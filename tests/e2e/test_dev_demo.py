@@ -95,6 +95,15 @@ def test_flags_of_the_demo_need_the_demo(tmp_path: Path) -> None:
     assert "--demo" in err
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Who runs the tests in the background has SIGINT ignored, and so has all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_children_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
     """However `purser dev` ends, its servers end too."""
@@ -102,8 +111,6 @@ def test_children_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> 
         [*PURSER, "--data", str(tmp_path), "--free-ports"],
         stdout=subprocess.PIPE,
         text=True,
-        # Who runs the tests in the background has SIGINT ignored, and so has all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert dev.stdout is not None
     lines: list[str] = []

@@ -1,0 +1,65 @@
+"""`python -m tests.simulation`: runs histories by their seeds, and says which ones broke a promise."""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+from tests.simulation.runs import Manner, run_seeds, workshop
+from tests.simulation.sabotages import SABOTAGES
+from tests.simulation.shrinking import shrink
+from tests.simulation.world import FAULTS, story
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0: every promise was kept; 1: not."""
+    options = _parser().parse_args(arguments)
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # A seed is the same history everywhere only where sets are in the same order.
+        again = [sys.executable, "-m", "tests.simulation", *(arguments or sys.argv[1:])]
+        os.execve(sys.executable, again, os.environ | {"PYTHONHASHSEED": "0"})
+    first, _, last = options.seeds.partition("-")
+    seeds = range(int(first), int(last or first) + 1)
+    kinds = options.faults or (SABOTAGES[options.sabotage].kinds if options.sabotage else ())
+    manner = Manner(options.sabotage, tuple(kinds), options.log)
+    began, done, failed = time.monotonic(), 0, 0
+    for seed, result in run_seeds(seeds, manner, jobs=min(options.jobs, len(seeds))):
+        done += 1
+        failed += bool(result.violations)
+        print("\n".join(result.log), end="\n" if result.log else "")
+        if options.json:
+            print(json.dumps({"seed": seed, "violations": result.violations, **result.counts}), flush=True)
+        elif result.violations:
+            print(f"seed {seed}:", *result.violations[:10], sep="\n    ")
+            print(f"    again: python -m tests.simulation --seeds {seed} --log", flush=True)
+        if result.violations and options.until_first:
+            break
+    took = time.monotonic() - began
+    print(f"{done} histories, {failed} with a broken promise; {took / done:.2f} s each", file=sys.stderr)
+    if options.shrink and failed:
+        with workshop() as (root, template):
+            for line in shrink(story(seeds[0], manner.kinds), root, template):
+                print(line, flush=True)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", default="0-99", help="FIRST-LAST, or one (0-99)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
+    parser.add_argument("--sabotage", choices=["", *SABOTAGES], default="", help="break the code first")
+    parser.add_argument(
+        "--faults", nargs="+", choices=FAULTS, default=[], help="of these kinds (by the seed)"
+    )
+    parser.add_argument("--until-first", action="store_true", help="stop at the first broken promise")
+    parser.add_argument("--log", action="store_true", help="print what happened")
+    parser.add_argument(
+        "--shrink", action="store_true", help="find a shorter history that fails, of one seed"
+    )
+    parser.add_argument("--json", action="store_true", help="one line of JSON per history")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

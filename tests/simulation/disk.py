@@ -1,0 +1,168 @@
+"""A sidecar's disk: its files survive the process, and it may be full, fail, tear a write, or be put back."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from random import Random
+from typing import IO, Any, Final
+
+from sidecar.outbox.file import take_lock
+from tests.simulation.threads import Hub
+
+FILE: Final = "outbox.sqlite3"
+_WRITES: Final = ("INSERT", "UPDATE", "DELETE", "BEGIN", "COMMIT")
+
+
+class Trouble(StrEnum):
+    """What the disk does to who writes."""
+
+    NONE = "none"
+    FULL = "full"
+    FAILING = "failing"
+    """A commit fails, before or after it was done."""
+
+
+class Disk:
+    """One folder, and what is wrong with it."""
+
+    def __init__(self, hub: Hub, folder: Path, random: Random) -> None:
+        self.folder = folder
+        self.trouble = Trouble.NONE
+        self.slow_until = 0.0
+        self.dies_in: int | None = None
+        """After so many more statements that write the process dies."""
+        self._hub = hub
+        self._random = random
+        self._open: list[Connection] = []
+        self._locks: list[IO[bytes]] = []
+        self._kept: dict[str, bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        """As the outbox's `connect`."""
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=0.0, factory=Connection
+        )
+        assert isinstance(connection, Connection)
+        connection.disk = self
+        self._open.append(connection)
+        return connection
+
+    def take_lock(self, path: Path) -> IO[bytes]:
+        """As the outbox's; the lock of a dead process is nobody's."""
+        lock = take_lock(path)
+        self._locks.append(lock)
+        return lock
+
+    def before(self, connection: "Connection", statement: str) -> None:
+        """Something is about to be done. Raises sqlite3.OperationalError; or nothing comes after it."""
+        if not statement.lstrip().upper().startswith(_WRITES):
+            return
+        if self.dies_in is not None:
+            self.dies_in -= 1
+            if self.dies_in < 0:
+                self._die(connection, statement)
+        if self.trouble is Trouble.FULL and not statement.startswith(("BEGIN", "COMMIT", "DELETE")):
+            raise _error("database or disk is full", sqlite3.SQLITE_FULL)
+        if self.trouble is Trouble.FAILING and statement.startswith("COMMIT") and self._random.random() < 0.5:
+            if self._random.random() < 0.5:
+                connection.really("COMMIT")
+            raise _error("disk I/O error", sqlite3.SQLITE_IOERR)
+        if statement.startswith("COMMIT") and self._hub.current is not None and not self._hub.is_closed:
+            self._hub.sleep(
+                self._random.random() ** 4 * (2.0 if self._hub.time() < self.slow_until else 0.01)
+            )
+
+    def _die(self, connection: "Connection", statement: str) -> None:
+        """`kill -9` in the middle of it; where it commits, perhaps after it, or with half of it on the disk."""
+        self.dies_in = None
+        log = self.folder / f"{FILE}-wal"
+        before = log.stat().st_size if log.exists() else 0
+        dice = self._random.random()
+        if statement.startswith("COMMIT") and dice < 0.6:
+            connection.really("COMMIT")
+            after = log.stat().st_size if log.exists() else 0
+            if dice < 0.3 and after > before:
+                self.pull(torn_to=self._random.randrange(before, after))
+                self._hub.never_return()
+        self.pull()
+        self._hub.never_return()
+
+    def pull(self, torn_to: int | None = None) -> None:
+        """The process is dead: its connections go, and its files stay exactly as they are."""
+        files = self._read()
+        if torn_to is not None:
+            files[f"{FILE}-wal"] = files[f"{FILE}-wal"][:torn_to]
+        for connection in self._open:
+            connection.really_close()
+        for lock in self._locks:
+            lock.close()
+        self._open.clear()
+        self._locks.clear()
+        self._write(files)
+
+    def keep(self) -> None:
+        """A copy, to be put back later."""
+        self._kept = self._read()
+
+    def put_back(self) -> bool:
+        """The disk is as it was when it was copied. False: there is no copy."""
+        if self._kept is None:
+            return False
+        self._write(self._kept)
+        self._kept = None
+        return True
+
+    def vanish(self) -> None:
+        """An empty disk."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        self._kept = None
+
+    def _read(self) -> dict[str, bytes]:
+        names = (FILE, f"{FILE}-wal")
+        return {name: (self.folder / name).read_bytes() for name in names if (self.folder / name).exists()}
+
+    def _write(self, files: dict[str, bytes]) -> None:
+        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+            (self.folder / name).unlink(missing_ok=True)
+        for name, content in files.items():
+            (self.folder / name).write_bytes(content)
+
+
+class Connection(sqlite3.Connection):
+    """What the outbox writes through."""
+
+    disk: Disk
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """See sqlite3."""
+        self.disk.before(self, sql)
+        return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Any]) -> sqlite3.Cursor:
+        """See sqlite3."""
+        self.disk.before(self, sql)
+        return super().executemany(sql, parameters)
+
+    def really(self, sql: str) -> None:
+        """Past all trouble."""
+        super().execute(sql)
+
+    def close(self) -> None:
+        """See sqlite3."""
+        if self in self.disk._open:
+            self.disk._open.remove(self)
+        super().close()
+
+    def really_close(self) -> None:
+        """Past the book-keeping."""
+        super().close()
+
+
+def _error(text: str, code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode = code
+    return error

@@ -1,0 +1,298 @@
+"""The control plane: replicas of the real one on one SQLite file, which may die, and whose backup may be put back."""
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from fastapi import FastAPI
+from google.protobuf.message_factory import GetMessageClass
+from prometheus_client import CollectorRegistry
+from sqlalchemy import event
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.util import await_only
+
+from control_plane.config import Settings
+from control_plane.db.engine import create_engine
+from control_plane.db.migrate import make_ready
+from control_plane.db.unit_of_work import Database
+from control_plane.faults import Faults
+from control_plane.feed.poller import Poller
+from control_plane.leases.installation import read_installation
+from control_plane.leases.restored import mark_restored
+from control_plane.metrics import Metrics
+from control_plane.rest.app import create_app
+from control_plane.rpc.service import SyncService
+from control_plane.sweeper import Sweeper
+from purser.sync.v1 import feed_pb2, sync_service_pb2
+from tests.simulation.network import ServerContext, Stream
+from tests.simulation.threads import Hub
+
+BASE: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
+"""When every simulation begins."""
+
+
+class DirectCursor(sqlite3.Cursor):
+    """What SQLAlchemy asks of an awaited cursor."""
+
+    async def _async_soft_close(self) -> None:
+        """Everything was fetched."""
+
+
+class DirectConnection(sqlite3.Connection):
+    """Whose cursors these are."""
+
+    def cursor(self, factory: Any = DirectCursor) -> Any:
+        """See sqlite3."""
+        return super().cursor(factory)
+
+
+class DirectDialect(SQLiteDialect_pysqlite):
+    """SQLite without a thread in between: what is awaited is there at once, and always in the same order."""
+
+    driver = "aiosqlite"
+    is_async = True
+    supports_statement_cache = True
+
+    def connect(self, *args: Any, **options: Any) -> Any:
+        """See SQLAlchemy."""
+        return super().connect(*args, **options, factory=DirectConnection)
+
+    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        """See SQLAlchemy, which insists on something being awaited."""
+        await_only(_nothing())
+        cursor.execute(statement, parameters)
+
+    def do_executemany(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        """See SQLAlchemy."""
+        await_only(_nothing())
+        cursor.executemany(statement, parameters)
+
+    @classmethod
+    def get_pool_class(cls, url: Any) -> type[AsyncAdaptedQueuePool]:
+        """See SQLAlchemy."""
+        return AsyncAdaptedQueuePool
+
+
+async def _nothing() -> None:
+    """Is there at once."""
+
+
+def use_direct_sqlite() -> None:
+    """For this process, from now on."""
+    registry.register("sqlite.aiosqlite", __name__, DirectDialect.__name__)
+
+
+class Broken(sqlite3.OperationalError):
+    """The process of this connection is dead."""
+
+
+class Replica:
+    """One process of the control plane."""
+
+    def __init__(self, hub: Hub, path: Path, settings: Settings) -> None:
+        self.is_dead = False
+        self._hub = hub
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.engine = create_engine(f"sqlite:///{path}")
+        self._connections: list[Any] = []
+        event.listen(self.engine.sync_engine, "before_cursor_execute", self._before)
+        event.listen(self.engine.sync_engine, "connect", lambda made, _: self._connections.append(made))
+        self.database = Database(self.engine, clock=lambda: BASE + timedelta(seconds=hub.time()))
+        self.poller = Poller(self.database, monotonic=hub.time)
+        self._settings = settings
+        self.service: SyncService
+
+    def _before(self, *_: object) -> None:
+        if self.is_dead:
+            raise Broken("the process is dead")
+
+    async def start(self) -> None:
+        """Serves from now on."""
+        async with self.database.read() as uow:
+            installation_id = await read_installation(uow)
+        self._installation_id = installation_id
+        self.service = SyncService(self.database, self.poller, self._settings.leases, installation_id)
+        await self.poller.poll()
+        metrics = Metrics(CollectorRegistry(), self.poller, self.database.kept(Faults))
+        self.run(self.poller.run())
+        self.run(Sweeper(self.database, self._settings, metrics).run())
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Until it dies."""
+        task = self._hub.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.is_dead:
+            self._hub.failures.append(f"control plane: {error!r}")
+
+    def rest(self) -> httpx.AsyncClient:
+        """Its REST API."""
+        app = _rest_app()
+        app.state.database = self.database
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://purser/v1")
+
+    async def answer(self, method: str, raw: bytes, context: ServerContext) -> bytes:
+        """One unary call."""
+        described = sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"].methods_by_name[method]
+        request = _message(described.input_type)
+        request.ParseFromString(raw)
+        response = await getattr(self.service, method)(request, context)
+        answer: bytes = response.SerializeToString()
+        return answer
+
+    async def follow(self, stream: Stream, context: ServerContext) -> None:
+        """The feed."""
+        requests = stream.listen(feed_pb2.FollowRequest.FromString)
+        await self.service.Follow(requests, context)  # type: ignore[arg-type]
+
+    def close_connections(self) -> None:
+        """As the machine does when a process is gone."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    def kill(self) -> None:
+        """Everything it does ends, wherever it stands."""
+        self.is_dead = True
+        for task in list(self._tasks):
+            task.cancel()
+
+
+@cache
+def _rest_app() -> FastAPI:
+    """Making one takes a tenth of a second; its database is set before each use."""
+    database: Any = None
+    return create_app(database, ready=lambda: None, registry=CollectorRegistry())
+
+
+def _message(described: Any) -> Any:
+    return GetMessageClass(described)()
+
+
+class Plane:
+    """All replicas and their database."""
+
+    def __init__(self, hub: Hub, folder: Path, template: Path, settings: Settings) -> None:
+        """`template`: a migrated, empty database."""
+        self._hub = hub
+        self._settings = settings
+        self.path = folder / "control-plane.sqlite3"
+        self._backup = folder / "backup.sqlite3"
+        shutil.copy(template, self.path)
+        self.replicas: list[Replica] = []
+        self._all: list[Replica] = []
+        self.restores = 0
+
+    @property
+    def alive(self) -> list[Replica]:
+        """Those that serve."""
+        return [replica for replica in self.replicas if not replica.is_dead]
+
+    async def start_replica(self) -> Replica:
+        """One more."""
+        replica = Replica(self._hub, self.path, self._settings)
+        await replica.start()
+        self.replicas.append(replica)
+        self._all.append(replica)
+        return replica
+
+    def kill(self, replica: Replica) -> None:
+        """`kill -9`."""
+        replica.kill()
+        self.replicas.remove(replica)
+
+    async def close(self) -> None:
+        """Ends everything that ever ran here."""
+        for replica in list(self.alive):
+            self.kill(replica)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for replica in self._all:
+            replica.is_dead = False  # its connections can be ended
+            await replica.engine.dispose()
+
+    def back_up(self) -> None:
+        """A copy of the books as they stand."""
+        with sqlite3.connect(self.path) as books, sqlite3.connect(self._backup) as copy:
+            books.backup(copy)
+        books.close()
+        copy.close()
+
+    async def restore(self) -> bool:
+        """Puts the last copy back while no replica runs, and says so. False: there is no copy."""
+        if not self._backup.exists():
+            return False
+        assert not self.alive
+        for _ in range(10):  # what was under way ends
+            await asyncio.sleep(0)
+        for replica in self._all:
+            replica.close_connections()
+        for suffix in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        shutil.copy(self._backup, self.path)
+        engine = create_engine(f"sqlite:///{self.path}")
+        database = Database(engine, clock=lambda: BASE + timedelta(seconds=self._hub.time()))
+        await database.transact(mark_restored)
+        await database.close()
+        self.restores += 1
+        return True
+
+    async def has_seen_more(self, outbox_id: str, known: Mapping[str, int]) -> bool:
+        """Than a disk that was put back knows of itself?"""
+        with sqlite3.connect(self.path) as books:
+            rows = books.execute(
+                "SELECT incarnation_id, max(cursor, highest_seq) FROM sessions "
+                "WHERE outbox_id = ? AND state != 'ended'",
+                (outbox_id,),
+            ).fetchall()
+        books.close()
+        return any(seen > known.get(incarnation_id, -1) for incarnation_id, seen in rows)
+
+    async def post(self, path: str, **body: Any) -> Any:
+        """A change through REST, on some replica."""
+        answer = await self._hub.random.choice(self.alive).rest().post(path, json=body)
+        if not answer.is_success:
+            raise RuntimeError(f"{path}: {answer.status_code} {answer.text}")
+        return answer.json()
+
+    async def publish(self, text: str, **params: str) -> Any:
+        """A catalog."""
+        answer = (
+            await self._hub.random.choice(self.alive)
+            .rest()
+            .post(
+                "/catalog/revisions",
+                content=text,
+                headers={"Content-Type": "application/yaml"},
+                params=params,
+            )
+        )
+        if not answer.is_success:
+            raise RuntimeError(f"publish: {answer.status_code} {answer.text}")
+        return answer.json()
+
+
+def make_template(path: Path) -> None:
+    """A migrated, empty database, for `Plane`."""
+
+    async def make() -> None:
+        engine = create_engine(f"sqlite:///{path}")
+        await make_ready(engine)
+        await engine.dispose()
+
+    asyncio.run(make())

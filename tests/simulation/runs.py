@@ -1,0 +1,70 @@
+"""Runs histories: in a folder of their own, one after the other or in several processes."""
+
+import gc
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tests.simulation.plane import make_template, use_direct_sqlite
+from tests.simulation.sabotages import sabotaged
+from tests.simulation.world import Result, Story, simulate, story
+
+_MEMORY: Final = Path("/dev/shm")  # where there is one: nothing here is to survive
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How histories are run. `sabotage`: what is broken first; `kinds` of faults: none, a few by the seed."""
+
+    sabotage: str = ""
+    kinds: tuple[str, ...] = ()
+    log: bool = False
+
+
+@contextmanager
+def workshop() -> Iterator[tuple[Path, Path]]:
+    """A folder that is gone after the block, and an empty database in it."""
+    folder = tempfile.mkdtemp(prefix="purser-simulation-", dir=_MEMORY if _MEMORY.is_dir() else None)
+    try:
+        template = Path(folder) / "template.sqlite3"
+        use_direct_sqlite()
+        make_template(template)
+        yield Path(folder), template
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(told: Story, manner: Manner) -> Result:
+    """One history."""
+    # What is there for good need not be looked through again and again; what a history leaves goes with its end.
+    gc.freeze()
+    gc.disable()
+    try:
+        with workshop() as (root, template), sabotaged(manner.sabotage):
+            try:
+                return simulate(told, root / "history", template, log=manner.log)
+            except Exception as error:  # noqa: BLE001 whatever it was, it is what became of the history
+                return Result([f"it broke off: {error!r}"])
+    finally:
+        gc.collect()
+        gc.enable()
+
+
+def run_seed(seed: int, manner: Manner) -> tuple[int, Result]:
+    """The history of a seed."""
+    return seed, run(story(seed, manner.kinds), manner)
+
+
+def run_seeds(seeds: Iterable[int], manner: Manner, *, jobs: int) -> Iterator[tuple[int, Result]]:
+    """Many, as they end."""
+    if jobs == 1:
+        yield from (run_seed(seed, manner) for seed in seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap_unordered(partial(run_seed, manner=manner), seeds)

@@ -1,0 +1,60 @@
+"""Histories keep every promise, the same seed is the same history, and each sabotage is noticed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation import shrinking
+from tests.simulation.sabotages import SABOTAGES
+from tests.simulation.world import Act, Result, Story, story
+
+AT_ONCE = 25
+
+
+def simulation(*options: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: it takes the place of threads, logs and the database's driver."""
+    command = [sys.executable, "-m", "tests.simulation", "--jobs", "1", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("first", range(0, 200, AT_ONCE))
+def test_histories_keep_every_promise(first: int) -> None:
+    ended = simulation("--seeds", f"{first}-{first + AT_ONCE - 1}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_a_sabotage_is_noticed(name: str) -> None:
+    """Exit status 1 and a seed: a promise was broken. 0: nobody noticed."""
+    ended = simulation("--sabotage", name, "--seeds", "0-249", "--until-first")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert ended.stdout.startswith("seed "), ended.stdout + ended.stderr
+
+
+def test_a_seed_is_the_same_history_every_time() -> None:
+    once, again = (simulation("--seeds", "3", "--log").stdout for _ in range(2))
+    assert len(once.splitlines()) > 100
+    assert once == again
+
+
+def test_a_history_is_shrunk_to_what_it_fails_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two acts of many are to blame, and only together."""
+    guilty = {story(3).acts[10], story(3).acts[40]}
+
+    def simulate(told: Story, *_: object) -> Result:
+        return Result(["it broke"] if guilty <= set(told.acts) else [])
+
+    monkeypatch.setattr(shrinking, "simulate", simulate)
+    *_, first, second = shrinking.shrink(story(3), tmp_path, tmp_path)
+    assert {first, second} == {str(act) for act in guilty}
+
+
+def test_stories_differ_by_their_seeds_and_never_otherwise() -> None:
+    assert story(1) == story(1)
+    assert story(1) != story(2)
+    assert {act.what for act in story(5, ["vanish"]).acts} & {"vanish", "kill"} <= {"vanish"}
+    assert isinstance(story(1).acts[0], Act)
