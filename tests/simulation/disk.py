@@ -60,6 +60,11 @@ class Disk:
         """Something is about to be done. Raises sqlite3.OperationalError; or nothing comes after it."""
         if not statement.lstrip().upper().startswith(_WRITES):
             return
+        if statement.startswith("COMMIT") and self._hub.current is not None and not self._hub.is_closed:
+            # It takes its time, in which others run: what fails then fails after that.
+            self._hub.sleep(
+                self._random.random() ** 4 * (2.0 if self._hub.time() < self.slow_until else 0.01)
+            )
         if self.dies_in is not None:
             self.dies_in -= 1
             if self.dies_in < 0:
@@ -70,10 +75,6 @@ class Disk:
             if self._random.random() < 0.5:
                 connection.really("COMMIT")
             raise _error("disk I/O error", sqlite3.SQLITE_IOERR)
-        if statement.startswith("COMMIT") and self._hub.current is not None and not self._hub.is_closed:
-            self._hub.sleep(
-                self._random.random() ** 4 * (2.0 if self._hub.time() < self.slow_until else 0.01)
-            )
 
     def _die(self, connection: "Connection", statement: str) -> None:
         """`kill -9` in the middle of it; where it commits, perhaps after it, or with half of it on the disk."""

@@ -36,6 +36,8 @@ class Sabotage(NamedTuple):
 
     broken: Callable[[], AbstractContextManager[None]]
     kinds: tuple[str, ...]
+    seed: int
+    """Where to look first: it showed there once."""
 
 
 SABOTAGES: Final[dict[str, Sabotage]] = {}
@@ -46,11 +48,11 @@ def sabotaged(name: str) -> AbstractContextManager[None]:
     return SABOTAGES[name].broken() if name else nullcontext()
 
 
-def _sabotage(*kinds: str) -> Callable[[Callable[[], Iterator[None]]], None]:
+def _sabotage(*kinds: str, seed: int = 0) -> Callable[[Callable[[], Iterator[None]]], None]:
     """Enters one under its name. No kinds: under none, or any."""
 
     def enter(make: Callable[[], Iterator[None]]) -> None:
-        SABOTAGES[make.__name__] = Sabotage(contextmanager(make), kinds)
+        SABOTAGES[make.__name__] = Sabotage(contextmanager(make), kinds, seed)
 
     return enter
 
@@ -58,7 +60,7 @@ def _sabotage(*kinds: str) -> Callable[[Callable[[], Iterator[None]]], None]:
 # The control plane
 
 
-@_sabotage("silence")
+@_sabotage("silence", seed=2)
 def expired_leases_given_back() -> Iterator[None]:
     """What an expired lease had left is free for others: its holder may have spent it."""
     real = quarantine._one
@@ -101,7 +103,7 @@ def no_replay_of_request_ids() -> Iterator[None]:
         yield
 
 
-@_sabotage("kill", "silence")
+@_sabotage("kill", "silence", seed=53)
 def no_epoch_fence() -> Iterator[None]:
     """An earlier incarnation acquires as before."""
 
@@ -115,14 +117,29 @@ def no_epoch_fence() -> Iterator[None]:
         yield
 
 
-@_sabotage("put_back")
+@_sabotage("put_back", seed=40)
 def rolled_back_disk_goes_on() -> Iterator[None]:
     """A disk that was put back is taken for what it was."""
     with mock.patch.object(sessions, "_rolled_back", return_value=False):
         yield
 
 
-@_sabotage()
+@_sabotage("put_back", seed=40)
+def a_set_aside_outbox_is_closed() -> Iterator[None]:
+    """What a disk forgot that was put back is free for others."""
+    real = sessions._set_aside
+
+    async def set_aside(uow: Any, outbox_id: str) -> None:
+        for incarnation_id in await sessions._of_outbox(uow, outbox_id):
+            holder = session.Holder(outbox_id=outbox_id, incarnation_id=incarnation_id)
+            await sessions.close_leases(uow, holder, {})
+        await real(uow, outbox_id)
+
+    with mock.patch.object(sessions, "_set_aside", set_aside):
+        yield
+
+
+@_sabotage(seed=1)
 def slices_move_to_another_grant() -> Iterator[None]:
     """What comes back goes to the first grant of the balance."""
 
@@ -154,7 +171,7 @@ def facts_eat_leased_credit() -> Iterator[None]:
         yield
 
 
-@_sabotage("crash_soon", "kill")
+@_sabotage("pause")
 def keys_are_not_guarded() -> Iterator[None]:
     """The same key through two sidecars is booked twice."""
     real = keys.Keys.standing
@@ -167,7 +184,7 @@ def keys_are_not_guarded() -> Iterator[None]:
         yield
 
 
-@_sabotage("restore")
+@_sabotage("restore", seed=22)
 def no_pause_after_a_restore() -> Iterator[None]:
     """A restored control plane leases at once what others hold."""
 
@@ -181,7 +198,7 @@ def no_pause_after_a_restore() -> Iterator[None]:
 # The outbox
 
 
-@_sabotage("crash_soon")
+@_sabotage("crash_soon", seed=7)
 def acknowledged_before_commit() -> Iterator[None]:
     """Callers hear of it when it is in the transaction."""
 
@@ -196,7 +213,7 @@ def acknowledged_before_commit() -> Iterator[None]:
         yield
 
 
-@_sabotage("kill")
+@_sabotage("kill", seed=3)
 def held_before_commit() -> Iterator[None]:
     """A reservation is acknowledged, and written by the next who writes."""
 
@@ -210,7 +227,7 @@ def held_before_commit() -> Iterator[None]:
         yield
 
 
-@_sabotage("kill")
+@_sabotage("kill", seed=7)
 def close_frees_open_holds() -> Iterator[None]:
     """A closed session gives back what its reservations hold."""
 
@@ -221,14 +238,14 @@ def close_frees_open_holds() -> Iterator[None]:
         yield
 
 
-@_sabotage("kill")
+@_sabotage("kill", seed=7)
 def leases_are_not_written() -> Iterator[None]:
     """They are spent before the outbox has them."""
     with mock.patch.object(SqliteOutbox, "record_leases", return_value=None):
         yield
 
 
-@_sabotage("kill")
+@_sabotage("kill", seed=28)
 def ids_come_again() -> Iterator[None]:
     """Each process of a sidecar draws the ids of the one before: its sequence begins again under the same name."""
     real = Surroundings
@@ -255,7 +272,7 @@ def uploads_are_given_up() -> Iterator[None]:
         yield
 
 
-@_sabotage("disk_fails")
+@_sabotage("disk_fails", seed=29)
 def unknown_outcomes_are_failures() -> Iterator[None]:
     """An error at COMMIT is said to have written nothing."""
 
@@ -295,7 +312,7 @@ def old_leases_are_spent() -> Iterator[None]:
         yield
 
 
-@_sabotage("silence")
+@_sabotage("silence", seed=4)
 def repeats_stretch_leases() -> Iterator[None]:
     """A lease counts from when its request was sent last."""
     real = Keeper._ask_again
@@ -308,7 +325,7 @@ def repeats_stretch_leases() -> Iterator[None]:
         yield
 
 
-@_sabotage("silence")
+@_sabotage("silence", seed=4)
 def leases_count_from_their_arrival() -> Iterator[None]:
     """The way of the answer is not taken off."""
     real = held.HeldLease.__init__
@@ -322,7 +339,7 @@ def leases_count_from_their_arrival() -> Iterator[None]:
         yield
 
 
-@_sabotage()
+@_sabotage(seed=19)
 def drift_is_ignored() -> Iterator[None]:
     """A slow clock makes leases longer."""
     with mock.patch.object(held, "DRIFT", 0.0):
@@ -340,7 +357,7 @@ def leases_by_the_wall_clock() -> Iterator[None]:
         yield
 
 
-@_sabotage()
+@_sabotage(seed=26)
 def credit_comes_back_twice() -> Iterator[None]:
     """What a request carries back is not what the outbox carries back."""
     real = Returning.take_crumbs
@@ -352,11 +369,4 @@ def credit_comes_back_twice() -> Iterator[None]:
         return found
 
     with mock.patch.object(Returning, "take_crumbs", crumbs):
-        yield
-
-
-@_sabotage("put_back")
-def an_earlier_book_goes_on() -> Iterator[None]:
-    """After its outbox was set aside a process spends what the old one leased."""
-    with mock.patch.object(Keeper, "_follow_session", return_value=None):
         yield
