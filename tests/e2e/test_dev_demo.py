@@ -108,9 +108,7 @@ def _interruptible() -> Iterator[None]:
 def test_children_end_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
     """However `purser dev` ends, its servers end too."""
     dev = subprocess.Popen(
-        [*PURSER, "--data", str(tmp_path), "--free-ports"],
-        stdout=subprocess.PIPE,
-        text=True,
+        [*PURSER, "--data", str(tmp_path), "--free-ports"], stdout=subprocess.PIPE, text=True
     )
     assert dev.stdout is not None
     lines: list[str] = []

@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = range(int(first), int(last or first) + 1)
     kinds = options.faults or (SABOTAGES[options.sabotage].kinds if options.sabotage else ())
     manner = Manner(options.sabotage, tuple(kinds), options.log)
+    how = f"--faults {' '.join(kinds)} " if kinds else ""
+    how += f"--sabotage {options.sabotage} " if options.sabotage else ""
     began, done, failed = time.monotonic(), 0, 0
     for seed, result in run_seeds(seeds, manner, jobs=min(options.jobs, len(seeds))):
         done += 1
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(json.dumps({"seed": seed, "violations": result.violations, **result.counts}), flush=True)
         elif result.violations:
             print(f"seed {seed}:", *result.violations[:10], sep="\n    ")
-            print(f"    again: python -m tests.simulation --seeds {seed} --log", flush=True)
+            print(f"    again: python -m tests.simulation --seeds {seed} {how}--log", flush=True)
         if result.violations and options.until_first:
             break
     took = time.monotonic() - began

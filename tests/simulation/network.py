@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
@@ -61,23 +61,10 @@ class RpcError(grpc.RpcError):
         """See grpc."""
         return self._trailing
 
-
-class Aborted(Exception):
-    """A servicer ended the call with a status."""
-
-    def __init__(self, status: Any) -> None:
-        super().__init__(status.details)
-        self.status = status
-
-
-class Server(Protocol):
-    """A replica of the control plane, as the network sees it."""
-
-    service: Any
-    is_dead: bool
-
-    def run(self, work: Any) -> "asyncio.Task[Any]":
-        """Runs a call's work until the replica dies."""
+    @classmethod
+    def of(cls, status: Any) -> "RpcError":
+        """As the caller hears a status that a servicer has ended the call with."""
+        return cls(status.code, status.details, tuple(status.trailing_metadata or ()))
 
 
 class ServerContext:
@@ -94,7 +81,7 @@ class ServerContext:
 
     async def abort_with_status(self, status: Any) -> None:
         """See grpc."""
-        raise Aborted(status)
+        raise RpcError.of(status)
 
     async def write(self, message: Any) -> None:
         """See grpc."""
@@ -217,7 +204,7 @@ class Stream:
         self.error = error
         if error is not None:
             self.arrived.clear()
-        self.wire.streams.discard(self)
+        self.wire.streams.pop(self, None)
         if self.task is not None:
             self.task.cancel()
         self._wake()
@@ -260,7 +247,7 @@ class Wire:
         """`servers()`: the replicas that live."""
         self.hub = hub
         self.process = process
-        self.streams: set[Stream] = set()
+        self.streams: dict[Stream, None] = {}
         self._random = random
         self._servers = servers
         self._weather = weather
@@ -320,7 +307,7 @@ class Wire:
 
     def break_all(self, why: str) -> None:
         """Every stream breaks."""
-        for stream in sorted(self.streams, key=id):
+        for stream in list(self.streams):
             stream.end(RpcError(grpc.StatusCode.UNAVAILABLE, why))
 
     def lost(self, server: Any) -> None:
@@ -395,10 +382,8 @@ class Wire:
             answer = await server.answer(method, raw, context)
             if method == "AcquireLeases":
                 self._compare(raw, answer)
-        except Aborted as aborted:
-            status = aborted.status
-            error = RpcError(status.code, status.details, tuple(status.trailing_metadata or ()))
-            self._answer(lambda: call.fail(error))
+        except RpcError as error:
+            self._answer(partial(call.fail, error))
         except asyncio.CancelledError:
             # The replica died: its connection breaks, and what it did stays unknown.
             self._answer(lambda: call.fail(RpcError(grpc.StatusCode.UNAVAILABLE, "connection reset")))
@@ -426,7 +411,7 @@ class Wire:
         if server is None:
             stream.end(RpcError(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses"))
             return stream
-        self.streams.add(stream)
+        self.streams[stream] = None
         self.hub.spawn(self.process, stream.pump)
         stream.task = server.run(self._serve_stream(server, stream))
         return stream
@@ -435,9 +420,7 @@ class Wire:
         context = ServerContext(self.hub.loop, None, stream.write)
         try:
             await server.follow(stream, context)
-        except Aborted as aborted:
-            status = aborted.status
-            error = RpcError(status.code, status.details, tuple(status.trailing_metadata or ()))
-            self.in_order(stream.sent_until, lambda: stream.end(error))
+        except RpcError as error:
+            self.in_order(stream.sent_until, partial(stream.end, error))
         else:
             self.in_order(stream.sent_until, lambda: stream.end(None))

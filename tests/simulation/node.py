@@ -67,7 +67,7 @@ class CallerContext:
 
     def abort_with_status(self, status: Any) -> NoReturn:
         """See grpc."""
-        raise RpcError(status.code, status.details, tuple(status.trailing_metadata or ()))
+        raise RpcError.of(status)
 
 
 class SimulatedEdge:
@@ -114,7 +114,7 @@ class Running:
 
 
 class Node:
-    """A sidecar's place: its machine, disk and way to the control plane outlive its processes."""
+    """A sidecar's place: its machine and disk outlive its processes; each has a way to the control plane of its own."""
 
     def __init__(
         self,
@@ -130,7 +130,6 @@ class Node:
         self.processes: list[Process] = []
         self.running: Running | None = None
         self.is_starting = False
-        self.boot = 0
         self.rate = 1 + random.uniform(-0.008, 0.008)
         self.clock = NodeClock(hub, self.rate, random.uniform(100, 100_000))
         self._hub = hub
@@ -157,7 +156,7 @@ class Node:
 
         around = Surroundings(
             random=Random(self._random.random()),
-            boot_id=f"{self.name}-boot-{self.boot}",
+            boot_id=f"{self.name}-boot",
             open_channel=lambda: wire,  # type: ignore[arg-type, return-value]
             connect=self.disk.connect,
             edge=edge,
@@ -171,10 +170,8 @@ class Node:
                 with mock.patch("sidecar.outbox.sqlite.take_lock", self.disk.take_lock):
                     sidecar = Sidecar(settings, clock=self.clock, surroundings=around)
                 sidecar.start()
-            except (
-                sqlite3.Error,
-                OSError,
-            ):  # a disk that takes nothing: the process ends, and is started again
+            except (sqlite3.Error, OSError):
+                # A disk that takes nothing: the process ends, and is started again.
                 process.is_dead = True
                 self.disk.pull()
                 self._hub.loop.call_soon(self._died)

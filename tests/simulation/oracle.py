@@ -30,8 +30,6 @@ class Use:
     """When and how calls ended, and at which sidecar."""
     may_be_lost: bool = False
     """Who acknowledged it has lost its disk since."""
-    is_settled: bool = False
-    """It ends a reservation."""
     is_forgotten: bool = False
     """And the control plane has heard nothing of that time: nobody can know that it was spent."""
 

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Coroutine, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -228,10 +229,8 @@ class Plane:
 
     def back_up(self) -> None:
         """A copy of the books as they stand."""
-        with sqlite3.connect(self.path) as books, sqlite3.connect(self._backup) as copy:
+        with closing(sqlite3.connect(self.path)) as books, closing(sqlite3.connect(self._backup)) as copy:
             books.backup(copy)
-        books.close()
-        copy.close()
 
     async def restore(self) -> bool:
         """Puts the last copy back while no replica runs, and says so. False: there is no copy."""
@@ -254,13 +253,12 @@ class Plane:
 
     async def has_seen_more(self, outbox_id: str, known: Mapping[str, int]) -> bool:
         """Than a disk that was put back knows of itself?"""
-        with sqlite3.connect(self.path) as books:
+        with closing(sqlite3.connect(self.path)) as books:
             rows = books.execute(
                 "SELECT incarnation_id, max(cursor, highest_seq) FROM sessions "
                 "WHERE outbox_id = ? AND state != 'ended'",
                 (outbox_id,),
             ).fetchall()
-        books.close()
         return any(seen > known.get(incarnation_id, -1) for incarnation_id, seen in rows)
 
     async def post(self, path: str, **body: Any) -> Any:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -33,11 +33,20 @@ def workshop() -> Iterator[tuple[Path, Path]]:
     folder = tempfile.mkdtemp(prefix="purser-simulation-", dir=_MEMORY if _MEMORY.is_dir() else None)
     try:
         template = Path(folder) / "template.sqlite3"
-        use_direct_sqlite()
-        make_template(template)
+        template.write_bytes(_empty_database())
         yield Path(folder), template
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def _empty_database() -> bytes:
+    """Migrated once a process."""
+    use_direct_sqlite()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.sqlite3"
+        make_template(path)
+        return path.read_bytes()
 
 
 def run(told: Story, manner: Manner) -> Result:

@@ -247,10 +247,6 @@ class Lock:
         while self._waiting and not self._hub.wake(self._waiting.popleft()):
             pass
 
-    def locked(self) -> bool:
-        """See `threading`."""
-        return self._is_held
-
     def __enter__(self) -> bool:
         return self.acquire()
 
@@ -447,7 +443,7 @@ def as_threads(hub: Hub) -> Iterator[None]:
         Thread=thread,
         local=lambda: Local(hub),
     )
-    queues = types.SimpleNamespace(SimpleQueue=_Generic(simple_queue), Empty=Empty)
+    queues = types.SimpleNamespace(SimpleQueue=simple_queue, Empty=Empty)
     times = types.SimpleNamespace(sleep=hub.sleep)
     stand_ins: dict[str, tuple[object, object]] = {
         "threading": (threading, threads),
@@ -475,16 +471,3 @@ def as_threads(hub: Hub) -> Iterator[None]:
     finally:
         for module, attribute, found in replaced:
             setattr(module, attribute, found)
-
-
-class _Generic:
-    """A maker that may be written with a type in brackets, as the class can."""
-
-    def __init__(self, make: Callable[[], object]) -> None:
-        self._make = make
-
-    def __getitem__(self, _kind: object) -> "_Generic":
-        return self
-
-    def __call__(self) -> object:
-        return self._make()

@@ -254,7 +254,7 @@ class World:
             node.disk.trouble = Trouble.NONE
             node.disk.slow_until = 0.0
             node.disk.dies_in = None
-            self._mend(node)
+            self._become(node, Condition.UP)
             node.start()
         ends_at = self.hub.time() + HEAL_SECONDS
         while self.hub.time() < ends_at:
@@ -295,10 +295,8 @@ class World:
                         )
             return found
 
-        insert = insert_leases
-
         async def inserted(uow: Any, made: Any) -> None:
-            await insert(uow, made)
+            await insert_leases(uow, made)
             for lease in made:
                 theirs = sessions.c.incarnation_id == lease.incarnation_id
                 state = (await uow.connection.execute(select(sessions.c.state).where(theirs))).scalar_one()
@@ -430,7 +428,6 @@ class World:
         is_settled = dice.random() < 0.8
         spent = dice.randint(0, held.amount) if is_settled else 0
         use = self.oracle.ask(Use(held.key, "acme", "wallet", spent, False, self.hub.time()))
-        use.is_settled = is_settled
 
         def heard(answer: bytes | RpcError) -> None:
             if isinstance(answer, RpcError):
@@ -490,10 +487,6 @@ class World:
         node.stop()
         self._later(act.seconds + 4.0, node.start)
 
-    def start(self, act: Act) -> None:
-        """Nothing, if it runs."""
-        self.nodes[act.node].start()
-
     def pause(self, act: Act) -> None:
         """It stands still, longer than its leases last perhaps."""
         self.nodes[act.node].pause(act.seconds * 3)
@@ -502,39 +495,31 @@ class World:
         if node.running is not None:
             node.running.wire.become(condition)
 
-    def _mend(self, node: Node) -> None:
-        self._become(node, Condition.UP)
+    def _become_for_a_while(self, act: Act, condition: Condition) -> None:
+        node = self.nodes[act.node]
+        self._become(node, condition)
+        self._later(act.seconds * 2, self._become, node, Condition.UP)
 
     def refuse(self, act: Act) -> None:
         """The control plane can not be reached from there, and that is known at once."""
-        node = self.nodes[act.node]
-        self._become(node, Condition.REFUSING)
-        self._later(act.seconds * 2, self._mend, node)
+        self._become_for_a_while(act, Condition.REFUSING)
 
     def silence(self, act: Act) -> None:
         """The same, and nobody says so."""
-        node = self.nodes[act.node]
-        self._become(node, Condition.SILENT)
-        self._later(act.seconds * 2, self._mend, node)
+        self._become_for_a_while(act, Condition.SILENT)
 
-    def mend(self, act: Act) -> None:
-        """The way is open again."""
-        self._mend(self.nodes[act.node])
-
-    def _disk(self, node: Node, trouble: Trouble) -> None:
-        node.disk.trouble = trouble
+    def _trouble_disk(self, act: Act, trouble: Trouble) -> None:
+        disk = self.nodes[act.node].disk
+        disk.trouble = trouble
+        self._later(act.seconds, setattr, disk, "trouble", Trouble.NONE)
 
     def disk_full(self, act: Act) -> None:
         """For a while."""
-        node = self.nodes[act.node]
-        self._disk(node, Trouble.FULL)
-        self._later(act.seconds, self._disk, node, Trouble.NONE)
+        self._trouble_disk(act, Trouble.FULL)
 
     def disk_fails(self, act: Act) -> None:
         """For a while."""
-        node = self.nodes[act.node]
-        self._disk(node, Trouble.FAILING)
-        self._later(act.seconds, self._disk, node, Trouble.NONE)
+        self._trouble_disk(act, Trouble.FAILING)
 
     def disk_slow(self, act: Act) -> None:
         """For a while."""
@@ -626,11 +611,9 @@ def simulate(told: Story, folder: Path, template: Path, *, log: bool = False) ->
     """Runs a history in an empty folder."""
     folder.mkdir(parents=True)
     ids = Random(f"{told.seed} ids")
-    with (
-        mock.patch(
-            "control_plane.ledger.identity.secrets.token_hex",
-            lambda size: f"{ids.getrandbits(8 * size):0{2 * size}x}",
-        ),
+    with mock.patch(
+        "control_plane.ledger.identity.secrets.token_hex",
+        lambda size: f"{ids.getrandbits(8 * size):0{2 * size}x}",
     ):
         world = World(told, folder, template, log=log)
         _quieten(world if log else None)
