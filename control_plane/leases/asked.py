@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import select
@@ -24,6 +24,8 @@ from control_plane.ledger.specs import Found, find_spec
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceKind, BalanceRef
 
+AHEAD_MAX: Final = timedelta(minutes=2)
+"""The next period is leased only so shortly before it begins; sidecars ask one minute ahead at most."""
 _LEASED: Final = frozenset({BalanceKind.WALLET, BalanceKind.ALLOWANCE, BalanceKind.BUDGET})
 
 
@@ -69,7 +71,7 @@ class Asked:
 
 
 async def ask(uow: UnitOfWork, want: session.Want) -> Asked:
-    """Finds the balance's spec, as of now or of the next period's beginning."""
+    """Finds the balance's spec, as of now or of the next period's beginning where that is near."""
     ref = BalanceRef(want.ref.customer_id, want.ref.subject_id, want.ref.balance)
     found = await find_spec(uow, ref, uow.now)
     if not want.next_period or found is None:
@@ -83,6 +85,9 @@ async def ask(uow: UnitOfWork, want: session.Want) -> Asked:
     if not periods:
         return Asked(want, ref, uow.now, found)
     at = min(period.window(uow.now).end for period in periods)
+    if at - uow.now > AHEAD_MAX:
+        # It was long on its way: the period that it was sent for has begun.
+        return Asked(want, ref, uow.now, found)
     return Asked(want, ref, at, await find_spec(uow, ref, at))
 
 

@@ -171,10 +171,22 @@ async def test_the_next_period_can_be_leased_ahead(database: Database, clock: St
     """Its occurrence exists before it begins, and the lease begins with it."""
     holder = await limited(database)
     await holder.acquire(API, 100)
+    clock.advance(days=31, seconds=-60)
     ahead = await holder.acquire(API, 30, next_period=True)
     (lease,) = ahead.leases
-    assert lease.begins_at.ToDatetime(clock().tzinfo) > clock()
+    assert lease.begins_at.ToDatetime(clock().tzinfo) == clock() + timedelta(seconds=60)
     assert allotted(await holder.acquire(API, 1)) == 0
+    await check_books(database)
+
+
+async def test_what_was_to_be_leased_ahead_and_comes_late_is_leased_now(
+    database: Database, clock: SteppedClock
+) -> None:
+    """The period that it was sent for has begun; the one after is a month away, and a lease of it as long."""
+    holder = await limited(database)
+    clock.advance(days=31, seconds=1)
+    (lease,) = (await holder.acquire(API, 30, next_period=True)).leases
+    assert not lease.HasField("begins_at")  # at once
     await check_books(database)
 
 
