@@ -166,6 +166,7 @@ class Outbox(Protocol):
 
         Raises OutboxFull or OutboxFailed when nothing was written; OutcomeUnknown when that is not known (yet) or, in
         `remote`, when the acknowledgement did not come in time: the write stands then, and its resolution says so.
+        A key or a reservation that stands in the way is answered once the control plane has what it stands for.
         """
 
     def commit_all(
@@ -177,7 +178,11 @@ class Outbox(Protocol):
         """Blocks until everything up to `seq` is in the control plane's books. False: not in time."""
 
     def key(self, customer_id: str, key: str) -> KeyEntry | None:
-        """A key that was written in the last 40 days. Reads committed data from the file; goes on while writes fail."""
+        """A key that was written in the last 40 days. Reads committed data from the file; goes on while writes fail.
+
+        In `remote` it waits for the control plane to have what was written, and raises OutcomeUnknown when that takes
+        too long. So does `reservation`, of one that has ended.
+        """
 
     def reservation(self, reservation_id: str) -> Reservation | None:
         """As it stands; open ones for good, others for 40 days."""

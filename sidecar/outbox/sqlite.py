@@ -27,8 +27,10 @@ from sidecar.outbox.port import (
     Identity,
     Incarnation,
     KeyEntry,
+    KeyTaken,
     OutboxFailed,
     Reservation,
+    ReservationMoved,
     Write,
     WriteResult,
     Written,
@@ -190,21 +192,36 @@ class SqliteOutbox:
             self._await_remote(results, timeout_seconds)
         return results
 
-    def _await_remote(self, results: Sequence[WriteResult], timeout_seconds: float | None) -> None:
-        seq = max((r.seq for r in results if isinstance(r, Written)), default=0)
-        timeout = REMOTE_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
-        if not seq or self.wait_acknowledged(self._identity, seq, timeout):
+    def _await_remote(self, results: Sequence[WriteResult], timeout_seconds: float | None = None) -> None:
+        """What was written is in the books, and so is what stands in the way of what was not."""
+        written = [result.seq for result in results if isinstance(result, Written)]
+        is_applied = len(written) == len(results)
+        if is_applied:
+            marks = {self._identity.incarnation_id: max(written, default=0)}
+        else:
+            marks = {one.incarnation_id: one.last_seq for one in self.incarnations()}
+        if self._wait_for(marks, REMOTE_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds):
             return
         resolution = Resolution()
-        resolution.resolve(applied=True)
+        resolution.resolve(applied=is_applied)
         raise OutcomeUnknown("the control plane has not confirmed it yet", resolution)
 
     def wait_acknowledged(self, identity: Identity, seq: int, timeout_seconds: float) -> bool:
         """See the port."""
-        key = identity.incarnation_id
+        return self._wait_for({identity.incarnation_id: seq}, timeout_seconds)
+
+    def _wait_for(self, marks: Mapping[str, int], timeout_seconds: float) -> bool:
+        """`marks`: by incarnation, up to which number. False: not in time."""
+
+        def are_reached() -> bool:
+            return all(self._cursors.get(one, 0) >= seq for one, seq in marks.items())
+
+        with self._acknowledged:
+            if are_reached():
+                return True
         self._on_waiting()
         with self._acknowledged:
-            return self._acknowledged.wait_for(lambda: self._cursors.get(key, 0) >= seq, timeout_seconds)
+            return self._acknowledged.wait_for(are_reached, timeout_seconds)
 
     def _job(self, job: Job, *, drains: bool = False) -> object:
         return self._writer.submit(Pending[object]((), job, drains=drains)).wait()
@@ -263,11 +280,17 @@ class SqliteOutbox:
 
     def key(self, customer_id: str, key: str) -> KeyEntry | None:
         """See the port."""
-        return self._read(lambda connection: read_key(connection, customer_id, key))
+        found = self._read(lambda connection: read_key(connection, customer_id, key))
+        if found is not None and self._durability is Durability.REMOTE:
+            self._await_remote([KeyTaken(found)])
+        return found
 
     def reservation(self, reservation_id: str) -> Reservation | None:
         """See the port."""
-        return self._read(lambda connection: read_reservation(connection, reservation_id))
+        found = self._read(lambda connection: read_reservation(connection, reservation_id))
+        if found is not None and not found.is_open and self._durability is Durability.REMOTE:
+            self._await_remote([ReservationMoved(found)])
+        return found
 
     def open_reservations(self) -> Iterator[Reservation]:
         """See the port."""

@@ -406,6 +406,26 @@ def test_remote_is_answered_only_when_the_control_plane_has_it(make: Make) -> No
     assert time.monotonic() - started < 10
 
 
+def test_remote_answers_a_repeat_only_when_the_control_plane_has_the_first(make: Make) -> None:
+    """A first call whose outcome was unknown stands on this disk alone: who repeats it is not told that it is safe."""
+    outbox = make(Durability.REMOTE)
+    ended = Reservation("r", 1, is_open=False, state=b"")
+    for write in (use("a"), use("b")._replace(reservation=ended)):
+        with pytest.raises(OutcomeUnknown):
+            outbox.commit(write, timeout_seconds=0.01)
+    with pytest.raises(OutcomeUnknown) as caught:
+        outbox.commit(use("a"), timeout_seconds=0.01)
+    assert caught.value.resolution.applied is False
+    me = outbox.identity.incarnation_id
+    outbox.acknowledge(me, 1)
+    outbox.on_waiting(lambda: outbox.acknowledge(me, 2))
+    read = outbox.key("acme", "b")
+    assert read is not None
+    assert outbox.incarnations()[-1].cursor == 2
+    assert isinstance(outbox.commit(use("a"), timeout_seconds=0.01), KeyTaken)
+    assert outbox.reservation("r") == ended
+
+
 def test_a_transaction_that_does_not_begin_uses_up_no_number(make: Make, faults: Faults) -> None:
     """Somebody else has the file locked when a group begins: it is not written, and the next one goes on after the
     last that was.
