@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,13 +12,18 @@ from sidecar.runtime.clock import Clock
 LIVE_WITHIN_SECONDS: Final = 5.0
 """Without a heartbeat for this long a connected feed is not called LIVE any more."""
 
+TRANSIT_MAX_SECONDS: Final = 15.0
+"""A connection on which nothing has come for so long is broken by its keepalive: what comes is no older."""
+
 _WAITING_MAX: Final = 1_000
 _OFFSETS_MAX: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A heartbeat: the control plane's clock when it was sent, and ours (monotonic seconds) when it came."""
+    """A heartbeat: the control plane's clock when it was sent, and ours (monotonic seconds) when it came, or would have
+    come if it had not been delayed.
+    """
 
     revision: int
     control_now: datetime
@@ -62,7 +67,7 @@ class Pulse:
 
     @property
     def confirmed_at(self) -> float | None:
-        """Monotonic seconds of the last heartbeat that confirmed the view in this process; None: there was none."""
+        """Monotonic seconds since when the view is confirmed by a heartbeat in this process; None: there was none."""
         beat = self._confirmed
         return None if beat is None else beat.received_at
 
@@ -86,9 +91,12 @@ class Pulse:
             self._persisted = (as_of, monotonic - passed)
 
     def beat(self, beat: Beat) -> None:
-        """A heartbeat came."""
+        """A heartbeat came. It confirms what was there when it was sent: one that waited in a silent network is as old as
+        quicker ones tell.
+        """
         with self._lock:
             self._learn(beat.control_now, beat.received_at)
+            beat = replace(beat, received_at=beat.received_at - self._delayed(beat))
             if beat.revision <= self._revision:
                 self._confirmed = beat
                 self._waiting.clear()
@@ -150,6 +158,14 @@ class Pulse:
         """The control plane's clock came with an answer."""
         with self._lock:
             self._learn(control_now, received_at)
+
+    def _delayed(self, beat: Beat) -> float:
+        """Seconds that it was longer on its way than the quickest one of late; a clock there that was set back must not
+        make it older than anything can be that comes.
+        """
+        heard_at, control_at = self._offset or (beat.received_at, beat.control_now)
+        expected_at = heard_at + (beat.control_now - control_at).total_seconds()
+        return min(max(0.0, beat.received_at - expected_at), TRANSIT_MAX_SECONDS)
 
     def _learn(self, control_now: datetime, received_at: float) -> None:
         # What travels arrives late, never early: of the last ones the one that puts the clock furthest on is
