@@ -9,13 +9,14 @@ from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from control_plane.app import Running
+from control_plane.customers.records import NewCustomer, create_customer
 from control_plane.db.engine import create_engine
 from control_plane.db.tables import feed, revisions
-from control_plane.db.unit_of_work import ChangeKind, Database
+from control_plane.db.unit_of_work import ChangeKind, Database, UnitOfWork
 from control_plane.leases.restored import AHEAD, mark_restored
 from control_plane.leases.tables import recall_answers, recalls
 from control_plane.ledger.identity import balance_id
@@ -340,6 +341,57 @@ async def test_no_follower_misses_a_change(postgres_url: str) -> None:
             await asyncio.gather(all_there(first), all_there(second))
         for database in committers:
             await database.close()
+
+
+@pytest.mark.parametrize("is_locked", [True, False], ids=["as it is", "without its lock"])
+async def test_a_revision_orders_commits(
+    postgres_url: str, is_locked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that were handed out before the commits that they order would let a follower miss a change: whoever
+    stands at the second has not heard of the first, and never will.
+    """
+
+    async def unlocked(uow: UnitOfWork) -> int:
+        if uow._revision is None:
+            async with uow._database.engine.begin() as connection:
+                taken = update(revisions).values(revision=revisions.c.revision + 1)
+                number: int = (await connection.execute(taken.returning(revisions.c.revision))).scalar_one()
+                uow._revision = number
+        return uow._revision
+
+    if not is_locked:
+        monkeypatch.setattr(UnitOfWork, "take_revision", unlocked)
+    database = Database(create_engine(postgres_url))
+    async with (
+        serving(postgres_url) as one,
+        following(one, "slow", "quick") as follower,
+        asyncio.TaskGroup() as tasks,
+    ):
+        async with database.begin() as uow:
+            await create_customer(uow, NewCustomer(customer_id="slow", parent_id=None, external_ids={}))
+            await uow.seal()
+            quick = tasks.create_task(make_customer(database, "quick"))
+            if is_locked:
+                assert await waits_for_a_lock(database)
+            else:
+                await follower.until(lambda: follower.revision == 2)
+        await quick
+        await make_customer(database, "last")
+        await follower.until(lambda: follower.revision == 3)
+        assert follower.customers["quick"].exists
+        assert follower.customers["slow"].exists is is_locked
+    await database.close()
+
+
+async def waits_for_a_lock(database: Database) -> bool:
+    """Until some transaction does."""
+    waiting = text(
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    async with asyncio.timeout(10), database.engine.connect() as connection:
+        while not (await connection.execute(waiting)).scalar():
+            await connection.execute(text("SELECT pg_sleep(0.01)"))
+    return True
 
 
 async def test_customers_come_while_others_change(database_url: str) -> None:
