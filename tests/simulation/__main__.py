@@ -5,11 +5,14 @@ import json
 import os
 import sys
 import time
+from typing import Final
 
-from tests.simulation.runs import Manner, run_seeds, workshop
+from tests.simulation.runs import Manner, run, run_seeds
 from tests.simulation.sabotages import SABOTAGES
 from tests.simulation.shrinking import shrink
-from tests.simulation.world import FAULTS, story
+from tests.simulation.story import FAULTS, story
+
+PROGRESS_EVERY: Final = 100
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,24 +28,25 @@ def main(arguments: list[str] | None = None) -> int:
     manner = Manner(options.sabotage, tuple(kinds), options.log)
     how = f"--faults {' '.join(kinds)} " if kinds else ""
     how += f"--sabotage {options.sabotage} " if options.sabotage else ""
-    began, done, failed = time.monotonic(), 0, 0
-    for seed, result in run_seeds(seeds, manner, jobs=min(options.jobs, len(seeds))):
-        done += 1
-        failed += bool(result.violations)
+    began, failed = time.monotonic(), list[int]()
+    for done, (seed, result) in enumerate(run_seeds(seeds, manner, jobs=min(options.jobs, len(seeds))), 1):
+        failed += [seed] if result.violations else []
         print("\n".join(result.log), end="\n" if result.log else "")
         if options.json:
             print(json.dumps({"seed": seed, "violations": result.violations, **result.counts}), flush=True)
         elif result.violations:
             print(f"seed {seed}:", *result.violations[:10], sep="\n    ")
             print(f"    again: python -m tests.simulation --seeds {seed} {how}--log", flush=True)
-        if result.violations and options.until_first:
+        if done % PROGRESS_EVERY == 0 or done == len(seeds) or (failed and options.until_first):
+            each = (time.monotonic() - began) / done
+            text = f"{done} of {len(seeds)} histories, {len(failed)} with a broken promise; {each:.2f} s each"
+            print(text, file=sys.stderr, flush=True)
+        if failed and options.until_first:
             break
-    took = time.monotonic() - began
-    print(f"{done} histories, {failed} with a broken promise; {took / done:.2f} s each", file=sys.stderr)
     if options.shrink and failed:
-        with workshop() as (root, template):
-            for line in shrink(story(seeds[0], manner.kinds), root, template):
-                print(line, flush=True)
+        told = story(failed[0], manner.kinds)
+        for line in shrink(told, lambda shorter: bool(run(shorter, manner).violations)):
+            print(line, flush=True)
     return 1 if failed else 0
 
 
@@ -57,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--until-first", action="store_true", help="stop at the first broken promise")
     parser.add_argument("--log", action="store_true", help="print what happened")
     parser.add_argument(
-        "--shrink", action="store_true", help="find a shorter history that fails, of one seed"
+        "--shrink", action="store_true", help="of the first that fails, find a shorter one that does"
     )
     parser.add_argument("--json", action="store_true", help="one line of JSON per history")
     return parser

@@ -12,6 +12,7 @@ from sidecar.outbox.file import take_lock
 from tests.simulation.threads import Hub
 
 FILE: Final = "outbox.sqlite3"
+PAGE: Final = 4096
 _WRITES: Final = ("INSERT", "UPDATE", "DELETE", "BEGIN", "COMMIT")
 
 
@@ -121,6 +122,29 @@ class Disk:
         shutil.rmtree(self.folder)
         self.folder.mkdir()
         self._kept = None
+
+    def lose_unsynced(self) -> bool:
+        """The machine went down: of the log, which only a checkpoint syncs, the end is missing. False: nothing is."""
+        files = self._read()
+        log = files.get(f"{FILE}-wal", b"")
+        if not log:
+            return False
+        files[f"{FILE}-wal"] = log[: self._random.randrange(len(log))]
+        self._write(files)
+        return True
+
+    def rot(self) -> bool:
+        """Some pages of its files are garbage. False: there is none."""
+        files = {name: bytearray(content) for name, content in self._read().items() if content}
+        for content in files.values():
+            for _ in range(self._random.choice([1, 1, 3])):
+                at = self._random.randrange(len(content)) // PAGE * PAGE
+                length = min(PAGE, len(content) - at)
+                content[at : at + length] = self._random.choice(
+                    [bytes(length), self._random.randbytes(length)]
+                )
+        self._write({name: bytes(content) for name, content in files.items()})
+        return bool(files)
 
     def _read(self) -> dict[str, bytes]:
         names = (FILE, f"{FILE}-wal")

@@ -18,6 +18,8 @@ from tests.simulation.threads import Hub, Process, Token
 KEEPALIVE_SECONDS = 15.0
 """After so long in silence a stream is given up, at both ends."""
 
+APART_SECONDS = 1e-6
+
 
 class Condition(StrEnum):
     """How a sidecar's way to the control plane is."""
@@ -339,7 +341,8 @@ class Wire:
 
     def in_order(self, after: float, deliver: Callable[[], None]) -> float:
         """Delivers behind what was sent before on the same stream: when."""
-        at = max(after, self.hub.time() + self._delay())
+        # Never at the same instant: of two that are due then the loop takes either first.
+        at = max(after + APART_SECONDS, self.hub.time() + self._delay())
         self.hub.loop.call_at(at, self._deliver, deliver)
         return at
 

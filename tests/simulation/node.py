@@ -18,7 +18,7 @@ from sidecar.rpc.pools import make_pools
 from sidecar.rpc.server import SERVICE, Handlers
 from sidecar.rpc.service import EntitlementService
 from tests.simulation.disk import Disk
-from tests.simulation.network import RpcError, Weather, Wire
+from tests.simulation.network import Condition, RpcError, Weather, Wire
 from tests.simulation.plane import BASE
 from tests.simulation.threads import Hub, Process
 
@@ -114,7 +114,7 @@ class Running:
 
 
 class Node:
-    """A sidecar's place: its machine and disk outlive its processes; each has a way to the control plane of its own."""
+    """A sidecar's place: its machine, its disk and its way to the control plane outlive its processes."""
 
     def __init__(
         self,
@@ -124,9 +124,14 @@ class Node:
         disk: Disk,
         servers: Callable[[], list[Any]],
         weather: Weather,
+        *,
+        durability: Durability,
     ) -> None:
         self.name = name
         self.disk = disk
+        self.durability = durability
+        self.boots = 0
+        """How often its machine was started again."""
         self.processes: list[Process] = []
         self.running: Running | None = None
         self.is_starting = False
@@ -138,6 +143,7 @@ class Node:
         self._weather = weather
         self._calls: dict[int, Done] = {}
         self._number = 0
+        self._condition = Condition.UP
 
     def start(self) -> None:
         """A process starts, unless one runs."""
@@ -148,6 +154,7 @@ class Node:
         process.on_death = self._died
         self.processes.append(process)
         wire = Wire(self._hub, Random(self._random.random()), process, self._servers, self._weather)
+        wire.become(self._condition)
         made: list[SimulatedEdge] = []
 
         def edge(settings: Settings, inside: Inside) -> SimulatedEdge:
@@ -156,13 +163,13 @@ class Node:
 
         around = Surroundings(
             random=Random(self._random.random()),
-            boot_id=f"{self.name}-boot",
+            boot_id=f"{self.name}-boot-{self.boots}",
             open_channel=lambda: wire,  # type: ignore[arg-type, return-value]
             connect=self.disk.connect,
             edge=edge,
         )
         settings = Settings(
-            data=self.disk.folder, name=self.name, durability=Durability.PROCESS_CRASH, drain_seconds=3
+            data=self.disk.folder, name=self.name, durability=self.durability, drain_seconds=3
         )
 
         def run() -> None:
@@ -234,6 +241,12 @@ class Node:
                 self._died()
 
         self._hub.spawn(running.process, run)
+
+    def become(self, condition: Condition) -> None:
+        """Its way to the control plane changes, for whatever process there is."""
+        self._condition = condition
+        if self.running is not None:
+            self.running.wire.become(condition)
 
     def pause(self, seconds: float) -> None:
         """It stands still, as in a debugger, and goes on."""

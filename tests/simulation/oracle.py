@@ -1,8 +1,11 @@
 """What callers were told, kept outside of the system, and held against its books."""
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from purser.v1 import decision_pb2 as answers
 
 
 class Told(StrEnum):
@@ -15,17 +18,18 @@ class Told(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Use:
     """One idempotency key, and everything that was said about it."""
 
     key: str
     customer_id: str
-    balance: str
-    """What it is charged to, as the oracle counts it."""
     amount: int
     is_fact: bool
     asked_at: float
+    seat: str = ""
+    """Of a gauge event: who holds."""
+    adds: bool = False
     told: list[tuple[float, Told, str]] = field(default_factory=list)
     """When and how calls ended, and at which sidecar."""
     may_be_lost: bool = False
@@ -43,32 +47,61 @@ class Use:
         """Is there a call that may have been written?"""
         return any(told in {Told.ACCEPTED, Told.UNKNOWN} for _, told, _ in self.told)
 
+    @property
+    def is_certain(self) -> bool:
+        """Does its caller know what became of it, and nobody's disk stands against it?"""
+        return bool(self.told) and self.told[-1][1] is not Told.UNKNOWN and not self.may_be_lost
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, kw_only=True)
 class Held:
     """A reservation that was acknowledged."""
 
     key: str
+    customer_id: str
     node: int
     amount: int
-    since: float = 0.0
-    may_be_lost: bool = False
+    since: float
+    ends_at: float
+    """Not before then does it end by itself: its caller's clock is true."""
+    settled: int = 0
+    """The highest totals whose settle was acknowledged."""
+    decided: int = 0
+    """The same, of those that came before it ended: the rest are facts."""
+    asked: int | None = None
+    """The highest totals that anybody tried to settle. None: nobody did."""
+    is_ending: bool = False
+    """A release or a final settle was asked for."""
     is_open: bool = True
     """Its end was not heard of."""
+    may_be_lost: bool = False
+    is_forgotten: bool = False
+
+    def promised(self, at: float) -> int:
+        """What it is certain to have of its balance."""
+        if self.is_ending or at >= self.ends_at:
+            return min(self.decided, self.amount)
+        return self.amount
 
 
 class Oracle:
-    """All uses of one simulation."""
+    """All that was said in one history."""
 
     def __init__(self) -> None:
         self.uses: dict[str, Use] = {}
-        self.granted: defaultdict[tuple[str, str], int] = defaultdict(int)
-        """What each hard balance was ever given."""
         self.holds: dict[str, Held] = {}
+        self.given: defaultdict[str, int] = defaultdict(int)
+        """What may be decided for each customer, in all."""
+        self.revisions: list[tuple[float, int]] = []
+        """When changes were made, and their revisions, in order."""
+        self.suspensions: defaultdict[str, list[tuple[int, bool]]] = defaultdict(list)
+        """From which revision on a customer is suspended, or is not."""
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self.is_promise_void = False
         """A restored control plane does not cover leases that its backup has not seen and nobody presents."""
+        self.is_restored = False
+        """Revisions may have come twice."""
 
     def ask(self, use: Use) -> Use:
         """A call is made with this key, perhaps again."""
@@ -79,21 +112,77 @@ class Oracle:
         use.told.append((at, told, node))
         self.counts[told.value] += 1
         if told is Told.ACCEPTED and not self.is_promise_void:
-            self._check_spent(use)
+            if use.seat:
+                self._check_seats(use)
+            else:
+                self.check_spent(use.customer_id, at)
 
-    def _check_spent(self, use: Use) -> None:
-        """What was decided on a hard balance is never more than it was ever given."""
-        of_balance = (use.customer_id, use.balance)
+    def check_spent(self, customer_id: str, at: float) -> None:
+        """What was decided, and what reservations hold, is never more than was given."""
+        if customer_id not in self.given:
+            return
         spent = sum(
-            other.amount
-            for other in self.uses.values()
-            if (other.customer_id, other.balance) == of_balance
-            and other.was_accepted
-            and not (other.is_fact or other.is_forgotten)
+            use.amount
+            for use in self.uses.values()
+            if use.customer_id == customer_id
+            and use.was_accepted
+            and not (use.is_fact or use.is_forgotten or use.key in self.holds)
         )
-        if of_balance in self.granted and spent > self.granted[of_balance]:
+        held = sum(
+            hold.promised(at)
+            for hold in self.holds.values()
+            if hold.customer_id == customer_id and not hold.is_forgotten
+        )
+        if spent + held > self.given[customer_id]:
             self.violations.append(
-                f"oversold: {spent} of {self.granted[of_balance]} on {of_balance}, with {use.key}"
+                f"oversold: {customer_id} has {spent} decided and {held} held, of {self.given[customer_id]}"
+            )
+
+    def _check_seats(self, use: Use) -> None:
+        """Who holds a seat for certain: added, and no removal that could have come after."""
+        certain = set()
+        for added in self.uses.values():
+            if (
+                not (added.adds and added.was_accepted)
+                or added.is_forgotten
+                or added.customer_id != use.customer_id
+            ):
+                continue
+            removals = (
+                other
+                for other in self.uses.values()
+                if other.seat == added.seat and other.customer_id == added.customer_id and not other.adds
+            )
+            if all(
+                other.told and other.is_certain and other.told[-1][0] < added.asked_at for other in removals
+            ):
+                certain.add(added.seat)
+        if len(certain) > self.given[use.customer_id]:
+            self.violations.append(
+                f"oversold: {sorted(certain)} hold seats of {use.customer_id}, of {self.given[use.customer_id]}"
+            )
+
+    def decided(self, customer_id: str, asked_at: float, decision: answers.Decision, *, late: float) -> None:
+        """An answer says how old its view is: so it knows what was changed before. `late`: so long it may take until a
+        change arrives that was read.
+        """
+        fresh = decision.freshness
+        if self.is_restored or not fresh.HasField("age"):
+            return
+        seen_until = asked_at - fresh.age.ToTimedelta().total_seconds() - late
+        made = bisect_left(self.revisions, (seen_until, 0))
+        if made and self.revisions[made - 1][1] > fresh.revision:
+            self.violations.append(
+                f"an answer asked for at {asked_at:.3f} says that its view of revision {fresh.revision} is "
+                f"{fresh.age.ToTimedelta().total_seconds():.3f} s old, when {self.revisions[made - 1]} was there"
+            )
+        is_suspended = False
+        for revision, suspended in self.suspensions[customer_id]:
+            if revision <= fresh.revision:
+                is_suspended = suspended
+        if is_suspended and decision.allowed:
+            self.violations.append(
+                f"{customer_id} is suspended, and was allowed something at revision {fresh.revision}"
             )
 
     def hold_is_unknown(self, held: Held, node: str) -> None:
@@ -103,20 +192,31 @@ class Oracle:
                 f"{held.key} was reserved at {node} for {held.amount} and is not known there"
             )
 
-    def lost_disk(self, node: str, since: float, *, is_unnoticed: bool) -> None:
-        """A sidecar's disk went back to how it was then: what it acknowledged after that may be gone."""
+    def lost_disk(self, node: str, since: float, *, is_unnoticed: bool, is_remote: bool) -> None:
+        """A sidecar's disk went back to how it was then: what it acknowledged after that may be gone. `is_remote`: but
+        what it acknowledged was in the books.
+        """
         for use in self.uses.values():
             if any(where == node and at >= since for at, _, where in use.told):
-                use.may_be_lost = True
+                use.may_be_lost |= not is_remote
                 use.is_forgotten |= is_unnoticed
         for held in self.holds.values():
             if held.since >= since and node.endswith(f"-{held.node}"):
                 held.may_be_lost = True
+                held.is_forgotten |= is_unnoticed
 
-    def check_books(self, booked: dict[str, tuple[str, int]]) -> None:
-        """At the end. `booked`: key → (customer, amount) of every event in the books, each once."""
+    # At the end
+
+    def check_books(self, booked: dict[str, tuple[str, int]], at: float) -> None:
+        """`booked`: key → (customer, amount) of every event in the books, each once."""
+        left = dict(booked)
+        for held in self.holds.values():
+            mine = [key for key in left if key == held.key or key.startswith(f"{held.key}#late")]
+            self._check_hold(held, sum(left.pop(key)[1] for key in mine), at)
         for use in self.uses.values():
-            found = booked.get(use.key)
+            if use.key in self.holds:
+                continue
+            found = left.pop(use.key, None)
             if found is None:
                 if use.was_accepted and not use.may_be_lost:
                     self.violations.append(
@@ -126,5 +226,48 @@ class Oracle:
                 self.violations.append(f"changed: {use.key} is {found}, and was {use}")
             elif not use.may_be_booked:
                 self.violations.append(f"invented: {use.key} is in the books, and was only {use.told}")
-        for key in booked.keys() - self.uses.keys():
-            self.violations.append(f"invented: nobody asked for {key}")
+        self.violations += [f"invented: nobody asked for {key}" for key in left]
+
+    def _check_hold(self, held: Held, total: int, at: float) -> None:
+        is_booked = at > held.ends_at + 10.0 or not held.is_open
+        least = held.settled if is_booked and not held.may_be_lost else 0
+        if not least <= total <= (held.asked or 0):
+            self.violations.append(
+                f"{held.key} is booked with {total}: {held.settled} was acknowledged, {held.asked} asked for"
+            )
+
+    def check_seats(self, holders: dict[str, int], customer_id: str) -> None:
+        """Who holds is who was told so last."""
+        changes: defaultdict[str, list[Use]] = defaultdict(list)
+        for use in self.uses.values():
+            if use.seat and use.customer_id == customer_id:
+                changes[use.seat].append(use)
+        for seat, uses in changes.items():
+            done = [use for use in uses if use.may_be_booked]
+            if not done or not all(use.was_accepted and use.is_certain for use in done):
+                continue
+            last = max(done, key=lambda use: use.asked_at)
+            if any(use is not last and use.told[-1][0] >= last.asked_at for use in done):
+                continue  # they came at the same time: either may have been the last
+            if bool(holders.get(seat)) is not last.adds:
+                self.violations.append(f"{seat} holds {holders.get(seat, 0)}, and was told otherwise: {last}")
+
+    def check_rate(self, customer_id: str, burst: float, per_second: float) -> None:
+        """In any window at most `burst + rate × T` were accepted that were asked for and answered within it."""
+        uses = [
+            (use.asked_at, min(at for at, told, _ in use.told if told is Told.ACCEPTED))
+            for use in self.uses.values()
+            if use.customer_id == customer_id and use.was_accepted and not use.is_fact
+        ]
+        for begins in sorted({asked for asked, _ in uses}):
+            ends = sorted(told for asked, told in uses if asked >= begins)
+            for number, end in enumerate(ends, 1):
+                if number > burst + per_second * (end - begins):
+                    self.violations.append(
+                        f"{number} of {customer_id} were let through from {begins:.3f} to {end:.3f}"
+                    )
+                    return
+
+    def add_revision(self, at: float, revision: int) -> None:
+        """A change was made."""
+        self.revisions.append((at, revision))

@@ -3,12 +3,14 @@
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Coroutine, Mapping
-from contextlib import closing
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any, Final
+from unittest import mock
 
 import httpx
 from fastapi import FastAPI
@@ -34,10 +36,13 @@ from control_plane.rpc.service import SyncService
 from control_plane.sweeper import Sweeper
 from purser.sync.v1 import feed_pb2, sync_service_pb2
 from tests.simulation.network import ServerContext, Stream
+from tests.simulation.story import CUSTOMERS, Limits, catalog
 from tests.simulation.threads import Hub
 
-BASE: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
-"""When every simulation begins."""
+BASE: Final = datetime(2030, 1, 31, 23, 59, 52, tzinfo=UTC)
+"""When every simulation begins: soon before an hour, a day and a month that was longer than the next end."""
+HOUR_ENDS: Final = 8.0
+"""When they do."""
 
 
 class DirectCursor(sqlite3.Cursor):
@@ -138,13 +143,6 @@ class Replica:
         if not task.cancelled() and (error := task.exception()) is not None and not self.is_dead:
             self._hub.failures.append(f"control plane: {error!r}")
 
-    def rest(self) -> httpx.AsyncClient:
-        """Its REST API."""
-        app = _rest_app()
-        app.state.database = self.database
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://purser/v1")
-
     async def answer(self, method: str, raw: bytes, context: ServerContext) -> bytes:
         """One unary call."""
         described = sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"].methods_by_name[method]
@@ -227,6 +225,11 @@ class Plane:
             replica.is_dead = False  # its connections can be ended
             await replica.engine.dispose()
 
+    @staticmethod
+    def instant(seconds: float) -> str:
+        """So long after the beginning, as REST takes it."""
+        return (BASE + timedelta(seconds=seconds)).isoformat()
+
     def back_up(self) -> None:
         """A copy of the books as they stand."""
         with closing(sqlite3.connect(self.path)) as books, closing(sqlite3.connect(self._backup)) as copy:
@@ -262,35 +265,64 @@ class Plane:
         return any(seen > known.get(incarnation_id, -1) for incarnation_id, seen in rows)
 
     async def post(self, path: str, **body: Any) -> Any:
-        """A change through REST, on some replica."""
-        answer = await self._hub.random.choice(self.alive).rest().post(path, json=body)
-        if not answer.is_success:
-            raise RuntimeError(f"{path}: {answer.status_code} {answer.text}")
-        return answer.json()
+        """A change through REST, on some replica; what is None is left out."""
+        return await _post(self._hub.random.choice(self.alive).database, path, **body)
 
     async def publish(self, text: str, **params: str) -> Any:
         """A catalog."""
-        answer = (
-            await self._hub.random.choice(self.alive)
-            .rest()
-            .post(
-                "/catalog/revisions",
-                content=text,
-                headers={"Content-Type": "application/yaml"},
-                params=params,
-            )
-        )
-        if not answer.is_success:
-            raise RuntimeError(f"publish: {answer.status_code} {answer.text}")
-        return answer.json()
+        return await _publish(self._hub.random.choice(self.alive).database, text, **params)
+
+
+def _rest(database: Database) -> httpx.AsyncClient:
+    app = _rest_app()
+    app.state.database = database
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://purser/v1")
+
+
+async def _post(database: Database, path: str, **body: Any) -> Any:
+    body = {name: value for name, value in body.items() if value is not None}
+    return _body(await _rest(database).post(path, json=body or None))
+
+
+async def _publish(database: Database, text: str, **params: str) -> Any:
+    headers = {"Content-Type": "application/yaml"}
+    return _body(
+        await _rest(database).post("/catalog/revisions", content=text, headers=headers, params=params)
+    )
+
+
+def _body(answer: httpx.Response) -> Any:
+    if not answer.is_success:
+        raise RuntimeError(f"{answer.request.url}: {answer.status_code} {answer.text}")
+    return answer.json()
 
 
 def make_template(path: Path) -> None:
-    """A migrated, empty database, for `Plane`."""
+    """A database in which the catalog and its customers are, the same every time, for `Plane`."""
 
     async def make() -> None:
         engine = create_engine(f"sqlite:///{path}")
         await make_ready(engine)
-        await engine.dispose()
+        database = Database(engine, clock=lambda: BASE)
+        await _publish(database, catalog(Limits()))
+        for customer_id, plan in CUSTOMERS.items():
+            await _post(database, "/customers", id=customer_id, name=customer_id)
+            await _post(
+                database, "/subscriptions", id=f"sub_{customer_id}", customer_id=customer_id, plan=plan
+            )
+        await database.close()
 
-    asyncio.run(make())
+    with ids_of("template"):
+        asyncio.run(make())
+
+
+@contextmanager
+def ids_of(seed: str) -> Iterator[None]:
+    """Inside the block the control plane draws the ids of a seed."""
+    ids = Random(seed)
+    with mock.patch(
+        "control_plane.ledger.identity.secrets.token_hex",
+        lambda size: f"{ids.getrandbits(8 * size):0{2 * size}x}",
+    ):
+        yield

@@ -13,7 +13,8 @@ from typing import Final
 
 from tests.simulation.plane import make_template, use_direct_sqlite
 from tests.simulation.sabotages import sabotaged
-from tests.simulation.world import Result, Story, simulate, story
+from tests.simulation.story import Story, story
+from tests.simulation.world import Result, simulate
 
 _MEMORY: Final = Path("/dev/shm")  # where there is one: nothing here is to survive
 

@@ -1,37 +1,25 @@
 """Finds a shorter history that still fails: acts are left out as long as it does (delta debugging, Zeller 2002)."""
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import Final
 
-from tests.simulation.world import Act, Story, simulate
+from tests.simulation.story import Story
 
-ROUNDS_MAX = 300
+RUNS_MAX: Final = 300
 
 
-def shrink(told: Story, root: Path, template: Path) -> Iterator[str]:
+def shrink(told: Story, fails: Callable[[Story], bool]) -> Iterator[str]:
     """Says how it gets on; the last lines are what is left."""
     runs = 0
-
-    def fails(acts: tuple[Act, ...]) -> bool:
-        nonlocal runs
-        runs += 1
-        folder = root / f"shrink-{runs}"
-        try:
-            return bool(simulate(replace(told, acts=acts), folder, template).violations)
-        except Exception:  # noqa: BLE001 it breaks off: a failure, too
-            return True
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
     acts = told.acts
     size = len(acts) // 2
-    while size and runs < ROUNDS_MAX:
+    while size and runs < RUNS_MAX:
         at = 0
-        while at < len(acts) and runs < ROUNDS_MAX:
+        while at < len(acts) and runs < RUNS_MAX:
             rest = acts[:at] + acts[at + size :]
-            if fails(rest):
+            runs += 1
+            if fails(replace(told, acts=rest)):
                 acts = rest
             else:
                 at += size

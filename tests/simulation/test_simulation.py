@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.simulation import shrinking
+from tests.simulation.callers import Callers
+from tests.simulation.faults import Faults
+from tests.simulation.offers import Offers
 from tests.simulation.sabotages import SABOTAGES
-from tests.simulation.world import Act, Result, Story, story
+from tests.simulation.story import FAULTS, OFFERS, VERBS, story
 
 AT_ONCE = 25
 
@@ -42,20 +44,26 @@ def test_a_seed_is_the_same_history_every_time() -> None:
     assert once == again
 
 
-def test_a_history_is_shrunk_to_what_it_fails_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_is_shrunk_to_what_it_fails_by() -> None:
     """Two acts of many are to blame, and only together."""
     guilty = {story(3).acts[10], story(3).acts[40]}
-
-    def simulate(told: Story, *_: object) -> Result:
-        return Result(["it broke"] if guilty <= set(told.acts) else [])
-
-    monkeypatch.setattr(shrinking, "simulate", simulate)
-    *_, first, second = shrinking.shrink(story(3), tmp_path, tmp_path)
+    *_, first, second = shrinking.shrink(story(3), lambda shorter: guilty <= set(shorter.acts))
     assert {first, second} == {str(act) for act in guilty}
 
 
 def test_stories_differ_by_their_seeds_and_never_otherwise() -> None:
     assert story(1) == story(1)
     assert story(1) != story(2)
-    assert {act.what for act in story(5, ["vanish"]).acts} & {"vanish", "kill"} <= {"vanish"}
-    assert isinstance(story(1).acts[0], Act)
+
+
+def test_a_story_has_the_faults_that_are_asked_for() -> None:
+    """And none besides, but for what must have happened before."""
+    happened = {act.what for seed in range(20) for act in story(seed, ["restore"]).acts}
+    assert happened & {*FAULTS, "back_up", "keep_disk"} == {"restore", "back_up"}
+
+
+def test_every_act_is_done_by_somebody() -> None:
+    """A story names what there is: a verb, a fault or an offer."""
+    who = (Callers, Faults, Offers)
+    for name in (*VERBS, *FAULTS, *OFFERS, "keep_disk", "back_up"):
+        assert sum(hasattr(one, name) for one in who) == 1, name

@@ -1,0 +1,220 @@
+"""Ways to break the control plane."""
+
+from collections.abc import Collection, Iterator
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+from sqlalchemy import delete
+
+from control_plane.leases import acquire, asked, gauges, grant, quarantine, replies, sessions
+from control_plane.leases.rates import Bucket
+from control_plane.leases.restored import Pause
+from control_plane.leases.rows import OPEN, LeaseRow
+from control_plane.leases.settle import Freed
+from control_plane.leases.tables import lease_requests
+from control_plane.ledger import limits
+from control_plane.ledger.rows import GrantRow
+from control_plane.usage import keys, report
+from purser.sync.v1 import session_pb2 as session
+from tests.simulation.sabotages.registry import sabotage
+
+
+@sabotage("silence", seed=2)
+def expired_leases_given_back() -> Iterator[None]:
+    """What an expired lease had left is free for others: its holder may have spent it."""
+    real = quarantine._one
+
+    def one(freed: Freed, lease: LeaseRow, *rest: Any) -> None:
+        if lease.state == OPEN:
+            freed.close(lease)
+        else:
+            real(freed, lease, *rest)
+
+    with mock.patch.object(quarantine, "_one", one):
+        yield
+
+
+@sabotage("vanish")
+def quarantine_never_ends() -> Iterator[None]:
+    """What a sidecar took with it is never booked, nor free."""
+    real = quarantine._one
+
+    def one(freed: Freed, lease: LeaseRow, *rest: Any) -> None:
+        if lease.state == OPEN or not lease.unsettled:
+            real(freed, lease, *rest)
+
+    with mock.patch.object(quarantine, "_one", one):
+        yield
+
+
+@sabotage("silence")
+def no_replay_of_request_ids() -> Iterator[None]:
+    """A repeated request is granted once more."""
+
+    async def stored(*_: Any) -> None:
+        return None
+
+    async def store(uow: Any, holder: session.Holder, request_id: str, reply: bytes) -> None:
+        await uow.connection.execute(delete(lease_requests).where(lease_requests.c.request_id == request_id))
+        await replies.store_reply(uow, holder, request_id, reply)
+
+    with mock.patch.object(acquire, "stored_reply", stored), mock.patch.object(acquire, "store_reply", store):
+        yield
+
+
+@sabotage("kill", "silence", seed=53)
+def no_epoch_fence() -> Iterator[None]:
+    """An earlier incarnation acquires as before."""
+
+    async def fetch(uow: Any, holder: session.Holder, _epoch: int) -> Any:
+        row = await sessions.lock_session(uow, holder)
+        if row is None:
+            raise sessions.Superseded
+        return row
+
+    with mock.patch.object(acquire, "acquiring_session", fetch):
+        yield
+
+
+@sabotage("put_back", seed=40)
+def rolled_back_disk_goes_on() -> Iterator[None]:
+    """A disk that was put back is taken for what it was."""
+    with mock.patch.object(sessions, "_rolled_back", return_value=False):
+        yield
+
+
+@sabotage("put_back", seed=40)
+def a_set_aside_outbox_is_closed() -> Iterator[None]:
+    """What a disk forgot that was put back is free for others."""
+    real = sessions._set_aside
+
+    async def set_aside(uow: Any, outbox_id: str) -> None:
+        for incarnation_id in await sessions._of_outbox(uow, outbox_id):
+            holder = session.Holder(outbox_id=outbox_id, incarnation_id=incarnation_id)
+            await sessions.close_leases(uow, holder, {})
+        await real(uow, outbox_id)
+
+    with mock.patch.object(sessions, "_set_aside", set_aside):
+        yield
+
+
+@sabotage(seed=1)
+def slices_move_to_another_grant() -> Iterator[None]:
+    """What comes back goes to the first grant of the balance."""
+
+    def grants(freed: Freed, lease: LeaseRow, pieces: Collection[Any]) -> Any:
+        known = freed.vault.held[lease.balance_id].grants
+        first = known[min(known)]
+        return [(first, piece) for piece in pieces]
+
+    with mock.patch.object(Freed, "_grants", grants):
+        yield
+
+
+@sabotage()
+def facts_eat_leased_credit() -> Iterator[None]:
+    """A fact burns what leases hold."""
+
+    def draw(grant: GrantRow, amount: int) -> None:
+        leased = min(amount, grant.leased)
+        grant.leased -= leased
+        grant.available -= amount - leased
+
+    def held_by_none(_grant: GrantRow) -> int:
+        return 0
+
+    with (
+        mock.patch.object(GrantRow, "held", property(held_by_none)),
+        mock.patch.object(GrantRow, "draw", draw),
+    ):
+        yield
+
+
+@sabotage("pause")
+def keys_are_not_guarded() -> Iterator[None]:
+    """The same key through two sidecars is booked twice."""
+    real = keys.Keys.standing
+
+    def standing(known: keys.Keys, item: Any) -> keys.Standing:
+        found = real(known, item)
+        return keys.Standing.FIRST if found is keys.Standing.DUPLICATE else found
+
+    with mock.patch.object(keys.Keys, "standing", standing):
+        yield
+
+
+@sabotage("restore", seed=22)
+def no_pause_after_a_restore() -> Iterator[None]:
+    """A restored control plane leases at once what others hold."""
+
+    async def none(*_: Any) -> Pause:
+        return Pause(timedelta(), timedelta())
+
+    with mock.patch.object(acquire, "read_pause", none):
+        yield
+
+
+@sabotage("silence")
+def cursors_are_not_checked() -> Iterator[None]:
+    """A batch that comes again is booked again."""
+    real = sessions.lock_or_make_session
+
+    async def locked(uow: Any, holder: session.Holder) -> Any:
+        row = await real(uow, holder)
+        row.cursor = 0
+        return row
+
+    with mock.patch.object(report, "lock_or_make_session", locked):
+        yield
+
+
+@sabotage()
+def the_next_period_is_leased_at_any_time() -> Iterator[None]:
+    """Who asks for it just after it has begun gets the one after, and keeps it until then."""
+    with mock.patch.object(asked, "AHEAD_MAX", timedelta(days=400)):
+        yield
+
+
+@sabotage()
+def cuts_are_ignored() -> Iterator[None]:
+    """A lower limit binds nobody."""
+
+    def as_it_was(_holding: Any, row: GrantRow, *_: Any) -> int:
+        return row.target
+
+    with mock.patch.object(limits, "_target", as_it_was):
+        yield
+
+
+@sabotage("pause", "silence")
+def rates_move_before_their_end() -> Iterator[None]:
+    """What shares may still let through is handed out again."""
+    with mock.patch.object(Bucket, "most", property(lambda bucket: bucket.burst * 1_000_000)):
+        yield
+
+
+@sabotage()
+def verdicts_hold_no_seat() -> Iterator[None]:
+    """Only what is booked counts: two who ask at once get the same seat."""
+
+    def counting(changes: Any) -> Any:
+        return [change for change in changes if change.state is gauges.State.BOOKED]
+
+    with mock.patch.object(gauges, "_counting", counting):
+        yield
+
+
+@sabotage()
+def leases_outlive_their_grants() -> Iterator[None]:
+    """A lease ends when it would, whatever becomes of its grant."""
+    real = grant._new_lease
+
+    def made(terms: Any, item: Any, row: GrantRow) -> LeaseRow:
+        lease = real(terms, item, row)
+        lease.never_after = None
+        lease.ends_at = lease.begins_at + terms.settings.ttl
+        return lease
+
+    with mock.patch.object(grant, "_new_lease", made):
+        yield

@@ -1,0 +1,260 @@
+"""Ways to break a sidecar."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from purser.sync.v1 import session_pb2 as session
+from sidecar.app import Sidecar, Surroundings
+from sidecar.deciding.reserving.commits import Commits
+from sidecar.engine import resolve
+from sidecar.engine.subscribed import subscribed
+from sidecar.leases import held
+from sidecar.leases.keeper import Keeper
+from sidecar.leases.requests import from_wire
+from sidecar.leases.returning import Returning
+from sidecar.outbox import keeping, salvage
+from sidecar.outbox.port import OutboxFailed, Written
+from sidecar.outbox.sender import Sender
+from sidecar.outbox.sqlite import SqliteOutbox
+from sidecar.outbox.writer import GroupWriter
+from sidecar.view.pulse import Pulse
+from tests.simulation.node import NodeClock
+from tests.simulation.plane import BASE
+from tests.simulation.sabotages.registry import sabotage
+
+# The outbox
+
+
+@sabotage("crash_soon", seed=7)
+def acknowledged_before_commit() -> Iterator[None]:
+    """Callers hear of it when it is in the transaction."""
+
+    def apply(writer: GroupWriter, group: list[Any]) -> None:
+        file = writer.file
+        for pending, answer in zip(group, writer._run_group(group), strict=True):
+            pending.finish(answer)
+        file.finish_group()
+        file.commit()
+
+    with mock.patch.object(GroupWriter, "_apply", apply):
+        yield
+
+
+@sabotage("kill", seed=3)
+def held_before_commit() -> Iterator[None]:
+    """A reservation is acknowledged, and written by the next who writes."""
+
+    def hold(commits: Commits, after: Any, spent: Any, entitlements: Any) -> bool:
+        with commits.book.lock:
+            commits.book.hold(() if spent is None else spent.taken)
+        commits.desk.remember(after, entitlements)
+        return True
+
+    with mock.patch.object(Commits, "hold", hold):
+        yield
+
+
+@sabotage("kill", seed=7)
+def close_frees_open_holds() -> Iterator[None]:
+    """A closed session gives back what its reservations hold."""
+
+    def nothing(*_: Any) -> Sequence[session.LeaseAmount]:
+        return []
+
+    with mock.patch.object(keeping, "keep", nothing):
+        yield
+
+
+@sabotage("kill", seed=7)
+def leases_are_not_written() -> Iterator[None]:
+    """They are spent before the outbox has them."""
+    with mock.patch.object(SqliteOutbox, "record_leases", return_value=None):
+        yield
+
+
+@sabotage("kill", seed=28)
+def ids_come_again() -> Iterator[None]:
+    """Each process of a sidecar draws the ids of the one before: its sequence begins again under the same name."""
+    real = Surroundings
+
+    def same(*, random: Any, boot_id: str, **rest: Any) -> Any:
+        random.seed(boot_id)
+        return real(random=random, boot_id=boot_id, **rest)
+
+    with mock.patch("tests.simulation.node.Surroundings", same):
+        yield
+
+
+@sabotage("refuse")
+def uploads_are_given_up() -> Iterator[None]:
+    """After a failure the batch is thrown away."""
+    real = Sender._failed
+
+    def failed(sender: Sender, batch: Any, code: str, message: str) -> None:
+        real(sender, batch, code, message)
+        outbox: Any = sender._shelf
+        outbox._job(lambda file: file.connection.execute("DELETE FROM records"), drains=True)
+
+    with mock.patch.object(Sender, "_failed", failed):
+        yield
+
+
+@sabotage("disk_fails", seed=29)
+def unknown_outcomes_are_failures() -> Iterator[None]:
+    """An error at COMMIT is said to have written nothing."""
+
+    def unknown(writer: GroupWriter, group: list[Any], error: Exception) -> None:
+        writer._must_reopen = True
+        writer._turn_away(error)
+        for pending in group:
+            pending.fail(OutboxFailed(str(error)))
+        writer._mend()
+
+    with mock.patch.object(GroupWriter, "_unknown", unknown):
+        yield
+
+
+# The book and its keeper
+
+
+@sabotage("kill")
+def old_leases_are_spent() -> Iterator[None]:
+    """A process spends what the one before had leased."""
+    real = Sidecar.start
+
+    def start(sidecar: Sidecar) -> None:
+        real(sidecar)
+        rows = sidecar._outbox._read(
+            lambda connection: connection.execute("SELECT lease FROM leases").fetchall()
+        )
+        now = sidecar._clock.monotonic()
+        with sidecar._book.lock:
+            for (encoded,) in rows:
+                lease = session.PresentedLease.FromString(encoded)
+                again = session.Lease(lease_id=lease.lease_id, slices=lease.slices, ends_at=lease.ends_at)
+                again.ttl.FromSeconds(4)
+                sidecar._book.install(from_wire(lease.ref), again, sent_at=now, received_at=now, revision=0)
+
+    with mock.patch.object(Sidecar, "start", start):
+        yield
+
+
+@sabotage("silence", seed=4)
+def repeats_stretch_leases() -> Iterator[None]:
+    """A lease counts from when its request was sent last."""
+    real = Keeper._ask_again
+
+    def again(keeper: Keeper, request: Any) -> None:
+        real(keeper, request)
+        request.sent_at = keeper._clock.monotonic()
+
+    with mock.patch.object(Keeper, "_ask_again", again):
+        yield
+
+
+@sabotage("silence", seed=4)
+def leases_count_from_their_arrival() -> Iterator[None]:
+    """The way of the answer is not taken off."""
+    real = held.HeldLease.__init__
+
+    def made(
+        lease: Any, ref: Any, message: Any, *, sent_at: float, received_at: float, revision: int
+    ) -> None:
+        real(lease, ref, message, sent_at=received_at, received_at=received_at, revision=revision)
+
+    with mock.patch.object(held.HeldLease, "__init__", made):
+        yield
+
+
+@sabotage(seed=19)
+def drift_is_ignored() -> Iterator[None]:
+    """A slow clock makes leases longer."""
+    with mock.patch.object(held, "DRIFT", 0.0):
+        yield
+
+
+@sabotage("set_wall")
+def leases_by_the_wall_clock() -> Iterator[None]:
+    """Who sets the clock back makes leases longer."""
+
+    def monotonic(clock: NodeClock) -> float:
+        return (clock.now() - BASE).total_seconds()
+
+    with mock.patch.object(NodeClock, "monotonic", monotonic):
+        yield
+
+
+@sabotage(seed=26)
+def credit_comes_back_twice() -> Iterator[None]:
+    """What a request carries back is not what the outbox carries back."""
+    real = Returning.take_crumbs
+
+    def crumbs(returning: Returning, refs: Any) -> list[session.LeaseReturn]:
+        found = real(returning, refs)
+        for one in found:
+            one.uid.seq += 1_000_000
+        return found
+
+    with mock.patch.object(Returning, "take_crumbs", crumbs):
+        yield
+
+
+@sabotage("reboot")
+def a_reboot_closes() -> Iterator[None]:
+    """What a machine lost that went down is free for others, although it was perhaps spent."""
+    real = keeping.incarnations
+
+    def incarnations(*args: Any) -> Any:
+        return [replace(one, closable=True) for one in real(*args)]
+
+    with mock.patch.object(keeping, "incarnations", incarnations):
+        yield
+
+
+@sabotage("rot")
+def a_salvage_closes() -> Iterator[None]:
+    """What could not be read of a spoiled file is free for others: it goes on under its old name."""
+    real = salvage._copy_installation
+
+    def copied(old: Any, into: Any) -> None:
+        real(old, into)
+        row = old.execute("SELECT value FROM meta WHERE name = 'outbox_id'").fetchone()
+        if row is not None:
+            into.set_meta("outbox_id", row[0])
+            into.identity = replace(into.identity, outbox_id=row[0])
+
+    with mock.patch.object(salvage, "_copy_installation", copied):
+        yield
+
+
+@sabotage("vanish")
+def remote_repeats_are_not_waited_for() -> Iterator[None]:
+    """Who repeats what was unknown is told that it is in the books, which it is not."""
+    real = SqliteOutbox._await_remote
+
+    def wait(outbox: SqliteOutbox, results: Any, timeout_seconds: float | None = None) -> None:
+        if all(isinstance(result, Written) for result in results):
+            real(outbox, results, timeout_seconds)
+
+    with mock.patch.object(SqliteOutbox, "_await_remote", wait):
+        yield
+
+
+@sabotage("silence")
+def the_view_is_said_to_be_young() -> Iterator[None]:
+    """Its age is said to be none, while it grows."""
+    with mock.patch.object(Pulse, "age_seconds", lambda pulse, _: 0.0 if pulse._confirmed else None):
+        yield
+
+
+@sabotage()
+def suspensions_are_ignored() -> Iterator[None]:
+    """A suspended customer is allowed what it was."""
+
+    def ignoring(customer: Any, *rest: Any) -> Any:
+        return subscribed(replace(customer, suspended=False), *rest)
+
+    with mock.patch.object(resolve, "subscribed", ignoring):
+        yield

@@ -1,0 +1,107 @@
+"""What is looked at while it happens: leases as they are granted and spent, and charges on their way into the books."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+from unittest import mock
+
+from sqlalchemy import select
+
+from control_plane.leases import acquire
+from control_plane.leases.rows import insert_leases
+from control_plane.leases.tables import sessions
+from purser.sync.v1 import session_pb2 as session
+from purser.sync.v1 import usage_pb2 as sync_usage
+from sidecar.leases.book import LeaseBook
+from tests.simulation.network import Wire
+from tests.simulation.oracle import Oracle
+from tests.simulation.plane import BASE
+from tests.simulation.threads import Hub
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedLease:
+    """One that the control plane granted."""
+
+    balance_id: str
+    at: float
+    """When, in true seconds."""
+    begins: float
+    """Since when it may be spent: the next period's may be taken ahead."""
+
+
+class Watch:
+    """Looks on, and says at once what must not be."""
+
+    def __init__(self, hub: Hub, oracle: Oracle) -> None:
+        self._hub = hub
+        self._oracle = oracle
+        self._ends: dict[str, float] = {}
+        self.leases: dict[str, GrantedLease] = {}
+        self.charges: dict[str, list[tuple[str, int]]] = {}
+        """By the uid of a record: from which leases it took how much, as it was sent."""
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Inside the block."""
+        install, take, serve = LeaseBook.install, LeaseBook.take, Wire._serve
+
+        def installed(book: LeaseBook, ref: Any, lease: session.Lease, **times: Any) -> Any:
+            self._ends[lease.lease_id] = (lease.ends_at.ToDatetime(UTC) - BASE).total_seconds()
+            return install(book, ref, lease, **times)
+
+        def taken(book: LeaseBook, draws: Any, now: float, finish_until: float | None = None) -> Any:
+            found = take(book, draws, now, finish_until)
+            for one in found:
+                if finish_until is None and not one.is_rate:
+                    self._spent(one.lease_id)
+            return found
+
+        async def inserted(uow: Any, made: Any) -> None:
+            await insert_leases(uow, made)
+            for lease in made:
+                await self._granted(uow, lease)
+
+        async def served(wire: Wire, server: Any, method: str, raw: bytes, *rest: Any) -> None:
+            if method == "ReportBatch":
+                self._sent(sync_usage.ReportBatchRequest.FromString(raw))
+            await serve(wire, server, method, raw, *rest)
+
+        with (
+            mock.patch.object(LeaseBook, "install", installed),
+            mock.patch.object(LeaseBook, "take", taken),
+            mock.patch.object(acquire, "insert_leases", inserted),
+            mock.patch.object(Wire, "_serve", served),
+        ):
+            yield
+
+    def _spent(self, lease_id: str) -> None:
+        """Nothing is spent of a lease that has ended in true time, but under `finish_lease`."""
+        late = self._hub.time() - self._ends[lease_id]
+        if late > 0:
+            self._oracle.violations.append(f"spent of lease {lease_id} {late:.3f} s after its end")
+
+    async def _granted(self, uow: Any, lease: Any) -> None:
+        """None is granted to who is not the newest of its kind."""
+        theirs = sessions.c.incarnation_id == lease.incarnation_id
+        state = (await uow.connection.execute(select(sessions.c.state).where(theirs))).scalar_one()
+        if state != "open":
+            self._oracle.violations.append(f"{lease.id} was granted to an incarnation that is {state}")
+        begins = (lease.begins_at - BASE).total_seconds()
+        self.leases[lease.id] = GrantedLease(lease.balance_id, self._hub.time(), begins)
+
+    def _sent(self, batch: sync_usage.ReportBatchRequest) -> None:
+        for record in batch.records:
+            if record.HasField("usage"):
+                uid = record.first_written
+                if not record.HasField("first_written"):
+                    uid = session.RecordUid(**_of(batch.holder), seq=record.seq)
+                self.charges[f"{uid.outbox_id}/{uid.incarnation_id}/{uid.seq}"] = [
+                    (part.lease_id, part.amount) for charge in record.usage.charges for part in charge.covered
+                ]
+
+
+def _of(holder: session.Holder) -> dict[str, str]:
+    return {"outbox_id": holder.outbox_id, "incarnation_id": holder.incarnation_id}
