@@ -107,15 +107,23 @@ async def came_free(vault: Vault, holding: Holding, touched: Iterable[GrantRow],
             starts.add(grant.window_start)
             continue
         await vault.load_windows({holding.row.id: [grant.window_start]})
-        order = burn_order(grant)
-        if any(
-            other.burned and burn_order(other) > order for other in holding.window(grant.window_start)
-        ) or (grant.rollover_max and grant.expiry_booked):
+        if any(_comes_before(grant, other) for other in holding.window(grant.window_start)) or (
+            grant.rollover_max and grant.expiry_booked
+        ):
             starts.add(grant.window_start)
         else:
             grant.trim()
     for start in sorted(starts, key=lambda at: (at is not None, at)):
         await settle(vault, holding, start, cause=cause)
+
+
+def _comes_before(grant: GrantRow, other: GrantRow) -> bool:
+    """May a fact that burned the other belong to this one, had it been there? By burn order, or because it happened
+    before the other began, which then paid what was open.
+    """
+    return other.burned > 0 and (
+        burn_order(other) > burn_order(grant) or other.effective_at > grant.effective_at
+    )
 
 
 def _check_fits(holding: Holding, rows: Sequence[FactRow]) -> None:

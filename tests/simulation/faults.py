@@ -137,10 +137,10 @@ class Faults:
         self._later(act.seconds, node.start)
 
     def reboot(self, act: Act) -> None:
-        """The machine goes down without a warning: under `power_loss` nothing is lost, else what was not synced."""
+        """The machine goes down without a warning. Only `process_crash` acknowledges what is not synced."""
         node = self._stage.nodes[act.node]
         node.kill()
-        if node.durability is not Durability.POWER_LOSS and node.disk.lose_unsynced():
+        if node.durability is Durability.PROCESS_CRASH and node.disk.lose_unsynced():
             self._lost_disk(act, 0.0)
         node.boots += 1
         self._later(act.seconds, node.start)

@@ -18,6 +18,9 @@ from tests.simulation.world import Result, simulate
 
 _MEMORY: Final = Path("/dev/shm")  # where there is one: nothing here is to survive
 
+HISTORIES_PER_PROCESS: Final = 100
+"""What a history leaves behind in its process is a few megabytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manner:
@@ -76,5 +79,5 @@ def run_seeds(seeds: Iterable[int], manner: Manner, *, jobs: int) -> Iterator[tu
     if jobs == 1:
         yield from (run_seed(seed, manner) for seed in seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=HISTORIES_PER_PROCESS) as pool:
         yield from pool.imap_unordered(partial(run_seed, manner=manner), seeds)

@@ -289,6 +289,40 @@ async def test_a_later_grant_pays_overage_first_in_first_out(database: Database,
     await check_books(database)
 
 
+async def test_what_returns_pays_before_grants_that_began_later(
+    database: Database, clock: SteppedClock
+) -> None:
+    """A fact found everything leased, and a later grant paid it. The slice that comes back was there when it happened, and
+    pays it instead: as if nothing had been leased.
+    """
+    await prepaid(database)
+    holder = Holder(database)
+    await holder.open()
+    (lease,) = (await holder.acquire(ref("acme"), 500)).leases
+    holder.report_fact("acme", at=clock(), measures={"size": "0.05"})
+    await holder.upload()
+    clock.advance(seconds=10)
+    async with database.begin() as uow:
+        soon = clock() + timedelta(hours=1)
+        await create_grant(
+            uow,
+            NewGrant(
+                grant_id="later",
+                customer_id="acme",
+                unit="credit",
+                scale=3,
+                amount=25,
+                effective_at=uow.now,
+                expires_at=soon,
+            ),
+        )
+    assert [row.burned for row in await grant_rows(database)] == [0, 25]
+    holder.give_back(lease.lease_id, 100)
+    await holder.upload(2)
+    assert [row.burned for row in await grant_rows(database)] == [25, 0]
+    await check_books(database)
+
+
 async def test_a_void_ends_what_is_left(database: Database, clock: SteppedClock) -> None:
     """What is available is over at once, what is leased as it returns; what was spent stays spent."""
     await prepaid(database)
