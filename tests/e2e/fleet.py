@@ -78,6 +78,13 @@ class ServerProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def answers(self) -> bool:
+        """Has it begun to serve? It may say that it is not ready."""
+        with contextlib.suppress(httpx.HTTPError):
+            return self.is_running and bool(httpx.get(self._ready_url, timeout=1).status_code)
+        return False
+
+    @property
     def ended_by_itself(self) -> int | None:
         """The status of a process that nobody ended; None: it runs, or was ended."""
         return None if self._process is None else self._process.poll()

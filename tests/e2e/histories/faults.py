@@ -84,9 +84,9 @@ def kill_sidecar(scene: Scene) -> tuple[str, Mend] | None:
 
 
 def stop_sidecar(scene: Scene) -> tuple[str, Mend] | None:
-    """SIGTERM: it drains and ends with status 0, whatever else is going on."""
+    """SIGTERM: it drains and ends with status 0, whatever else is going on. (Before it serves it just dies.)"""
     machine = _one_running(scene)
-    if machine is None:
+    if machine is None or not machine.sidecar.answers:
         return None
     return machine.name, _ended(machine.sidecar, scene)
 
@@ -114,10 +114,10 @@ def kill_replica(scene: Scene) -> tuple[str, Mend] | None:
 
 def stop_replica(scene: Scene) -> tuple[str, Mend] | None:
     """SIGTERM of a replica: it ends with status 0."""
-    running = [one for one in scene.installation.replicas if one.is_running]
-    if not running:
+    serving = [one for one in scene.installation.replicas if one.answers]
+    if not serving:
         return None
-    replica = scene.random.choice(running)
+    replica = scene.random.choice(serving)
     return replica.name, _ended(replica, scene)
 
 
