@@ -56,9 +56,9 @@ simulate: $(INSTALLED) ## 10,000 simulated histories, which takes a few hours
 	$(BIN)/python -m tests.simulation --seeds 0-9999
 
 .PHONY: soak
-soak: $(INSTALLED) ## the tests that take minutes: kills, herds, millions of events
+soak: $(INSTALLED) ## the tests that take minutes: kills, cuts, failing disks; PURSER_SOAK_SECONDS, PURSER_SOAK_SEED
 	$(BIN)/python -m tests.servers
-	$(BIN)/pytest -m soak --timeout 3600
+	$(BIN)/pytest -m soak --timeout 3600 --capture no
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure throughput and latency of the sidecar as it is released

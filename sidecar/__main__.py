@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 FAILURES: Final = (OutboxLocked, OSError, ValueError)
 """What keeps a sidecar from starting; each says what in its message."""
+SIGNAL_LOOK_SECONDS: Final = 0.5
 YOUNG_OBJECTS_MAX: Final = 10_000
 """Next to nothing that a call makes is part of a cycle. Python's own 700 has the collector look after every few dozen
 consumes, and often through everything; this many objects are looked through in well under a millisecond.
@@ -64,7 +65,9 @@ def serve(settings: Settings, *, started: Callable[[Sidecar], None] | None = Non
     gc.set_threshold(YOUNG_OBJECTS_MAX)
     if started is not None:
         started(sidecar)
-    asked_to_stop.wait()
+    # Not for ever: a signal that the kernel gave to another thread, or a moment before, wakes nobody who waits here.
+    while not asked_to_stop.wait(SIGNAL_LOOK_SECONDS):
+        pass
     sidecar.stop()
 
 

@@ -55,9 +55,10 @@ async def open_session(
     """Begins a session, or repeats it; the incarnations that it lists can open no more.
 
     An incarnation that is missing from the list, or below the highest number that was seen of it, means that
-    the disk was rolled back: everything of that outbox is set aside, nothing is closed. One that speaks of the
-    generation before a restore may leave out what has ended since the backup, and presents its leases.
-    Raises Superseded.
+    the disk was rolled back: everything of that outbox is set aside, nothing is closed. Where only who asks is below,
+    it may as well be an earlier request of the same process that was held up on its way, and which its usage has
+    overtaken: it is told so, nothing changes, and it asks again. One that speaks of the generation before a restore
+    may leave out what has ended since the backup, and presents its leases. Raises Superseded.
     """
     holder = request.holder
     known = await _of_outbox(uow, holder.outbox_id)
@@ -70,8 +71,9 @@ async def open_session(
     was_restored = generation.restored_at is not None and request.generation not in {0, generation.number}
     response = session.OpenSessionResponse(generation=generation.number)
     response.now.FromDatetime(uow.now)
-    if _rolled_back(known, listed, holder.incarnation_id, may_be_missing=was_restored):
-        await _set_aside(uow, holder.outbox_id)
+    if behind := _rolled_back(known, listed, holder.incarnation_id, may_be_missing=was_restored):
+        if behind != {holder.incarnation_id}:
+            await _set_aside(uow, holder.outbox_id)
         response.rolled_back = True
         _add_cursors(response, known, listed)
         return response
@@ -225,19 +227,20 @@ async def _of_outbox(uow: UnitOfWork, outbox_id: str) -> dict[str, SessionRow]:
 
 def _rolled_back(
     known: Mapping[str, SessionRow], listed: Mapping[str, int], mine: str, *, may_be_missing: bool
-) -> bool:
+) -> set[str]:
+    """The incarnations that tell of it."""
+    behind = set()
     for row in known.values():
         if row.state == SET_ASIDE:
-            return True
-        if row.state == ENDED:
+            behind.add(row.incarnation_id)
+        elif row.state == ENDED:
             continue
-        if row.incarnation_id not in listed and row.incarnation_id != mine:
-            if may_be_missing:
-                continue
-            return True
-        if listed.get(row.incarnation_id, 0) < max(row.highest_seq, row.cursor):
-            return True
-    return False
+        elif row.incarnation_id not in listed and row.incarnation_id != mine:
+            if not may_be_missing:
+                behind.add(row.incarnation_id)
+        elif listed.get(row.incarnation_id, 0) < max(row.highest_seq, row.cursor):
+            behind.add(row.incarnation_id)
+    return behind
 
 
 async def _set_aside(uow: UnitOfWork, outbox_id: str) -> None:

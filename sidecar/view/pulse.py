@@ -91,8 +91,8 @@ class Pulse:
             self._persisted = (as_of, monotonic - passed)
 
     def beat(self, beat: Beat) -> None:
-        """A heartbeat came. It confirms what was there when it was sent: one that waited in a silent network is as old as
-        quicker ones tell.
+        """A heartbeat came. It confirms what was there when it was sent: one that waited in a silent network is as old
+        as quicker ones tell.
         """
         with self._lock:
             self._learn(beat.control_now, beat.received_at)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 import purser
+from tests.servers.process import free_port
 
 CATALOG = """
 purser: catalog/v1
@@ -44,17 +45,57 @@ plans:
 class ServerProcess:
     """One server as users run it. Its logs go to a file, which a failed start quotes."""
 
-    def __init__(self, name: str, arguments: list[str], *, ready_url: str, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        *,
+        ready_url: str,
+        folder: Path,
+        module: str = "clients.cli",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
-        self._command = [sys.executable, "-m", "clients.cli", *arguments]
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._environment = {**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})}
         self._ready_url = ready_url
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
+    def launch(self) -> None:
+        """Starts it, and waits for nothing."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that was started last and not ended since."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """It was started and has not ended, by itself or otherwise."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def answers(self) -> bool:
+        """Has it begun to serve? It may say that it is not ready."""
+        with contextlib.suppress(httpx.HTTPError):
+            return self.is_running and bool(httpx.get(self._ready_url, timeout=1).status_code)
+        return False
+
+    @property
+    def ended_by_itself(self) -> int | None:
+        """The status of a process that nobody ended; None: it runs, or was ended."""
+        return None if self._process is None else self._process.poll()
+
     def start(self, *, wait_seconds: float = 60.0) -> None:
         """Starts it and waits until it says that it is ready."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        self.launch()
+        self.wait_until_ready(wait_seconds)
+
+    def wait_until_ready(self, wait_seconds: float = 60.0) -> None:
+        """Waits until it says that it is ready."""
         try:
             eventually(self._ready, seconds=wait_seconds, what=f"{self.name} is ready")
         except AssertionError:
@@ -81,19 +122,43 @@ class ServerProcess:
         """SIGTERM, and wait: its exit status."""
         return self._end(signal.SIGTERM)
 
+    def let_end(self) -> Callable[[], int]:
+        """SIGTERM, and go on: what waits for its exit status."""
+        ending, self._process = self._process, None
+        assert ending is not None, "it runs"
+        ending.send_signal(signal.SIGTERM)
+        return lambda: _status(ending)
+
     def _end(self, how: signal.Signals) -> int:
         if self._process is None:
             return 0
         self._process.send_signal(how)
-        status = self._process.wait(30)
-        self._process = None
-        return status
+        ending, self._process = self._process, None
+        return _status(ending)
+
+
+def _status(ending: subprocess.Popen[bytes]) -> int:
+    """How it ended. One that does not is aborted: its log then says where its threads stood."""
+    try:
+        return ending.wait(60)
+    except subprocess.TimeoutExpired:
+        ending.send_signal(signal.SIGABRT)
+        return ending.wait(10)
 
 
 class Sidecar(ServerProcess):
     """A sidecar with its data folder; `client` speaks to it."""
 
-    def __init__(self, name: str, *, control_plane: str, folder: Path, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        control_plane: str,
+        folder: Path,
+        options: tuple[str, ...] = (),
+        module: str = "clients.cli",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         grpc_port, http_port = free_port(), free_port()
         self.address = f"127.0.0.1:{grpc_port}"
         self.data = folder / name
@@ -108,7 +173,10 @@ class Sidecar(ServerProcess):
             str(self.data),
         ]
         arguments += ["--grpc", self.address, "--http", f"127.0.0.1:{http_port}", *options]
-        super().__init__(name, arguments, ready_url=f"http://127.0.0.1:{http_port}/readyz", folder=folder)
+        ready_url = f"http://127.0.0.1:{http_port}/readyz"
+        super().__init__(
+            name, arguments, ready_url=ready_url, folder=folder, module=module, environment=environment
+        )
         self.client = purser.Client(self.address, timeout=15)
 
 
@@ -202,14 +270,6 @@ class Fleet:
             f"{response.request.method} {response.url}: {response.status_code} {response.text}"
         )
         return response.json()
-
-
-def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def eventually(holds: Callable[[], bool], *, seconds: float, what: str) -> float:

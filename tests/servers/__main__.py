@@ -6,13 +6,14 @@ from tests.servers import programs
 
 
 def main() -> int:
-    for program in (programs.POSTGRES, programs.REDIS):
+    is_complete = True
+    for program in (*programs.SERVERS, *programs.FAULTS):
         try:
             print(f"{program.name}: {programs.find(program)}")
         except programs.ServerMissing as missing:
             print(missing, file=sys.stderr)
-            return 1
-    return 0
+            is_complete &= program not in programs.SERVERS
+    return 0 if is_complete else 1
 
 
 if __name__ == "__main__":

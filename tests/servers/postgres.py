@@ -77,6 +77,11 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    def cut_connections(self, database: str) -> None:
+        """Ends every session in it, whatever they are at."""
+        statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}"
+        self._execute(sql.SQL(statement).format(sql.Literal(database)))
+
     def url(self, database: str) -> str:
         """The database as SQLAlchemy wants it, for its async and its sync engine alike."""
         return f"postgresql+psycopg://{SUPERUSER}@127.0.0.1:{self.port}/{database}"

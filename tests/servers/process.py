@@ -1,7 +1,9 @@
 """A server as a child process that can not outlive the tests."""
 
+import contextlib
 import os
 import pwd
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from tests.servers import child
 START_TIMEOUT_SECONDS = 30
 STOP_TIMEOUT_SECONDS = 15
 UNPRIVILEGED_USER = "nobody"
+_PORTS = range(12_000, 30_000)
 
 
 class ServerFailed(RuntimeError):
@@ -21,11 +24,14 @@ class ServerFailed(RuntimeError):
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port nobody listens on right now, and not one of those that the kernel gives to connections: a server that
+    is started again would now and then find it taken.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def unprivileged() -> tuple[int, int] | None:

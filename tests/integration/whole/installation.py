@@ -21,7 +21,8 @@ from sidecar.app import Sidecar
 from sidecar.config import settings_from as sidecar_settings
 from sidecar.edge import NetworkEdge
 from sidecar.runtime.clock import SystemClock
-from tests.e2e.fleet import eventually, free_port
+from tests.e2e.fleet import eventually
+from tests.servers.process import free_port
 
 LOOK_SECONDS: Final = 10.0
 

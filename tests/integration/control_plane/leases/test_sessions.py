@@ -68,6 +68,27 @@ async def test_a_disk_that_was_rolled_back_is_noticed(database: Database, clock:
     assert (await Holder(database, outbox_id="other", incarnation_id="inc-2").open()).rolled_back
 
 
+async def test_a_request_that_was_held_up_is_no_disk_rolled_back(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Opened again after what was uploaded since: it changes nothing, and the session goes on."""
+    await prepaid(database)
+    holder = Holder(database)
+    await holder.open()
+    epoch = holder.epoch
+    lease = (await holder.acquire(ref("acme"), 100)).leases[0].lease_id
+    holder.consume(ref("acme"), (lease, 10), at=clock())
+    await holder.upload()
+    assert (await holder.open(last_seq=0)).rolled_back, "it is not to be relied upon"
+    again = await holder.open()
+    assert (again.rolled_back, again.epoch) == (False, epoch)
+    assert allotted(await holder.acquire(ref("acme"), 100)) == 100
+    new = Holder(database, incarnation_id="inc-2")
+    await new.open(("inc-1", 1))
+    assert (await new.close("inc-1", 1)).ended, "its leases close, and are in nobody's way"
+    await check_books(database)
+
+
 async def test_an_incarnation_that_was_always_offline_reports(
     database: Database, clock: SteppedClock
 ) -> None:

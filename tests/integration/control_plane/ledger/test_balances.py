@@ -292,8 +292,8 @@ async def test_a_later_grant_pays_overage_first_in_first_out(database: Database,
 async def test_what_returns_pays_before_grants_that_began_later(
     database: Database, clock: SteppedClock
 ) -> None:
-    """A fact found everything leased, and a later grant paid it. The slice that comes back was there when it happened, and
-    pays it instead: as if nothing had been leased.
+    """A fact found everything leased, and a later grant paid it. The slice that comes back was there when it happened,
+    and pays it instead: as if nothing had been leased.
     """
     await prepaid(database)
     holder = Holder(database)

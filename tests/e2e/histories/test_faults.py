@@ -1,0 +1,117 @@
+"""Each fault alone, for a moment, under load: callers go on, and the books match what they were told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import pytest
+
+from tests.e2e.fleet import eventually
+from tests.e2e.histories.books import read_all
+from tests.e2e.histories.callers import TTL_SECONDS
+from tests.e2e.histories.faults import FAULTS, Scene, hurt
+from tests.e2e.histories.history import Call, History, Told, Verb
+from tests.e2e.histories.installation import Installation, Weakness
+from tests.e2e.histories.soaking import books_match, load, seats_come_back
+
+pytestmark = pytest.mark.timeout(300)  # the first one also starts the installation
+
+FLOWS: Final = 15
+"""So many accepted calls say that everything flows."""
+MOMENT_SECONDS: Final = 1.0
+FELT: Final = {
+    "kill_sidecar": Told.UNKNOWN,
+    "stop_sidecar": Told.UNKNOWN,
+    "lose_disk": Told.UNKNOWN,
+    "fill_disk": Told.FAILED,
+}
+"""What some caller surely hears while it lasts."""
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Two sidecars with every weakness between them, and two replicas; each test has its own customers there."""
+    folder: Path = tmp_path_factory.mktemp("installation")
+    weaknesses = [Weakness.FULL | Weakness.FAILING, Weakness.CLOCK]
+    with Installation(folder, weaknesses, replicas=2) as installation:
+        yield installation
+        for machine in installation.machines:
+            assert machine.sidecar.terminate() == 0, f"{machine.name} did not end in order"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_alone(installation: Installation, name: str) -> None:
+    """It comes and goes; nothing is lost, doubled, oversold or stranded, and all that was held comes back."""
+    for server in (*installation.replicas, *(machine.sidecar for machine in installation.machines)):
+        assert server.is_running, f"{server.name} did not survive an earlier test"
+    history = History()
+    scene = Scene(installation, history, Random(name))
+    with load(installation, history, seed=name, callers=4, pace_seconds=0.02, prefix=f"{name}-") as made:
+        _flows(history, 0)
+        before = len(history.calls)
+        with hurt(FAULTS[name], scene):
+            began = time.monotonic()
+            eventually(lambda: time.monotonic() > began + MOMENT_SECONDS, seconds=10, what="a moment passes")
+            if name in FELT:
+                eventually(
+                    lambda: any(call.told_at and call.told is FELT[name] for call in history.calls[before:]),
+                    seconds=20,
+                    what=f"somebody hears that something is wrong: {name}",
+                )
+        for machine in installation.machines:
+            machine.sidecar.wait_until_ready()
+        _flows(history, len(history.calls))
+        made.callers.stop()
+        made.callers.finish()
+        left_seats = seats_come_back(made)
+        books_match(made, left_seats=left_seats, seconds=30)
+    assert not scene.said, scene.said
+
+
+def test_who_is_asked_to_stop_brings_everything_home(installation: Installation) -> None:
+    """SIGTERM under load: status 0, and what it had accepted is in the books when it has ended. Without a hold
+    open nothing is leased to it any more.
+    """
+    history = History()
+    machine = installation.machines[0]
+    with load(installation, history, seed="home", callers=4, pace_seconds=0.02, prefix="home-") as made:
+        _flows(history, 0)
+        assert machine.sidecar.terminate() == 0
+        accepted = {call.asked.key for call in list(history.calls) if _is_used(call, machine.name)}
+        assert accepted <= {event.key for event in installation.books(history).events}
+        machine.sidecar.start()
+        _flows(history, len(history.calls))
+        made.callers.stop()
+        made.callers.finish()
+        forgotten_at = time.monotonic() + TTL_SECONDS
+        eventually(lambda: time.monotonic() > forgotten_at, seconds=60, what="no hold is open any more")
+        mine = _open_sessions(installation, machine.name)
+        assert mine, "it is known while it runs"
+        assert machine.sidecar.terminate() == 0
+        leases = read_all(installation, "/leases")
+        out = [lease for lease in leases if lease["incarnation_id"] in mine and Decimal(lease["unsettled"])]
+        assert out == []
+        machine.sidecar.start()
+        books_match(made)
+
+
+def _is_used(call: Call, sidecar: str) -> bool:
+    uses = {Verb.CONSUME, Verb.REPORT}
+    return call.told is Told.ACCEPTED and call.asked.sidecar == sidecar and call.asked.verb in uses
+
+
+def _open_sessions(installation: Installation, name: str) -> set[str]:
+    sessions = installation.get("/sidecars", limit=500, state="open")["items"]
+    return {session["incarnation_id"] for session in sessions if session["label"] == name}
+
+
+def _flows(history: History, since: int) -> None:
+    def is_flowing() -> bool:
+        return sum(call.told is Told.ACCEPTED for call in history.calls[since:]) >= FLOWS
+
+    eventually(is_flowing, seconds=40, what="calls are accepted")
