@@ -51,7 +51,8 @@ _UPLOADS = ((False, "upload stopped"), (True, "upload running"))
 
 def plots(run: Run) -> dict[str, str]:
     """Those for which this run has data: name of the file → its text."""
-    drawn = {name: draw(run) for name, draw in _PLOTS.items()}
+    with mpl.rc_context(_SETTINGS):  # from the first axis to the last letter
+        drawn = {name: draw(run) for name, draw in _PLOTS.items()}
     return {f"{name}.svg": text for name, text in drawn.items() if text}
 
 
@@ -71,7 +72,7 @@ def _goals(run: Run) -> str:
     axes.set_xscale("log")
     axes.set_xticks([0.1, 0.25, 0.5, 1, 2, 4], ["0.1", "0.25", "0.5", "goal", "2 × better", "4 ×"])
     axes.set_xticks([], minor=True)
-    axes.set_title("How near the goals are: median and range of the rounds")
+    axes.set_title("How near the goals are")
     return _svg(figure)
 
 
@@ -132,7 +133,7 @@ def _ladders(run: Run) -> str:
         axes.set_xlabel("calls per second, offered")
         axes.set_yscale("log")
         axes.set_xlim(left=0)
-    panels[0].set_ylabel("milliseconds: p50 ⋯, p99 —, p99.9 - -")
+    panels[0].set_ylabel("ms (p50 ⋯ p99 — p99.9 - -)")
     panels[0].legend(loc="upper left", labelcolor=_INK)
     return _svg(figure)
 
@@ -191,19 +192,16 @@ _PLOTS: Mapping[str, Callable[[Run], str]] = {
 
 
 def _figure(panels: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(8.8, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.subplots(1, panels, squeeze=False, sharey=panels > 1)
+    figure = Figure(figsize=(8.8, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots(1, panels, squeeze=False, sharey=panels > 1)
     return figure, list(axes[0])
 
 
 def _svg(figure: Figure) -> str:
     written = io.StringIO()
-    with mpl.rc_context(_SETTINGS):
-        figure.savefig(
-            written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+    metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(written, format="svg", metadata=metadata)
     text = written.getvalue()
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
