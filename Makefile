@@ -61,9 +61,9 @@ soak: $(INSTALLED) ## the tests that take minutes: kills, cuts, failing disks; P
 	$(BIN)/pytest -m soak --timeout 3600 --capture no
 
 .PHONY: bench
-bench: $(INSTALLED) ## measure throughput and latency of the sidecar as it is released
+bench: $(INSTALLED) ## measure sidecar and control plane as they are released, and write docs/benchmarks.md
 	.ci/compile $(BIN) $(NATIVE) || [ $$? = 3 ]
-	$(BIN)/python -m tests.benchmarks --installation $(NATIVE)
+	$(BIN)/python -m tests.benchmarks --installation $(NATIVE) --report docs
 
 .PHONY: run
 run: $(INSTALLED) ## the guided demo, then serves until Ctrl-C

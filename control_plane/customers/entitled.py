@@ -42,8 +42,18 @@ async def load(uow: UnitOfWork, customer_id: str, at: datetime) -> Entitlements:
 
     A customer that does not exist gets entitlements whose standing says so.
     """
-    customer = (await read_customers(uow, [customer_id]))[customer_id]
-    return await compile_entitlements(uow, customer, await current_revision(uow), at)
+    return (await load_all(uow, [customer_id], at))[customer_id]
+
+
+async def load_all(
+    uow: UnitOfWork, customer_ids: Collection[str], at: datetime
+) -> Mapping[str, Entitlements]:
+    """As `load`, for several, in as many statements as for one."""
+    customers_ = await read_customers(uow, customer_ids)
+    newest = await current_revision(uow)
+    return {
+        name: await compile_entitlements(uow, customer, newest, at) for name, customer in customers_.items()
+    }
 
 
 async def at_instant(uow: UnitOfWork, customer_id: str, occurred_at: datetime) -> Entitlements:

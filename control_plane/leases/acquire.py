@@ -8,7 +8,7 @@ from typing import Final
 
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.faults import Faults, is_database_fault
-from control_plane.leases.asked import Asked, ask, open_asked
+from control_plane.leases.asked import Asked, ask_all, open_asked
 from control_plane.leases.grant import grant_all, refusal
 from control_plane.leases.obeyed import Pending, answers_to, others_of, wait_obeyed
 from control_plane.leases.recalls import post_recalls
@@ -145,7 +145,7 @@ async def _answer(
 ) -> session.AcquireLeasesResponse | Pending:
     """Everything that is asked for; None in `recalled`: or, where something is missing, recalls of it."""
     vault = Vault(uow)
-    asked = [await ask(uow, want) for want in request.wants]
+    asked = await ask_all(uow, request.wants)
     await open_asked(vault, asked, request)
     short = [item for item in asked if item.leased and not item.unlimited and item.holding and item.short]
     others = await others_of(uow, request.holder, {balance_id(item.ref) for item in short})
@@ -167,20 +167,18 @@ async def _answer(
     reply, made = await grant_all(vault, settings, request, asked, held_back, pause=pause)
     await vault.save()  # slices refer to grants, some of which are new
     await insert_leases(uow, made)
-    await _add_hints(uow, asked, reply)
+    await _add_hints(vault, asked, reply)
     return reply
 
 
-async def _add_hints(uow: UnitOfWork, asked: Collection[Asked], reply: session.AcquireLeasesResponse) -> None:
+async def _add_hints(vault: Vault, asked: Collection[Asked], reply: session.AcquireLeasesResponse) -> None:
     """Tells how each balance stands after the transaction; rates have no hint."""
-    vault = Vault(uow, reading=True)
     specs = {
         balance_id(item.ref): item.found.spec
         for item in asked
         if item.found is not None and item.found.spec.kind is not BalanceKind.RATE
     }
-    await vault.lock(list(specs))
-    standing = await stand(vault, specs)
+    standing = await stand(await vault.looked_at(specs), specs)
     for item, acquired in zip(asked, reply.acquired, strict=True):
         stands = standing.get(balance_id(item.ref))
         if stands is not None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy import select
 
+from control_plane.customers.entitled import load_all
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.letting_go import give_up
 from control_plane.leases.replies import forestall
@@ -22,6 +23,7 @@ from control_plane.ledger.occurrences import Wanted, open_balances
 from control_plane.ledger.rows import GrantRow, in_burn_order
 from control_plane.ledger.specs import Found, find_spec
 from purser.sync.v1 import session_pb2 as session
+from sidecar.engine.entitlement import Entitlements
 from sidecar.engine.values import BalanceKind, BalanceRef
 
 AHEAD_MAX: Final = timedelta(minutes=2)
@@ -70,10 +72,15 @@ class Asked:
         return sum(grant.available for grant in self.grants()) < max(1, self.want.need)
 
 
-async def ask(uow: UnitOfWork, want: session.Want) -> Asked:
-    """Finds the balance's spec, as of now or of the next period's beginning where that is near."""
+async def ask_all(uow: UnitOfWork, wants: Collection[session.Want]) -> list[Asked]:
+    """Finds the spec of each balance, as of now or of the next period's beginning where that is near."""
+    entitlements = await load_all(uow, {want.ref.customer_id for want in wants}, uow.now)
+    return [await _ask(uow, want, entitlements[want.ref.customer_id]) for want in wants]
+
+
+async def _ask(uow: UnitOfWork, want: session.Want, own: Entitlements) -> Asked:
     ref = BalanceRef(want.ref.customer_id, want.ref.subject_id, want.ref.balance)
-    found = await find_spec(uow, ref, uow.now)
+    found = await find_spec(uow, ref, uow.now, own=own)
     if not want.next_period or found is None:
         return Asked(want, ref, uow.now, found)
     periods = [found.spec.period] if found.spec.period is not None else []

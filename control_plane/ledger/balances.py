@@ -128,7 +128,7 @@ async def stand(
     ids = list(vault.held)
     await vault.load_live(ids)
     spent = await _spent_by_leases(vault, ids)
-    open_overage = await _overage(vault, ids)
+    open_overage = await _overage(vault, [one for one in ids if vault.held[one].row.overage])
     gauges = [one for one in ids if vault.held[one].row.kind == BalanceKind.GAUGE.name]
     judged = [one for one in ids if one in specs and specs[one].decided_remotely]
     held_by, peak = await _held(vault, gauges), await _peaks(vault, judged)
@@ -247,6 +247,8 @@ async def _spent_by_leases(vault: Vault, ids: Collection[str]) -> dict[str, tupl
 
 
 async def _overage(vault: Vault, ids: Collection[str]) -> dict[str, dict[datetime | None, int]]:
+    if not ids:
+        return {}
     missing = func.sum(facts.c.amount - facts.c.covered)
     query = (
         select(facts.c.balance_id, facts.c.window_start, missing)

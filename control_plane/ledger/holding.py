@@ -86,6 +86,7 @@ class Vault:
         self._reading = reading
         self.journal = Journal()
         self.held: dict[str, Holding] = {}
+        self._live: set[str] = set()
 
     @property
     def now(self) -> datetime:
@@ -116,11 +117,20 @@ class Vault:
         return {identity: self.held[identity] for identity in ids if identity in self.held}
 
     async def load_live(self, ids: Collection[str]) -> None:
-        """Reads the grants of locked balances whose end is not booked yet."""
-        for part in in_parts(ids):
+        """Reads the grants of locked balances whose end is not booked yet; once."""
+        for part in in_parts(one for one in ids if one not in self._live):
+            self._live.update(part)
             await self._read(
                 select(grants).where(grants.c.balance_id.in_(part), grants.c.expiry_booked.is_(False))
             )
+
+    async def looked_at(self, ids: Collection[str]) -> "Vault":
+        """These balances for reading: as this unit of work has saved them; those that it did not lock are read."""
+        found = Vault(self._uow, reading=True)
+        found.held = {identity: self.held[identity] for identity in ids if identity in self.held}
+        found._live = self._live & found.held.keys()
+        await found.lock(ids)
+        return found
 
     async def load_windows(self, wanted: Mapping[str, Collection[datetime | None]]) -> None:
         """Reads all grants of these windows, ended ones included."""

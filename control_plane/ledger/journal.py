@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert
-
+from control_plane.db.bulk import append
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.identity import new_id
 from control_plane.ledger.tables import postings, transactions
@@ -100,11 +99,8 @@ class Journal:
         self._entries = []
         for entry in written:
             _check_balanced(entry.lines)
-        if written:
-            await uow.connection.execute(insert(transactions), [entry.row for entry in written])
-            await uow.connection.execute(
-                insert(postings), [line for entry in written for line in entry.lines]
-            )
+        await append(uow.connection, transactions, [entry.row for entry in written])
+        await append(uow.connection, postings, [line for entry in written for line in entry.lines])
 
 
 def _check_balanced(lines: Sequence[dict[str, Any]]) -> None:

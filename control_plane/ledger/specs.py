@@ -24,9 +24,13 @@ class Found(NamedTuple):
     entitlements: Entitlements
 
 
-async def find_spec(uow: UnitOfWork, ref: BalanceRef, at: datetime) -> Found | None:
-    """None: nobody is entitled to this balance at that instant."""
-    own = await entitled.load(uow, ref.customer_id, at)
+async def find_spec(
+    uow: UnitOfWork, ref: BalanceRef, at: datetime, *, own: Entitlements | None = None
+) -> Found | None:
+    """None: nobody is entitled to this balance at that instant. `own`: the customer's entitlements, where they were
+    read already.
+    """
+    own = own or await entitled.load(uow, ref.customer_id, at)
     found = _of_own(own, ref)
     if found is not None or ref.subject_id or not ref.balance.startswith("budget:"):
         return found

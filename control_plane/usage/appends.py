@@ -3,8 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert
-
+from control_plane.db.bulk import append
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.journal import Entry, Journal
 from control_plane.usage.records import Item, instant
@@ -139,11 +138,9 @@ class Appends:
 
     async def save(self) -> None:
         """Writes everything but the transactions, which go with the journal."""
-        connection = self._uow.connection
         for table, rows in (
             (events, self._events),
             (event_charges, self._charges),
             (event_costs, self._costs),
         ):
-            if rows:
-                await connection.execute(insert(table), rows)
+            await append(self._uow.connection, table, rows)

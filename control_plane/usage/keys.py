@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy import delete, select
 
+from control_plane.db.bulk import append, by_pairs
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.usage.records import Item
 from control_plane.usage.tables import event_keys
 
-_KEYS_PER_STATEMENT = 250
+_KEY: Final = (event_keys.c.customer_id, event_keys.c.idempotency_key)
+_WINNERS: Final = select(*_KEY, event_keys.c.event_uid, event_keys.c.content_hash)
 
 
 class Standing(Enum):
@@ -44,15 +46,9 @@ class Keys:
     async def load(self, items: Iterable[Item]) -> None:
         """Reads who has these keys."""
         keys = sorted({item.key for item in items})
-        for start in range(0, len(keys), _KEYS_PER_STATEMENT):
-            part = keys[start : start + _KEYS_PER_STATEMENT]
-            query = select(
-                event_keys.c.customer_id,
-                event_keys.c.idempotency_key,
-                event_keys.c.event_uid,
-                event_keys.c.content_hash,
-            ).where(tuple_(event_keys.c.customer_id, event_keys.c.idempotency_key).in_(part))
-            for customer_id, key, event_uid, content_hash in await self._uow.connection.execute(query):
+        connection = self._uow.connection
+        for query, asked in by_pairs(connection.dialect.name, _WINNERS, _KEY, keys):
+            for customer_id, key, event_uid, content_hash in await connection.execute(query, asked):
                 self._winners[customer_id, key] = Winner(event_uid, bytes(content_hash))
 
     def standing(self, item: Item) -> Standing:
@@ -90,8 +86,7 @@ class Keys:
         rows: Sequence[dict[str, Any]] = sorted(
             self._new, key=lambda row: (row["customer_id"], row["idempotency_key"])
         )
-        if rows:
-            await self._uow.connection.execute(insert(event_keys), rows)
+        await append(self._uow.connection, event_keys, rows)
 
 
 async def forget_keys(uow: UnitOfWork, *, days: int) -> None:

@@ -1,7 +1,10 @@
 """A control plane with customers in it, and sidecars: real processes, as users start them."""
 
 import asyncio
-from collections.abc import Iterable
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,82 +13,109 @@ import httpx
 
 import purser
 from tests.benchmarks import payloads
+from tests.benchmarks.catalog import PLAN, catalog
+from tests.benchmarks.load import Load
 from tests.benchmarks.processes import ProcessFailed, Server
 from tests.servers.process import free_port
 
-CUSTOMERS = [f"cus_bench_{number:02}" for number in range(payloads.BATCH)]
+_PREFIX = "cus_bench_"
+CUSTOMERS = [f"{_PREFIX}{number:07}" for number in range(payloads.BATCH)]
 CUSTOMER = CUSTOMERS[0]
-PLAN = "bench"
-CATALOG = """
-purser: catalog/v1
-units:
-  usd: {name: US dollar, kind: currency, scale: 9}
-meters:
-  requests: {event: llm_inference, aggregate: count}
-rate_cards:
-  llm:
-    event: llm_inference
-    unit: usd
-    by: model
-    unknown: deny
-    prices:
-      text-gen-v3:
-        - {dimension: input_tokens,  per: 1000, price: "0.003"}
-        - {dimension: output_tokens, per: 1000, price: "0.012"}
-features:
-  chat: {type: metered, event: llm_inference, rate_card: llm}
-plans:
-  bench:
-    entitlements:
-      chat: {spends: usd, overage: deny, rate: [{meter: requests, limit: 60000000, per: PT1M}]}
-    grants: [{unit: usd, amount: "900000", every: P1M}]
-"""
 _SEEDING_AT_ONCE = 16
+_SQLITE = "control-plane.sqlite3"
+_IDS = frozenset({"id", "name", "customer_id", "subscription_id"})
+_ROWS_OF_A_CUSTOMER = (
+    ("customers", "t.id = ?1"),
+    ("subscriptions", "t.customer_id = ?1"),
+    ("subscription_pins", "t.subscription_id = 'sub_' || ?1"),
+)
 
 
 @dataclass(slots=True)
 class ControlPlane:
-    """On SQLite, on the load's core, whenever nothing else wants that: the generator must not wait for it."""
+    """On SQLite, on the load's core, whenever nothing else wants that: the generator must not wait for it.
+
+    Unless it is what is measured.
+    """
 
     server: Server
     grpc_address: str
     rest_url: str
+    folder: Path
+    rest: httpx.Client
 
     @classmethod
-    def start(cls, folder: Path, *, core: int) -> "ControlPlane":
-        """Started, ready, with the catalog published and `CUSTOMERS` subscribed."""
+    def start(cls, folder: Path, *, core: int, database: str = "", yields: bool = True) -> "ControlPlane":
+        """Started, ready, with the catalog published; on SQLite, the default, `CUSTOMERS` are subscribed."""
+        folder.mkdir(exist_ok=True)
         grpc_address, http_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
         server = Server(
             "clients.cli",
             "control-plane",
             "serve",
-            f"--database=sqlite:///{folder}/control-plane.sqlite3",
+            f"--database={database or f'sqlite:///{folder / _SQLITE}'}",
             f"--grpc={grpc_address}",
             f"--http={http_address}",
             core=core,
             log=folder / "control-plane.log",
-            yields=True,
+            yields=yields,
         )
-        plane = cls(server, grpc_address, f"http://{http_address}")
+        rest = httpx.Client(base_url=f"http://{http_address}/v1", timeout=60)
+        plane = cls(server, grpc_address, f"http://{http_address}", folder, rest)
         server.wait_until(lambda: _is_ready(plane.rest_url))
-        plane.post("/catalog/revisions", content=CATALOG)
-        plane.subscribe(CUSTOMERS)
+        plane.publish()
+        if not database:
+            plane.populate(_PREFIX, len(CUSTOMERS))
         return plane
 
-    def post(self, path: str, *, content: str | None = None, **body: Any) -> None:
-        """One change."""
+    def stop(self) -> None:
+        self.rest.close()
+        self.server.stop()
+
+    def publish(self, level: int = 1, *, move: bool = False) -> int:
+        """A new catalog, in which this is the level; `move`: for everybody. Its revision."""
+        answer = self.post(f"/catalog/revisions?move={'all' if move else 'none'}", content=catalog(level))
+        return int(answer["revision"])
+
+    def post(self, path: str, *, content: str | None = None, **body: Any) -> Any:
+        """One change, and what is answered."""
         form: dict[str, Any] = (
             {"json": body}
             if content is None
             else {"content": content, "headers": {"Content-Type": "application/yaml"}}
         )
-        httpx.post(f"{self.rest_url}/v1{path}", timeout=30, **form).raise_for_status()
+        return self.rest.post(path, **form).raise_for_status().json()
 
-    def subscribe(self, customer_ids: Iterable[str]) -> None:
-        """Customers on the bench's plan."""
-        asyncio.run(self._subscribe(list(customer_ids)))
+    def populate(self, prefix: str, customers: int, plan: str = PLAN) -> list[str]:
+        """Customers `prefix0000000`, … on the plan, straight into the tables: a million take seconds.
 
-    async def _subscribe(self, customer_ids: list[str]) -> None:
+        Their rows are copies of those that the API made for one customer. Only on SQLite.
+        """
+        template = f"{prefix}template"
+        self.subscribe([template], plan)
+        with closing(sqlite3.connect(self.folder / _SQLITE, timeout=60)) as database, database:
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute("PRAGMA cache_size = -400000")  # KiB
+            for table, named_by in _ROWS_OF_A_CUSTOMER:
+                columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+                # Every id that holds the template's name gets the new one instead.
+                copied = ", ".join(
+                    f"replace(t.{column}, ?1, n.id)" if column in _IDS else f"t.{column}"
+                    for column in columns
+                )
+                database.execute(
+                    "WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < ?3), "
+                    "n(id) AS (SELECT printf(?2 || '%07d', i) FROM numbers) "
+                    f"INSERT INTO {table} ({', '.join(columns)}) SELECT {copied} FROM n, {table} t WHERE {named_by}",
+                    (template, prefix, customers),
+                )
+        return [f"{prefix}{number:07}" for number in range(customers)]
+
+    def subscribe(self, customer_ids: Iterable[str], plan: str = PLAN) -> None:
+        """Customers on a plan."""
+        asyncio.run(self._subscribe(list(customer_ids), plan))
+
+    async def _subscribe(self, customer_ids: list[str], plan: str) -> None:
         turn = asyncio.Semaphore(_SEEDING_AT_ONCE)
         async with httpx.AsyncClient(base_url=f"{self.rest_url}/v1", timeout=60) as rest:
 
@@ -95,7 +125,7 @@ class ControlPlane:
                         ("/customers", {"id": customer_id, "name": customer_id}),
                         (
                             "/subscriptions",
-                            {"id": f"sub_{customer_id}", "customer_id": customer_id, "plan": PLAN},
+                            {"id": f"sub_{customer_id}", "customer_id": customer_id, "plan": plan},
                         ),
                     ):
                         (await rest.post(path, json=body)).raise_for_status()
@@ -148,6 +178,30 @@ class Sidecar:
         if not found:
             raise ProcessFailed(f"{self.http_url}/metrics has no {name}")
         return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    def pending(self) -> float:
+        """Records that wait for their upload."""
+        return self.metric("purser_outbox_pending_records")
+
+    def uploaded(self) -> tuple[float, float]:
+        """Records that were booked so far, and when that was."""
+        return self.metric("purser_upload_records_total"), time.perf_counter()
+
+    def meet(self, customer_ids: Sequence[str]) -> None:
+        """Asks about each until it knows them all: who is not known within a moment is refused."""
+        check = payloads.check(customer_ids)
+
+        def knows_all() -> bool:
+            load = Load(self.port, in_flight=4)
+            sample = load.run(check.method, check.bodies(), seconds=300, limit=len(customer_ids))
+            try:
+                for answer in sample.answers:
+                    check.verify(answer)
+            except payloads.WrongAnswer:
+                return False
+            return True
+
+        self.server.wait_until(knows_all)
 
     def verify(self) -> None:
         """Asks with the client that apps use: answers are right, and a key counts once.

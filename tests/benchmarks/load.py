@@ -50,7 +50,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class _Connection:
+class Connection:
     """One HTTP/2 connection, and the calls that are under way on it."""
 
     socket: socket.socket
@@ -62,14 +62,14 @@ class _Connection:
     started: dict[int, float] = field(default_factory=dict)
     parts: dict[int, bytes] = field(default_factory=dict)
 
-    def call(self, message: bytes) -> bytes:
-        """The bytes that start one call; notes when it began."""
+    def call(self, message: bytes, began: float | None = None) -> bytes:
+        """The bytes that start one call; notes when it began: now, unless told otherwise."""
         stream, length = self.next_stream, len(message) + 5
         self.next_stream += 2
         self.credit -= length
         if self.credit < 0:
             raise LoadFailed("The server's window is full: fewer calls in flight, or smaller ones.")
-        self.started[stream] = time.perf_counter()
+        self.started[stream] = time.perf_counter() if began is None else began
         return b"".join(
             (
                 struct.pack(">BHBBI", 0, len(self.headers), _HEADERS, 4, stream),
@@ -148,7 +148,7 @@ class Load:
         """
         sample = Sample(0.0, [], [], 0, 0.0)
         selector = selectors.DefaultSelector()
-        connections = [self._connect(method) for _ in range(self._connections)]
+        connections = [connect(self._port, method) for _ in range(self._connections)]
         collecting = gc.isenabled()
         gc.disable()  # a collection over a hundred thousand answers is a pause that the server did not make
         try:
@@ -169,7 +169,7 @@ class Load:
     def _drive(
         self,
         selector: selectors.BaseSelector,
-        connections: list[_Connection],
+        connections: list[Connection],
         body: BodyMaker,
         sample: Sample,
         *,
@@ -197,17 +197,19 @@ class Load:
                 if out:
                     connection.socket.sendall(out)
 
-    def _connect(self, method: str) -> _Connection:
-        made = socket.create_connection(("127.0.0.1", self._port), timeout=10)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        settings = struct.pack(">HI", 4, _LARGE_WINDOW)  # SETTINGS_INITIAL_WINDOW_SIZE
-        made.sendall(
-            _PREFACE
-            + struct.pack(">BHBBI", 0, len(settings), _SETTINGS, 0, 0)
-            + settings
-            + struct.pack(">BHBBII", 0, 4, _WINDOW_UPDATE, 0, 0, _LARGE_WINDOW - _INITIAL_WINDOW)
-        )
-        return _Connection(made, header_block(method, f"127.0.0.1:{self._port}"))
+
+def connect(port: int, method: str) -> Connection:
+    """A connection to 127.0.0.1:`port` for calls of `method`."""
+    made = socket.create_connection(("127.0.0.1", port), timeout=10)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    settings = struct.pack(">HI", 4, _LARGE_WINDOW)  # SETTINGS_INITIAL_WINDOW_SIZE
+    made.sendall(
+        _PREFACE
+        + struct.pack(">BHBBI", 0, len(settings), _SETTINGS, 0, 0)
+        + settings
+        + struct.pack(">BHBBII", 0, 4, _WINDOW_UPDATE, 0, 0, _LARGE_WINDOW - _INITIAL_WINDOW)
+    )
+    return Connection(made, header_block(method, f"127.0.0.1:{port}"))
 
 
 def header_block(path: str, authority: str) -> bytes:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.benchmarks.processes import REPOSITORY
+from tests.servers import programs
 
 _STAT = Path("/proc/stat")
 
@@ -42,11 +43,28 @@ def describe(server_core: int, load_core: int) -> dict[str, str]:
         "cpu": f"{_cpu_model()}, {os.cpu_count()} cores",
         "cores": f"server on core {server_core}, load and control plane on core {load_core}",
         "load": "{:.2f} {:.2f} {:.2f} at the start".format(*os.getloadavg()),
+        "memory": _memory(),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "sidecar": _form_of_the_sidecar(),
         "libraries": f"grpcio {version('grpcio')}, protobuf {version('protobuf')}, SQLite {sqlite3.sqlite_version}",
+        "postgresql": _postgres(),
     }
+
+
+def _memory() -> str:
+    """Of the machine."""
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+
+
+def _postgres() -> str:
+    """The one that the books are measured on."""
+    try:
+        program = programs.find(programs.POSTGRES)
+    except programs.ServerMissing:
+        return "none"
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return said.rpartition(") ")[2].split()[0]
 
 
 def _form_of_the_sidecar() -> str:

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.servers import child
 
@@ -42,18 +42,29 @@ def pinned(core: int) -> Iterator[None]:
 class Server:
     """`python -m MODULE …` on one core. The kernel ends it when the benchmark dies."""
 
-    def __init__(self, module: str, *arguments: str, core: int, log: Path, yields: bool = False) -> None:
-        """`yields`: it runs only while nothing else wants the core (SCHED_IDLE)."""
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        core: int,
+        log: Path,
+        yields: bool = False,
+        program: Sequence[str | Path] = (),
+        listens: bool = False,
+    ) -> None:
+        """`yields`: it runs only while nothing else wants the core (SCHED_IDLE). `program`: what to start instead.
+        `listens`: it takes lines from `tell`.
+        """
         self.name = module
         self._log = log
-        command = [sys.executable, "-m", module, *arguments]
+        command = [*program] or [sys.executable, "-m", module, *arguments]
         with log.open("ab") as out, pinned(core):
             self._log_begins_at = out.tell()
             self.started_at = time.perf_counter()
             self._process = subprocess.Popen(
                 child.command(command, death_signal=signal.SIGKILL, yields=yields),
                 cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -69,13 +80,15 @@ class Server:
     def pid(self) -> int:
         return self._process.pid
 
-    def wait_until(self, ready: Callable[[], bool], *, poll_seconds: float = 0.02) -> None:
+    def wait_until(
+        self, ready: Callable[[], bool], *, poll_seconds: float = 0.02, seconds: float = START_TIMEOUT_SECONDS
+    ) -> None:
         """Returns once `ready()`.
 
         Raises:
             ProcessFailed: it ended or took too long; with the last lines of its log.
         """
-        deadline = time.perf_counter() + START_TIMEOUT_SECONDS
+        deadline = time.perf_counter() + seconds
         while not ready():
             if self._process.poll() is not None or time.perf_counter() > deadline:
                 raise ProcessFailed(f"{self.name} is not ready. Its log ends with:\n{self.log()[-4000:]}")
@@ -98,6 +111,16 @@ class Server:
                     if name in found
                 }
         return {}
+
+    def tell(self, line: str) -> None:
+        """A line for its standard input."""
+        assert self._process.stdin is not None, "it does not listen"
+        self._process.stdin.write(f"{line}\n".encode())
+        self._process.stdin.flush()
+
+    def said(self) -> list[dict[str, Any]]:
+        """Every line so far that is a JSON object."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
     def cpu_seconds(self) -> float:
         """Used so far, in user and kernel mode, by all its threads."""
@@ -130,6 +153,8 @@ class Server:
 
     def stop(self) -> None:
         """In its own orderly way; killed when that takes more than 20 seconds."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         if self._process.poll() is None:
             self._process.terminate()
             self.thaw()

@@ -1,10 +1,11 @@
 """Acquiring on both databases: never more than there is, whoever asks."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from control_plane.db.unit_of_work import Database
 from control_plane.feed.bus import Bus
@@ -13,7 +14,7 @@ from control_plane.leases.quarantine import sweep_leases
 from control_plane.leases.sessions import Superseded
 from control_plane.leases.settings import LeaseSettings
 from control_plane.leases.tables import leases, recall_answers, recalls
-from control_plane.ledger.balances import standings
+from control_plane.ledger.balances import hints, standings
 from control_plane.ledger.grants import NewGrant, create_grant
 from control_plane.ledger.tables import grants
 from purser.sync.v1 import session_pb2 as session
@@ -50,6 +51,60 @@ async def all_held(database: Database) -> tuple[Holder, session.Lease, Holder]:
 def allotted(acquired: session.Acquired) -> int:
     """What was granted in all."""
     return sum(piece.amount for lease in acquired.leases for piece in lease.slices)
+
+
+async def test_more_wants_are_not_more_statements(database: Database) -> None:
+    """What is asked for in one call is read, locked and written together, whoever the customers are."""
+    await prepaid(database)
+    for customer_id in ("bell", "cole", "dune"):
+        await make_subscriber(database, customer_id)
+    holder = Holder(database)
+    await holder.open()
+    refs = [ref("acme"), *(ref(name, "allowance:api") for name in ("bell", "cole", "dune"))]
+    for one in refs:  # balances and periods are there from now on
+        await holder.acquire(one, 1)
+    statements: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    async def count(*wanted: session.BalanceRef) -> int:
+        statements.clear()
+        request = holder.request(wanted[0], 1)
+        for other in wanted[1:]:
+            request.wants.extend(holder.request(other, 1).wants)
+        response = await acquire(database, request, SETTINGS)
+        assert [allotted(acquired) for acquired in response.acquired] == [1] * len(wanted)
+        return len(statements)
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+    assert await count(*refs[1:]) == await count(refs[1])
+
+
+async def test_the_hint_says_what_the_books_say(database: Database) -> None:
+    """How the balance stands after the transaction, overage and what leases have spent included."""
+    await prepaid(database)
+    holder = Holder(database)
+    await holder.open()
+    lease = (await holder.acquire(ref("acme"), 100)).leases[0]
+    holder.consume(ref("acme"), (lease.lease_id, 40), at=lease.ends_at.ToDatetime(UTC) - timedelta(seconds=1))
+    holder.report_fact(
+        "acme", at=lease.ends_at.ToDatetime(UTC) - timedelta(seconds=1), measures={"size": "1.2"}
+    )
+    await holder.upload()
+    for need in (50, 250):  # the second takes all, the facts that follow are overage
+        acquired = await holder.acquire(ref("acme"), need)
+        async with database.read() as uow:
+            assert acquired.hint in await hints(uow, "acme")
+        holder.report_fact(
+            "acme", at=lease.ends_at.ToDatetime(UTC) - timedelta(seconds=1), measures={"size": "2"}
+        )
+        await holder.upload()
+    acquired = await holder.acquire(ref("acme"), 1)
+    assert acquired.hint.overage > 0
+    async with database.read() as uow:
+        assert acquired.hint in await hints(uow, "acme")
+    await check_books(database)
 
 
 async def test_twenty_at_once_get_what_there_is(database: Database) -> None:
