@@ -56,9 +56,10 @@ simulate: $(INSTALLED) ## 10,000 simulated histories, which takes a few hours
 	$(BIN)/python -m tests.simulation --seeds 0-9999
 
 .PHONY: soak
-soak: $(INSTALLED) ## the tests that take minutes: kills, herds, millions of events
+soak: $(INSTALLED) ## the tests that take minutes: kills, herds, millions of events, much odd input
 	$(BIN)/python -m tests.servers
 	$(BIN)/pytest -m soak --timeout 3600
+	PURSER_FUZZ_TIMES=20 $(BIN)/pytest tests/fuzzing --timeout 3600
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure throughput and latency of the sidecar as it is released
