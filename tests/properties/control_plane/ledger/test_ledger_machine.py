@@ -100,9 +100,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(amount=st.integers(1, 100))
     def begin(self, amount: int) -> None:
-        """A customer whose wallet has one grant."""
+        """A customer whose wallet has three grants, which burn in another order than they came in."""
         self.run(self._begin())
-        self.grant(amount, 0, None, 0)
+        for hours, priority in ((None, 1), (3, 1), (None, 0)):
+            self.grant(amount, 0, hours, priority)
 
     async def _begin(self) -> None:
         url = f"sqlite+aiosqlite:///{Path(self.folder.name)}/books.sqlite3"
@@ -142,7 +143,7 @@ class LedgerMachine(RuleBasedStateMachine):
         async with self.database.begin() as uow:
             await create_grant(uow, new)
 
-    @rule(minutes=st.integers(0, 300), amount=st.integers(1, 120))
+    @rule(minutes=st.integers(0, 300), amount=st.one_of(st.integers(1, 20), st.integers(1, 120)))
     def fact(self, minutes: int, amount: int) -> None:
         """Something that has happened, now or some hours ago: facts arrive in any order."""
         self.clock.advance(seconds=1)
