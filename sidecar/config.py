@@ -4,12 +4,14 @@ import ipaddress
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from sidecar.outbox.port import Durability
 from sidecar.runtime.settings_file import LayeredSettings
+
+LABEL_MAX_BYTES: Final = 255
 
 
 def _address(value: str) -> str:
@@ -106,6 +108,8 @@ class Settings(LayeredSettings):
                 f"--grpc {self.grpc} is not loopback: it needs --tls-certificate with --tls-key, "
                 "or --plaintext where a mesh does it"
             )
+        if len(self.name.encode(errors="replace")) > LABEL_MAX_BYTES:
+            raise ValueError(f"--name has more than {LABEL_MAX_BYTES} bytes: the control plane takes no more")
         return self
 
 

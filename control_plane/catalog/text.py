@@ -14,6 +14,8 @@ from control_plane.db.types import is_storable
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
 MAX_VALUES = 200_000
+NODES_MAX = 2 * MAX_VALUES
+"""Of the text: names are nodes as well, and no values."""
 
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -80,15 +82,13 @@ def read_text(source: bytes) -> LocatedData:
     """Reads YAML 1.2's core, of which JSON is a part. Raises BadText."""
     text = _decode(source)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = _compose(text)
     except yaml.MarkedYAMLError as error:
         raise BadText((_syntax_problem(error),)) from error
     except yaml.YAMLError as error:
         raise BadText(
             (_problem(1, 1, str(error), "write plain UTF-8 text without control characters"),)
         ) from error
-    except RecursionError as error:
-        raise BadText((_too_deep(1, 1),)) from error
     if root is None:
         raise BadText((_problem(1, 1, "the catalog is empty", "begin with `purser: catalog/v1`"),))
     reading = _Reading()
@@ -96,6 +96,51 @@ def read_text(source: bytes) -> LocatedData:
     if reading.problems:
         raise BadText(reading.problems)
     return LocatedData(data, reading.positions)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+    except BadText:
+        raise
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # of an escape such as \UFFFFFFFF: no character has that number
+        raise BadText((loader.unreadable(),)) from error
+    finally:
+        loader.dispose()
+    return node
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's own, which gives up as soon as there is too much: a node takes a hundred times the memory of its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        line, column = mark.line + 1, mark.column + 1
+        self._values += 1
+        if self._values > NODES_MAX:
+            raise BadText((_too_many(line, column),))
+        if self._depth > MAX_DEPTH:
+            raise BadText((_too_deep(line, column),))
+        self._depth += 1
+        try:
+            node: yaml.Node | None = super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+        return node
+
+    def unreadable(self) -> TextProblem:
+        """What stands where the reading stopped."""
+        what = "an escape that stands for no character"
+        return _problem(self.line + 1, self.column + 1, what, "write the character itself")
 
 
 @dataclass(slots=True)
@@ -112,8 +157,7 @@ class _Reading:
         self.positions.setdefault(path, Position(line, column))
         if self.values > MAX_VALUES:
             if self.values == MAX_VALUES + 1:
-                what = f"more than {MAX_VALUES} values, aliases counted each time"
-                self.problems.append(_problem(line, column, what, "split the catalog, or use fewer aliases"))
+                self.problems.append(_too_many(line, column))
             return None
         if depth > MAX_DEPTH:
             self.problems.append(_too_deep(line, column))
@@ -153,6 +197,7 @@ class _Reading:
             line, column = node.start_mark.line + 1, node.start_mark.column + 1
             what = "a text with NUL, or with half of a surrogate pair"
             self.problems.append(_problem(line, column, what, "remove it", path))
+            text = text.encode(errors="replace").decode()  # it names further problems, which are to be shown
         return text
 
     def _scalar(self, node: yaml.ScalarNode, path: str) -> str | int | Decimal | bool | None:
@@ -203,6 +248,11 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> TextProblem:
     if error.context and error.problem:
         what = f"{error.problem} ({error.context})"
     return _problem(line, column, f"not YAML: {what}", "check indentation, quotes and brackets up to here")
+
+
+def _too_many(line: int, column: int) -> TextProblem:
+    what = f"more than {MAX_VALUES} values, aliases counted each time"
+    return _problem(line, column, what, "split the catalog, or use fewer aliases")
 
 
 def _too_deep(line: int, column: int) -> TextProblem:

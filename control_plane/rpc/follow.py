@@ -14,6 +14,7 @@ from control_plane.feed.poller import Poller
 from control_plane.feed.stream import HEARTBEAT_SECONDS, Stream
 from control_plane.leases.recalls import answer_recall
 from control_plane.leases.seen import SEEN_EVERY, note_seen
+from control_plane.rpc.validate import check
 from purser.sync.v1.feed_pb2 import FollowRequest, FollowResponse, Recalled, Start
 
 WRITE_SECONDS = 10.0
@@ -22,8 +23,6 @@ AGAIN_SECONDS = 0.5
 """After so long what could not be written is tried again."""
 WRITES_MAX = 100
 """What a follower has said that may wait for the database at a time; then it is not listened to."""
-IDS_PER_REQUEST = 1000
-ID_BYTES = 255
 
 Write = Callable[[], Awaitable[None]]
 FollowContext = grpc.aio.ServicerContext[FollowRequest, FollowResponse]
@@ -101,13 +100,7 @@ async def first_of(requests: AsyncIterator[FollowRequest]) -> Start:
     if first is None or first.WhichOneof("message") != "start":
         raise Invalid(FieldProblem("start", "the first message of a stream is a Start, and only the first"))
     start = first.start
-    for name, value in (
-        ("start.holder.outbox_id", start.holder.outbox_id),
-        ("start.holder.incarnation_id", start.holder.incarnation_id),
-    ):
-        if not 1 <= len(value.encode()) <= 64:
-            raise Invalid(FieldProblem(name, "1 to 64 bytes"))
-    _check_ids("start", start.customer_ids, start.subject_ids)
+    check(start)
     return start
 
 
@@ -156,9 +149,7 @@ async def _answer(
     match request.WhichOneof("message"):
         case "subscribe":
             wanted = request.subscribe
-            if len(wanted.customer_ids) + len(wanted.subject_ids) > IDS_PER_REQUEST:
-                raise Invalid(FieldProblem("subscribe", f"at most {IDS_PER_REQUEST} ids at a time"))
-            _check_ids("subscribe", wanted.customer_ids, wanted.subject_ids)
+            check(wanted)
             return await stream.subscribe(wanted.customer_ids, wanted.subject_ids)
         case "unsubscribe":
             stream.unsubscribe(request.unsubscribe.customer_ids, request.unsubscribe.subject_ids)
@@ -201,10 +192,3 @@ async def _send(context: FollowContext, messages: Sequence[FollowResponse]) -> N
             raise SlowFollower("messages are not taken; come again and resume") from error
         except Exception as error:  # what a write raises on a broken stream is no public type of grpc
             raise FollowerGone from error
-
-
-def _check_ids(where: str, customer_ids: Sequence[str], subject_ids: Sequence[str]) -> None:
-    for name, ids in (("customer_ids", customer_ids), ("subject_ids", subject_ids)):
-        for index, one in enumerate(ids):
-            if not 1 <= len(one.encode()) <= ID_BYTES:
-                raise Invalid(FieldProblem(f"{where}.{name}[{index}]", f"1 to {ID_BYTES} bytes"))

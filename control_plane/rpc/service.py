@@ -14,6 +14,7 @@ from control_plane.leases.sessions import close_session, open_session
 from control_plane.leases.settings import LeaseSettings
 from control_plane.rpc.follow import FollowContext, first_of, follow
 from control_plane.rpc.status import UNFORESEEN, row_for, status_of
+from control_plane.rpc.validate import check
 from control_plane.usage.refusals import report_refusals
 from control_plane.usage.report import report_batch
 from purser.sync.v1 import feed_pb2, session_pb2, usage_pb2
@@ -21,6 +22,13 @@ from purser.sync.v1.sync_service_pb2_grpc import SyncServiceServicer
 
 Answer = TypeVar("Answer")
 Context = grpc.aio.ServicerContext[Any, Any]
+Request = (
+    session_pb2.OpenSessionRequest
+    | session_pb2.CloseSessionRequest
+    | session_pb2.AcquireLeasesRequest
+    | usage_pb2.ReportBatchRequest
+    | usage_pb2.ReportRefusalsRequest
+)
 
 
 class SyncService(SyncServiceServicer):
@@ -42,13 +50,13 @@ class SyncService(SyncServiceServicer):
             response.installation_id = self._installation_id
             return response
 
-        return await self._answer(context, request.holder, work)
+        return await self._answer(context, request, work)
 
     async def CloseSession(
         self, request: session_pb2.CloseSessionRequest, context: Context
     ) -> session_pb2.CloseSessionResponse:
         return await self._answer(
-            context, request.holder, lambda: self._database.transact(lambda uow: close_session(uow, request))
+            context, request, lambda: self._database.transact(lambda uow: close_session(uow, request))
         )
 
     async def AcquireLeases(
@@ -56,7 +64,7 @@ class SyncService(SyncServiceServicer):
     ) -> session_pb2.AcquireLeasesResponse:
         return await self._answer(
             context,
-            request.holder,
+            request,
             lambda: acquire(self._database, request, self._settings, seconds=context.time_remaining()),
         )
 
@@ -64,7 +72,7 @@ class SyncService(SyncServiceServicer):
         self, request: usage_pb2.ReportBatchRequest, context: Context
     ) -> usage_pb2.ReportBatchResponse:
         return await self._answer(
-            context, request.holder, lambda: self._database.transact(lambda uow: report_batch(uow, request))
+            context, request, lambda: self._database.transact(lambda uow: report_batch(uow, request))
         )
 
     async def ReportRefusals(
@@ -72,7 +80,7 @@ class SyncService(SyncServiceServicer):
     ) -> usage_pb2.ReportRefusalsResponse:
         return await self._answer(
             context,
-            request.holder,
+            request,
             lambda: self._database.transact(lambda uow: report_refusals(uow, request)),
         )
 
@@ -87,10 +95,11 @@ class SyncService(SyncServiceServicer):
         await _answer(context, work)
 
     async def _answer(
-        self, context: Context, holder: session_pb2.Holder, work: Callable[[], Awaitable[Answer]]
+        self, context: Context, request: Request, work: Callable[[], Awaitable[Answer]]
     ) -> Answer:
         async def ours() -> Answer:
-            check_installation(self._installation_id, holder)
+            check(request)
+            check_installation(self._installation_id, request.holder)
             return await work()
 
         return await _answer(context, ours)

@@ -121,10 +121,11 @@ def _why(fault: Exception) -> str:
 
 
 def _check(request: sync.ReportBatchRequest) -> None:
-    if not request.holder.outbox_id or not request.holder.incarnation_id:
-        raise Invalid(FieldProblem("holder", "outbox and incarnation are named"))
     if request.first_seq < 1 or request.last_seq < request.first_seq:
         raise Invalid(FieldProblem("first_seq", "numbers begin at 1 and do not fall"))
+    # The numbers may promise more than memory holds: how many records there are comes first.
     expected = range(request.first_seq, request.last_seq + 1)
-    if [record.seq for record in request.records] != list(expected):
+    if len(request.records) != request.last_seq - request.first_seq + 1 or any(
+        record.seq != seq for record, seq in zip(request.records, expected, strict=True)
+    ):
         raise Invalid(FieldProblem("records", "one for every number, in order"))

@@ -1,16 +1,34 @@
 """`/livez`, `/readyz` and `/metrics` over plain HTTP, for orchestrators and people."""
 
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from sidecar.runtime.listening import listening
 
 _TEXT: Final = "text/plain; charset=utf-8"
+CALLER_SECONDS: Final = 10.0
+"""Who says or takes nothing for so long is hung up on: each caller has a thread."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each caller; one who is gone before the answer is no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """By itself it would print a traceback."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError):
+            _log.error("a probe failed", exc_info=error)
 
 
 class Probes:
@@ -29,6 +47,8 @@ class Probes:
         """
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = CALLER_SECONDS
+
             def do_GET(self) -> None:
                 match self.path.partition("?")[0]:
                     case "/livez":
@@ -54,8 +74,7 @@ class Probes:
 
         host, _, port = address.rpartition(":")
         with listening("http", address):
-            self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
-        self._server.daemon_threads = True
+            self._server = _Server((host.strip("[]"), int(port)), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="purser-http", daemon=True)
 
     @property

@@ -16,22 +16,26 @@ KEYS_KEPT: Final = timedelta(days=40)
 PURGE_SLICE: Final = 500
 MAX_REFUSALS: Final = 20_000
 
+_NO_TEXT: Final = "Could not decode to UTF-8"
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Is the file itself broken, rather than its disk busy, full or away?"""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+    code = getattr(error, "sqlite_errorcode", None)
+    # A text that is none has no code: SQLite does not look at texts, the module that hands them over does.
+    return str(error).startswith(_NO_TEXT) if code is None else code & 0xFF in _DAMAGE
 
 
 def look_over(connection: sqlite3.Connection) -> None:
     """Reads what a start must be able to read: small tables, and what waits for upload. Raises
     sqlite3.DatabaseError.
     """
-    connection.execute("SELECT count(*) FROM meta").fetchone()
-    connection.execute("SELECT total(length(lease)) FROM leases").fetchone()
-    connection.execute("SELECT total(amount) FROM carried").fetchone()
-    connection.execute("SELECT total(length(state)) FROM reservations WHERE is_open = 1").fetchone()
+    connection.execute("SELECT name, value FROM meta").fetchall()
+    connection.execute("SELECT incarnation_id, boot_id FROM incarnations").fetchall()
+    connection.execute("SELECT lease_id, length(lease) FROM leases").fetchall()
+    connection.execute("SELECT lease_id, amount FROM carried").fetchall()
+    connection.execute("SELECT reservation_id, length(state) FROM reservations WHERE is_open = 1").fetchall()
     for no, cursor in connection.execute("SELECT no, cursor FROM incarnations").fetchall():
         connection.execute(
             "SELECT total(length(body)) FROM records WHERE id BETWEEN ? AND ?",
@@ -121,8 +125,9 @@ def read_bodies(
         return []
     no, last_seq = found
     last = min(last_seq, after + max_records)
+    # The disk may have turned bits of a row's types, too: whatever it is, a body is bytes.
     rows = connection.execute(
-        "SELECT id, body FROM records WHERE id BETWEEN ? AND ? ORDER BY id",
+        "SELECT id, coalesce(CAST(body AS BLOB), x'') FROM records WHERE id BETWEEN ? AND ? ORDER BY id",
         (record_id(no, after + 1), record_id(no, last)),
     ).fetchall()
     bodies: list[bytes] = []

@@ -49,6 +49,12 @@ class OutboxFailed(NotWritten):
     """The disk does not take writes, or the outbox is closed: nothing was written."""
 
 
+class OutboxClosed(OSError):
+    """The file can not be opened, and is not damaged: something else stands in its place, its disk is away, or another
+    version wrote it. It stays as it is.
+    """
+
+
 class OutboxLocked(Exception):
     """Another process holds this outbox. One file has one process; give each sidecar a folder of its own."""
 

@@ -40,7 +40,7 @@ class Salvaged:
 def is_beheaded(path: Path) -> bool:
     """Is there a log whose main file is empty or gone? SQLite takes such a log for a leftover, and deletes it."""
     log = _log_of(path)
-    return _size(path) == 0 and _size(log) > 0
+    return _size(path) <= 1 and _size(log) > 0  # to SQLite a file of one byte is an empty one
 
 
 def _give_head(path: Path) -> bool:

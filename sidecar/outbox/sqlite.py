@@ -28,6 +28,7 @@ from sidecar.outbox.port import (
     Incarnation,
     KeyEntry,
     KeyTaken,
+    OutboxClosed,
     OutboxFailed,
     Reservation,
     ReservationMoved,
@@ -68,7 +69,7 @@ class SqliteOutbox:
         """Locks and opens the file, or makes it, and starts an incarnation; a file that can not be read is set aside.
 
         `is_threaded` False writes in the caller's thread, one group a call: for simulations. Raises
-        OutboxLocked, OSError.
+        OutboxLocked, OutboxClosed and other OSErrors.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
@@ -103,11 +104,11 @@ class SqliteOutbox:
             return self._start_over("its main file is empty or gone, and its log is not")
         try:
             return self._open_file()
-        except sqlite3.NotSupportedError:
-            raise
+        except sqlite3.NotSupportedError as error:
+            raise OutboxClosed(str(error)) from error
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and not keeping.is_damage(error):
-                raise
+                raise OutboxClosed(f"{self._path}: {error}") from error
             return self._start_over(str(error))
 
     def _make_file(self, path: Path) -> OutboxFile:

@@ -15,10 +15,30 @@ from pydantic_settings import (
 
 VARIABLE: Final = "PURSER_CONFIG"
 """Names the file."""
+MAX_DEPTH: Final = 8
 
 
 class BadSettingsFile(ValueError):
     """The file can not be read as settings. Its message names the file, the place and the mend."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, and flat: settings need no more, and a page of those can stand for any amount."""
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="settings have no aliases", problem_mark=mark)
+        if self._depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem="settings are not nested", problem_mark=mark)
+        self._depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class LayeredSettings(BaseSettings):
@@ -57,13 +77,14 @@ def read_settings_file(known: Collection[str]) -> dict[str, Any]:
     if not name:
         return {}
     try:
-        found = yaml.safe_load(Path(name).read_bytes())
+        found = yaml.load(Path(name).read_bytes(), Loader=_Loader)  # noqa: S506 - a safe loader with less in it
     except OSError as error:
         raise BadSettingsFile(
             f"{VARIABLE} (--config) names {name}, which can not be read: {error.strerror}"
         ) from error
-    except yaml.YAMLError as error:
-        raise BadSettingsFile(f"{name}{_place(error)} is not YAML") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # Beside what is no YAML: a day that no month has, a number of 5,000 digits, an escape that is no character.
+        raise BadSettingsFile(f"{name}{_place(error)} is not YAML that settings can be read from") from error
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -76,6 +97,6 @@ def read_settings_file(known: Collection[str]) -> dict[str, Any]:
     return found
 
 
-def _place(error: yaml.YAMLError) -> str:
+def _place(error: Exception) -> str:
     mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
     return f", line {mark.line + 1}, column {mark.column + 1}," if mark else ""

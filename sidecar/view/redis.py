@@ -1,5 +1,6 @@
 """The fleet's second tier in Redis, which may be a cluster: any failure costs speed only, and is over quickly."""
 
+import hashlib
 import importlib.resources
 from collections.abc import Callable
 from datetime import datetime
@@ -22,7 +23,7 @@ TIMEOUT_SECONDS: Final = 0.05
 CIRCUIT_SECONDS: Final = 5.0
 KEEP_SECONDS: Final = 7 * 86_400
 WRITES_AT_ONCE: Final = 50
-_FIELDS: Final = ("generation", "revision", "as_of", "state")
+_FIELDS: Final = ("generation", "revision", "as_of", "state", "checksum")
 
 Result = TypeVar("Result")
 State = TypeVar("State", feed.CustomerState, feed.SubjectState, feed.CatalogRevision)
@@ -72,7 +73,7 @@ class RedisTier:
             return otherwise
         try:
             return work()
-        except (RedisError, OSError, DecodeError, ValueError) as error:
+        except (RedisError, OSError, DecodeError, ValueError, OverflowError) as error:
             self._open_until = self._monotonic() + CIRCUIT_SECONDS
             _log.warning("Redis is left alone for a while", cause=str(error), seconds=CIRCUIT_SECONDS)
             return otherwise
@@ -83,22 +84,33 @@ class RedisTier:
     def _stored(
         self, kind: str, name: str, message: type[feed.CustomerState] | type[feed.SubjectState]
     ) -> StoredState | None:
-        found: Any = self._client.hmget(self._key(kind, name), _FIELDS)
-        if None in found:
-            return None  # not there, or not whole
+        found = self._found(kind, name)
+        if found is None:
+            return None
         generation, revision, as_of, state = found
-        return StoredState(int(generation), int(revision), _instant(int(as_of)), message.FromString(state))
+        return StoredState(generation, revision, _instant(as_of), message.FromString(state))
+
+    def _found(self, kind: str, name: str) -> tuple[int, int, int, bytes] | None:
+        """As somebody stored it; None: it is not there, or not whole, or not what was stored."""
+        key = self._key(kind, name)
+        found: Any = self._client.hmget(key, _FIELDS)
+        if None in found:
+            return None
+        *said, checksum = found
+        if checksum != _checksum(key, *said):
+            _log.warning("what Redis has is not what was stored there", key=key)
+            return None
+        generation, revision, as_of, state = said
+        return int(generation), int(revision), int(as_of), state
 
     def _read_catalogs(self) -> StoredView | None:
         found: Any = self._client.smembers(self._key("catalogs", "revisions"))
         states: list[tuple[int, int, int, feed.CatalogRevision]] = []
         for name in found:
-            raw: Any = self._client.hmget(self._key("catalog", name.decode()), _FIELDS)
-            if None not in raw:
-                generation, revision, as_of, state = raw
-                states.append(
-                    (int(generation), int(revision), int(as_of), feed.CatalogRevision.FromString(state))
-                )
+            known = self._found("catalog", name.decode())
+            if known is not None:
+                generation, revision, as_of, state = known
+                states.append((generation, revision, as_of, feed.CatalogRevision.FromString(state)))
         if not states:
             return None
         newest, revision, as_of, _ = max(states, key=lambda item: item[:3])
@@ -115,17 +127,23 @@ class RedisTier:
         for first in range(0, len(named), WRITES_AT_ONCE):
             with self._client.pipeline(transaction=False) as pipe:
                 for kind, name, state in named[first : first + WRITES_AT_ONCE]:
-                    args: list[int | bytes] = [
-                        stored.generation,
-                        stored.revision,
-                        as_of,
-                        state.SerializeToString(),
-                        KEEP_SECONDS,
-                    ]
-                    self._put(keys=[self._key(kind, name)], args=args, client=pipe)
+                    key, body = self._key(kind, name), state.SerializeToString()
+                    said = (
+                        str(stored.generation).encode(),
+                        str(stored.revision).encode(),
+                        str(as_of).encode(),
+                        body,
+                    )
+                    args: list[bytes | int] = [*said, KEEP_SECONDS, _checksum(key, *said)]
+                    self._put(keys=[key], args=args, client=pipe)
                     if kind == "catalog":
                         pipe.sadd(self._key("catalogs", "revisions"), name)
                 pipe.execute()
+
+
+def _checksum(key: str, *said: bytes) -> bytes:
+    """Of what is stored at a key, as Redis keeps it."""
+    return hashlib.sha256(b" ".join((key.encode(), *said))).digest()
 
 
 def _instant(micros: int) -> datetime | None:

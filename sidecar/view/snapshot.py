@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
 
@@ -44,6 +44,14 @@ class StoredView:
     catalogs: tuple[feed.CatalogRevision, ...]
     customers: tuple[feed.CustomerState, ...]
     subjects: tuple[feed.SubjectState, ...]
+
+
+class _Header(NamedTuple):
+    """What stands before the states."""
+
+    generation: int
+    revision: int
+    as_of: datetime | None
 
 
 class SnapshotFile:
@@ -116,16 +124,14 @@ def _read(file: BinaryIO) -> StoredView:
     if file.read(_DIGEST_BYTES) != digest.digest():
         raise SnapshotUnusable("its checksum does not hold")
     file.seek(len(MAGIC))
-    return _read_records(file)
+    return _read_records(file, size - _DIGEST_BYTES)
 
 
-def _read_records(file: BinaryIO) -> StoredView:
-    letter, body = _record(file)
-    header = json.loads(body)
-    if letter != _HEADER or header["format"] != FORMAT:
-        raise SnapshotUnusable(f"it has format {header.get('format')}; this version reads {FORMAT}")
+def _read_records(file: BinaryIO, end: int) -> StoredView:
+    # The checksum holds, but it may be that of another version's file: what is in it is read with care all the same.
+    header = _header(*_record(file, end))
     found: dict[bytes, list[Message]] = {letter: [] for letter in _KINDS}
-    while (record := _record(file))[0] != _END:
+    while (record := _record(file, end))[0] != _END:
         letter, body = record
         try:
             message = _KINDS[letter]()
@@ -133,22 +139,38 @@ def _read_records(file: BinaryIO) -> StoredView:
         except (KeyError, DecodeError) as error:
             raise SnapshotUnusable(f"a record of kind {letter!r} can not be read") from error
         found[letter].append(message)
-    micros = header["as_of_micros"]
     return StoredView(
-        generation=header["generation"],
-        revision=header["revision"],
-        as_of=None if micros is None else from_microseconds(micros),
+        generation=header.generation,
+        revision=header.revision,
+        as_of=header.as_of,
         catalogs=tuple(m for m in found[b"K"] if isinstance(m, feed.CatalogRevision)),
         customers=tuple(m for m in found[b"C"] if isinstance(m, feed.CustomerState)),
         subjects=tuple(m for m in found[b"S"] if isinstance(m, feed.SubjectState)),
     )
 
 
-def _record(file: BinaryIO) -> tuple[bytes, bytes]:
+def _header(letter: bytes, body: bytes) -> _Header:
+    try:
+        found = json.loads(body) if letter == _HEADER else None
+        if found is None or found["format"] != FORMAT:
+            raise SnapshotUnusable(f"it is not of format {FORMAT}, which this version reads")
+        micros = found["as_of_micros"]
+        return _Header(
+            int(found["generation"]),
+            int(found["revision"]),
+            None if micros is None else from_microseconds(micros),
+        )
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SnapshotUnusable("its header can not be read") from error
+
+
+def _record(file: BinaryIO, end: int) -> tuple[bytes, bytes]:
     head = file.read(_LENGTH.size)
     if len(head) != _LENGTH.size:
         raise SnapshotUnusable("it is cut short")
     letter, length = _LENGTH.unpack(head)
+    if length > end - file.tell():
+        raise SnapshotUnusable("a record promises more than there is")
     return letter, file.read(length)
 
 

@@ -32,7 +32,7 @@ def catalog_of(state: feed.CatalogRevision) -> Catalog:
     """Raises BadState."""
     try:
         return read_catalog(json.loads(state.document, parse_float=Decimal))
-    except (CatalogError, ValueError) as error:
+    except (CatalogError, ValueError, RecursionError) as error:
         raise BadState(f"catalog revision {state.revision} can not be read: {error}") from error
 
 

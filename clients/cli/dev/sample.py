@@ -12,6 +12,9 @@ COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 SAMPLE_SIZE = 1500
 MOST_TOKENS = 100_000
 """In one request; a trace beyond it is not one of LLM requests."""
+DIGITS_MAX = 100
+SHOWN_MAX = 60
+"""Of a text that is no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,16 @@ def read_trace(path: Path) -> list[LlmRequest]:
     """Every request of a CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens, in its order.
 
     Raises:
-        BadTrace: a column or a number is missing, or there are no requests.
+        BadTrace: it is no CSV, a column or a number is missing, or there are no requests.
         OSError: the file can not be read.
     """
+    try:
+        return _read(path)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise BadTrace(f"{path}: no CSV in UTF-8: {error}") from error
+
+
+def _read(path: Path) -> list[LlmRequest]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
@@ -52,8 +62,10 @@ def _request(row: dict[str, str | None], where: str) -> LlmRequest:
 
 def _tokens(row: dict[str, str | None], column: str, where: str) -> int:
     text = (row[column] or "").strip()
-    if not (text.isascii() and text.isdigit()) or int(text) > MOST_TOKENS:
-        raise BadTrace(f"{where}: {column} is {text!r}; write a whole number from 0 to {MOST_TOKENS:,}")
+    is_whole = text.isascii() and text.isdigit()
+    if not is_whole or len(text) > DIGITS_MAX or int(text) > MOST_TOKENS:
+        shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…"
+        raise BadTrace(f"{where}: {column} is {shown!r}; write a whole number from 0 to {MOST_TOKENS:,}")
     return int(text)
 
 

@@ -3,6 +3,9 @@
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
+import redis
+
 from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.redis import CIRCUIT_SECONDS, RedisTier, connect
 from sidecar.view.snapshot import StoredView
@@ -89,3 +92,16 @@ def test_without_redis_nothing_is_there_and_nobody_waits() -> None:
     now[0] += CIRCUIT_SECONDS
     assert tier.catalogs() is None
     assert tier._open_until == now[0] + CIRCUIT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("state", b""), ("revision", b"99"), ("as_of", b"9" * 30), ("generation", b"x")]
+)
+def test_what_was_changed_in_redis_is_nothing(redis_url: str, field: str, value: bytes) -> None:
+    """Whatever is not as a sidecar stored it is not decided on: it looks like nothing there."""
+    with redis.Redis.from_url(redis_url) as client:
+        tier = RedisTier(client, prefix="fleet", monotonic=time.monotonic)
+        tier.store(stored(7))
+        client.hset("fleet:customer:acme", field, value)
+        assert tier.customer("acme") is None
+        assert tier.subject("ann") is not None

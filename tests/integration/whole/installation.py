@@ -51,9 +51,16 @@ class ShiftedClock:
 class Office:
     """A control plane in a thread of its own, which can go away and come back on the same ports."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], datetime] | None = None, **flags: object) -> None:
-        """On SQLite in `folder`; serves from now on."""
-        self._url = f"sqlite+aiosqlite:///{folder}/control-plane.sqlite3"
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Callable[[], datetime] | None = None,
+        database: str | None = None,
+        **flags: object,
+    ) -> None:
+        """On SQLite in `folder`, or on `database`; serves from now on."""
+        self._url = database or f"sqlite+aiosqlite:///{folder}/control-plane.sqlite3"
         self.sync_address, self.rest_address = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         self._flags = {"grpc": self.sync_address, "http": self.rest_address, "stop_seconds": 0.2} | flags
         self._clock = clock

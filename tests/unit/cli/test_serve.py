@@ -104,6 +104,9 @@ WRONG = {
     "sidecar serve --grpc 0.0.0.0:70": """
   --grpc 0.0.0.0:70 is not loopback: it needs --tls-certificate with --tls-key, or --plaintext where a mesh does it
 """,
+    f"sidecar serve --name {'ü' * 128}": """
+  --name has more than 255 bytes: the control plane takes no more
+""",
     "control-plane serve --grpc 0.0.0.0:70 --sync-token-file t": """
   --grpc 0.0.0.0:70 is not loopback: it needs --sync-token-file (or --set tls_client_authority=FILE), \
 and --tls-certificate with --tls-key, or --plaintext where a mesh does it

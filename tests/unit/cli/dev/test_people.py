@@ -58,6 +58,8 @@ def test_reads_a_trace(tmp_path: Path) -> None:
         ("TIMESTAMP,ContextTokens,GeneratedTokens\nt,1\n", "line 2: GeneratedTokens is ''"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\nt,1e3,2\n", "line 2: ContextTokens is '1e3'"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\nt,900000,2\n", "line 2: ContextTokens is '900000'"),
+        (f"TIMESTAMP,ContextTokens,GeneratedTokens\nt,{'9' * 5000},2\n", "ContextTokens is '9+…'"),
+        (f"TIMESTAMP,ContextTokens,GeneratedTokens\n{'t' * 200_000},1,2\n", "no CSV"),
     ],
 )
 def test_a_bad_trace_names_its_line(tmp_path: Path, text: str, complaint: str) -> None:
@@ -65,4 +67,12 @@ def test_a_bad_trace_names_its_line(tmp_path: Path, text: str, complaint: str) -
     trace = tmp_path / "trace.csv"
     trace.write_text(text)
     with pytest.raises(BadTrace, match=complaint):
+        read_trace(trace)
+
+
+def test_a_trace_that_is_no_text(tmp_path: Path) -> None:
+    """Said as every other complaint about a trace."""
+    trace = tmp_path / "trace.csv"
+    trace.write_bytes(b"TIMESTAMP,ContextTokens,GeneratedTokens\n\xff\xfe,1,2\n")
+    with pytest.raises(BadTrace, match="UTF-8"):
         read_trace(trace)

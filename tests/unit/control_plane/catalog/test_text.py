@@ -6,6 +6,7 @@ import pytest
 
 from control_plane.catalog import text
 from control_plane.catalog.text import BadText, Position, read_text
+from tests.fuzzing.calm import within_memory
 
 
 def problems_of(source: bytes) -> list[tuple[int, int, str]]:
@@ -79,6 +80,9 @@ def test_a_syntax_error_says_where() -> None:
         (b"a: !!python/object:os.system x", ""),
         (b"[" * 2000, ""),
         (b"a: 1\n---\nb: 2\n", "not YAML"),
+        (b'a: "\\UFFFFFFFF"', "no character"),
+        (b'a: "\\U00110000"', "no character"),
+        (b'{"\\ud800": 1}', "surrogate"),
     ],
 )
 def test_bad_texts(source: bytes, what: str) -> None:
@@ -103,3 +107,19 @@ def test_aliases_are_bounded() -> None:
 def test_size_is_bounded() -> None:
     """More than 4 MiB is refused unread."""
     assert "larger than" in problems_of(b"#" * (text.MAX_BYTES + 1))[0][2]
+
+
+def test_too_much_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a text says in one word takes a kilobyte of memory: the reading ends where there are too many."""
+    monkeypatch.setattr(text, "NODES_MAX", 2_000)
+    with within_memory(mib=6):
+        ((line, column, what),) = problems_of(b"[" + b"a," * 20_000 + b"]")
+    assert (line, what) == (1, "more than 200000 values, aliases counted each time")
+    assert column == 2 * 1_999 + 2
+
+
+def test_a_problem_can_be_shown_whatever_it_is_about() -> None:
+    """Its path has no half characters, which no terminal and no JSON takes."""
+    with pytest.raises(BadText) as caught:
+        read_text(b'{"\\ud800": "\\ud800"}')
+    assert [problem.path.encode() for problem in caught.value.problems] == [b"", b"?"]

@@ -1,5 +1,6 @@
 """The view on disk: what was written comes back, what is torn is never trusted."""
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.persisting import Persisting
 from sidecar.view.snapshot import SnapshotFile, SnapshotUnusable
+from tests.fuzzing.calm import within_memory
 from tests.unit.sidecar.view.states import catalog, customer, view
 
 NOW = datetime(2026, 3, 1, 12, 30, 0, 123456, tzinfo=UTC)
@@ -56,6 +58,41 @@ def test_every_flipped_byte_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(SnapshotUnusable):
             file.read()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"format": 1}',
+        b'{"format": 1, "generation": "x", "revision": [], "as_of_micros": 1}',
+        b'{"format": 1, "generation": 1, "revision": 1, "as_of_micros": 1e400}',
+        b'{"format": 1, "generation": 1, "revision": 1, "as_of_micros": 99999999999999999999999}',
+        b'{"format": 1, "generation": 1, "revision": 1, "as_of_micros": "now"}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
+def test_a_header_that_makes_no_sense(tmp_path: Path, header: bytes) -> None:
+    """The file is unusable in so many words, whatever is in its header, though its checksum holds."""
+    body = b"PURSVIEW" + b"H" + len(header).to_bytes(4, "little") + header + b"E" + bytes(4)
+    path = tmp_path / "view"
+    path.write_bytes(body + hashlib.sha256(body).digest())
+    with pytest.raises(SnapshotUnusable):
+        SnapshotFile(path).read()
+
+
+@pytest.mark.parametrize("kind", [b"H", b"K", b"C", b"S", b"E", b"?"])
+def test_a_record_that_promises_more_than_there_is(tmp_path: Path, kind: bytes) -> None:
+    """A length of 4 GiB takes no such memory."""
+    body = b"PURSVIEW" + kind + b"\xff\xff\xff\xff" + b"short"
+    path = tmp_path / "view"
+    path.write_bytes(body + hashlib.sha256(body).digest())
+    with within_memory(mib=8), pytest.raises(SnapshotUnusable):
+        SnapshotFile(path).read()
 
 
 def test_an_unusable_file_is_set_aside(tmp_path: Path) -> None:
