@@ -49,7 +49,7 @@ test: $(INSTALLED) ## every test but the soaks, with real PostgreSQL and Redis; 
 	$(BIN)/python -m tests.servers
 	$(BIN)/pytest --numprocesses 2
 	.ci/compile $(BIN) $(NATIVE) || [ $$? = 3 ]
-	[ ! -d $(NATIVE) ] || PYTHONPATH=$(CURDIR)/$(NATIVE) PYTHONSAFEPATH=1 $(BIN)/pytest --numprocesses 2 $(DECIDING)
+	[ ! -d $(NATIVE) ] || PYTHONPATH=$(CURDIR)/$(NATIVE) PYTHONSAFEPATH=1 $(BIN)/pytest --numprocesses 2 $(DECIDING) --ignore tests/e2e/histories
 
 .PHONY: simulate
 simulate: $(INSTALLED) ## 10,000 simulated histories, which takes a few hours

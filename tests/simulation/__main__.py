@@ -10,7 +10,7 @@ from typing import Final
 from tests.simulation.runs import Manner, run, run_seeds
 from tests.simulation.sabotages import SABOTAGES
 from tests.simulation.shrinking import shrink
-from tests.simulation.story import FAULTS, story
+from tests.simulation.story import FAULTS, OFFERS, story
 
 PROGRESS_EVERY: Final = 100
 
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
     parser.add_argument("--sabotage", choices=["", *SABOTAGES], default="", help="break the code first")
     parser.add_argument(
-        "--faults", nargs="+", choices=FAULTS, default=[], help="of these kinds (by the seed)"
+        "--faults", nargs="+", choices=(*FAULTS, *OFFERS), default=[], help="of these kinds (by the seed)"
     )
     parser.add_argument("--until-first", action="store_true", help="stop at the first broken promise")
     parser.add_argument("--log", action="store_true", help="print what happened")

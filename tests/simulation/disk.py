@@ -34,6 +34,8 @@ class Disk:
         self.slow_until = 0.0
         self.dies_in: int | None = None
         """After so many more statements that write the process dies."""
+        self.dies_at_commit = False
+        """But not before the next commit."""
         self._hub = hub
         self._random = random
         self._open: list[Connection] = []
@@ -68,7 +70,7 @@ class Disk:
             )
         if self.dies_in is not None:
             self.dies_in -= 1
-            if self.dies_in < 0:
+            if self.dies_in < 0 and (statement.startswith("COMMIT") or not self.dies_at_commit):
                 self._die(connection, statement)
         if self.trouble is Trouble.FULL and not statement.startswith(("BEGIN", "COMMIT", "DELETE")):
             raise _error("database or disk is full", sqlite3.SQLITE_FULL)

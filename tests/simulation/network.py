@@ -312,6 +312,11 @@ class Wire:
         for stream in list(self.streams):
             stream.end(RpcError(grpc.StatusCode.UNAVAILABLE, why))
 
+    def abandon(self) -> None:
+        """Its process died: nobody listens any more, and what was sent may still come."""
+        self._watchers.clear()
+        self.break_all("the sidecar died")
+
     def lost(self, server: Any) -> None:
         """A replica died."""
         if self._server is server:

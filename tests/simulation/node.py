@@ -144,6 +144,8 @@ class Node:
         self._calls: dict[int, Done] = {}
         self._number = 0
         self._condition = Condition.UP
+        self._wires: list[Wire] = []
+        """Of all its processes: what a dead one had sent may still be under way."""
 
     def start(self) -> None:
         """A process starts, unless one runs."""
@@ -155,6 +157,7 @@ class Node:
         self.processes.append(process)
         wire = Wire(self._hub, Random(self._random.random()), process, self._servers, self._weather)
         wire.become(self._condition)
+        self._wires.append(wire)
         made: list[SimulatedEdge] = []
 
         def edge(settings: Settings, inside: Inside) -> SimulatedEdge:
@@ -226,6 +229,7 @@ class Node:
     def crash_soon(self, statements: int) -> None:
         """`kill -9` in the middle of the disk's work."""
         self.disk.dies_in = statements
+        self.disk.dies_at_commit = statements % 2 == 0
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -245,8 +249,8 @@ class Node:
     def become(self, condition: Condition) -> None:
         """Its way to the control plane changes, for whatever process there is."""
         self._condition = condition
-        if self.running is not None:
-            self.running.wire.become(condition)
+        for wire in self._wires:
+            wire.become(condition)
 
     def pause(self, seconds: float) -> None:
         """It stands still, as in a debugger, and goes on."""
@@ -261,7 +265,7 @@ class Node:
         self.is_starting = False
         self.disk.dies_in = None
         if running is not None:
-            running.wire.break_all("the sidecar died")
+            running.wire.abandon()
         calls, self._calls = self._calls, {}
         for done in calls.values():
             done(GONE)

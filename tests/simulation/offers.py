@@ -39,9 +39,11 @@ class Offers:
         ends = float("inf") if granted.ends is None else granted.ends
         self.supplies[granted.customer_id].append(Supply(granted.amount, begins, ends))
         self._count()
+        grant_id = f"grant-{sum(map(len, self.supplies.values()))}"
+        self._stage.oracle.grant_ends[grant_id] = ends
         answer = await plane.post(
             "/grants",
-            id=f"grant-{sum(map(len, self.supplies.values()))}",
+            id=grant_id,
             customer_id=granted.customer_id,
             unit="credit",
             amount=str(granted.amount),

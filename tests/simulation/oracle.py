@@ -96,6 +96,8 @@ class Oracle:
         self.holds: dict[str, Held] = {}
         self.given: defaultdict[str, int] = defaultdict(int)
         """What may be decided for each customer, in all."""
+        self.grant_ends: dict[str, float] = {}
+        """When grants of credits end; nothing is spent of them after that."""
         self.revisions: list[tuple[float, int]] = []
         """When changes were made, and their revisions, in order."""
         self.suspensions: defaultdict[str, list[tuple[int, bool]]] = defaultdict(list)

@@ -161,7 +161,7 @@ VERBS: Final = {
 
 
 def story(seed: int, kinds: Sequence[str] = ()) -> Story:
-    """What this seed says. `kinds`: of faults; none: a few, by the seed."""
+    """What this seed says. `kinds`: of faults, or of offers; none: a few faults, by the seed."""
     random = Random(seed)
     sidecars, replicas = random.choice([1, 2, 2, 3, 4]), random.choice([1, 1, 2])
     usual = random.choice(list(Durability))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
+from math import inf
 from typing import Any
 from unittest import mock
 
@@ -39,6 +40,7 @@ class Watch:
         self._hub = hub
         self._oracle = oracle
         self._ends: dict[str, float] = {}
+        self._grants_end: dict[str, float] = {}
         self.leases: dict[str, GrantedLease] = {}
         self.charges: dict[str, list[tuple[str, int]]] = {}
         """By the uid of a record: from which leases it took how much, as it was sent."""
@@ -50,13 +52,15 @@ class Watch:
 
         def installed(book: LeaseBook, ref: Any, lease: session.Lease, **times: Any) -> Any:
             self._ends[lease.lease_id] = (lease.ends_at.ToDatetime(UTC) - BASE).total_seconds()
+            of_grants = (self._oracle.grant_ends.get(piece.grant_id, inf) for piece in lease.slices)
+            self._grants_end[lease.lease_id] = min(of_grants, default=inf)
             return install(book, ref, lease, **times)
 
         def taken(book: LeaseBook, draws: Any, now: float, finish_until: float | None = None) -> Any:
             found = take(book, draws, now, finish_until)
             for one in found:
-                if finish_until is None and not one.is_rate:
-                    self._spent(one.lease_id)
+                if not one.is_rate:
+                    self._spent(one.lease_id, is_finishing=finish_until is not None)
             return found
 
         async def inserted(uow: Any, made: Any) -> None:
@@ -77,11 +81,14 @@ class Watch:
         ):
             yield
 
-    def _spent(self, lease_id: str) -> None:
-        """Nothing is spent of a lease that has ended in true time, but under `finish_lease`."""
+    def _spent(self, lease_id: str, *, is_finishing: bool) -> None:
+        """Nothing is spent of a lease that has ended in true time, but under `finish_lease`; nor of a grant."""
         late = self._hub.time() - self._ends[lease_id]
-        if late > 0:
+        if late > 0 and not is_finishing:
             self._oracle.violations.append(f"spent of lease {lease_id} {late:.3f} s after its end")
+        late = self._hub.time() - self._grants_end[lease_id]
+        if late > 0:
+            self._oracle.violations.append(f"spent of a grant {late:.3f} s after its end, by {lease_id}")
 
     async def _granted(self, uow: Any, lease: Any) -> None:
         """None is granted to who is not the newest of its kind."""
