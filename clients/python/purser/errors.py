@@ -65,7 +65,8 @@ class ReservationClosed(PurserError):
 class Overloaded(PurserError):
     """The sidecar can not take it now: its disk is full, or too much is in flight.
 
-    Nothing was recorded; try again after `retry_after`.
+    Nothing was recorded by the last attempt; where the client had tried before and was not answered, perhaps by that
+    one. Try again after `retry_after`, with the same key: nothing is recorded twice.
     """
 
     @property
