@@ -56,7 +56,7 @@ simulate: $(INSTALLED) ## 10,000 simulated histories, which takes a few hours
 	$(BIN)/python -m tests.simulation --seeds 0-9999
 
 .PHONY: soak
-soak: $(INSTALLED) ## the tests that take minutes: kills, failing disks, odd input; PURSER_SOAK_SECONDS, PURSER_SOAK_SEED
+soak: $(INSTALLED) ## the tests that take minutes: kills, failing disks, a herd, odd input; PURSER_SOAK_SECONDS, PURSER_SOAK_SEED
 	$(BIN)/python -m tests.servers
 	$(BIN)/pytest -m soak --timeout 3600 --capture no
 	PURSER_FUZZ_TIMES=20 $(BIN)/pytest tests/fuzzing --timeout 3600

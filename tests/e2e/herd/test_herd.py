@@ -1,0 +1,123 @@
+"""A thousand sidecars whose control plane is gone for a while all come back, and do not take it down again."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.e2e.fleet import Fleet, eventually
+from tests.e2e.herd.names import CUSTOMERS, customer_of
+
+SIDECARS: Final = int(os.environ.get("PURSER_HERD", "1000"))
+PER_PROCESS: Final = 100
+PAUSE_SECONDS: Final = 20.0
+WATCHED_SECONDS: Final = 45.0
+"""Longer than any backoff: who comes again comes within this time."""
+BACK_SECONDS: Final = 60.0
+SLOWEST_SECONDS: Final = 5.0
+
+
+class Herd:
+    """All processes with sidecars."""
+
+    def __init__(self, control_plane: str, folder: Path, sidecars: int) -> None:
+        self._processes = [
+            self._process(control_plane, folder, first, min(PER_PROCESS, sidecars - first))
+            for first in range(0, sidecars, PER_PROCESS)
+        ]
+
+    @staticmethod
+    def _process(control_plane: str, folder: Path, first: int, count: int) -> "subprocess.Popen[str]":
+        options = {"--control-plane": control_plane, "--data": folder, "--first": first}
+        options |= {"--sidecars": count, "--pause": PAUSE_SECONDS}
+        command = [sys.executable, "-m", "tests.e2e.herd.flock"]
+        command += [str(part) for option in options.items() for part in option]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def look(self, line: str = "look") -> Counter[str]:
+        """How all of them are, summed up."""
+        found: Counter[str] = Counter()
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+        for process in self._processes:
+            assert process.stdout is not None
+            answer = process.stdout.readline()
+            assert answer, f"a process of sidecars ended with {process.wait()}"
+            found.update(json.loads(answer))
+        return found
+
+    def kill(self) -> None:
+        """All of them."""
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+
+@contextmanager
+def herd_of(fleet: Fleet, folder: Path, sidecars: int) -> Iterator[Herd]:
+    """Ends with the block."""
+    herd = Herd(fleet.sync_address, folder, sidecars)
+    try:
+        yield herd
+    finally:
+        herd.kill()
+
+
+def slowest(client: httpx.Client, seconds: float) -> float:
+    """Asks the control plane for something all the time: how many seconds the slowest answer took."""
+    ends_at, worst = time.monotonic() + seconds, 0.0
+    while time.monotonic() < ends_at:
+        began = time.monotonic()
+        client.get("/customers/customer-0/balances").raise_for_status()
+        worst = max(worst, time.monotonic() - began)
+    return worst
+
+
+@pytest.mark.soak
+def test_a_herd_comes_back_and_does_no_harm(tmp_path: Path, postgres_url: str) -> None:
+    """All are back within a minute, the control plane answers others meanwhile, no stream breaks again, and the books
+    have everything.
+    """
+    fleet = Fleet(tmp_path, postgres_url)
+    try:
+        fleet.publish()
+        for number in range(CUSTOMERS):
+            fleet.customer(customer_of(number), "prepaid", amount="1000000")
+        with herd_of(fleet, tmp_path, SIDECARS) as herd:
+            eventually(
+                lambda: herd.look()["live"] == SIDECARS, seconds=600, what="all sidecars are connected"
+            )
+            eventually(lambda: herd.look()["accepted"] >= SIDECARS, seconds=120, what="all are used")
+            before = herd.look()
+            fleet.control_plane.kill()
+            eventually(lambda: not herd.look()["live"], seconds=60, what="all have noticed")
+            fleet.control_plane.start()
+            took = eventually(
+                lambda: herd.look()["live"] == SIDECARS, seconds=BACK_SECONDS, what="all are back"
+            )
+            back = herd.look()
+            worst = slowest(fleet.rest, WATCHED_SECONDS)
+            after = herd.look()
+            report: dict[str, Any] = {"all_back_seconds": took, "slowest_answer_seconds": worst, **after}
+            print(f"\nherd: {json.dumps(report)}")
+            assert worst < SLOWEST_SECONDS
+            assert after["live"] == SIDECARS
+            assert after["returns"] == back["returns"], "no stream broke again"
+            assert back["returns"] - before["returns"] < 2 * SIDECARS
+            told = herd.look("stop")
+            eventually(lambda: not herd.look()["unsent"], seconds=60, what="everything is in the books")
+            booked = sum(len(fleet.events(customer_of(number))) for number in range(CUSTOMERS))
+            assert booked == told["accepted"]
+    finally:
+        fleet.close()
