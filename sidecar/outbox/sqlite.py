@@ -104,8 +104,8 @@ class SqliteOutbox:
             return self._start_over("its main file is empty or gone, and its log is not")
         try:
             return self._open_file()
-        except sqlite3.NotSupportedError as error:
-            raise OutboxClosed(str(error)) from error
+        except sqlite3.NotSupportedError as newer:
+            raise OutboxClosed(str(newer)) from newer
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and not keeping.is_damage(error):
                 raise OutboxClosed(f"{self._path}: {error}") from error

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -42,6 +43,7 @@ class Pulse:
         self._revision = 0
         self._confirmed: Beat | None = None
         self._offsets: deque[tuple[float, datetime]] = deque(maxlen=_OFFSETS_MAX)
+        self._beats: deque[tuple[float, datetime]] = deque(maxlen=_OFFSETS_MAX)
         self._offset: tuple[float, datetime] | None = None
         self._restored = False
         self._persisted: tuple[datetime, float] | None = None
@@ -58,6 +60,7 @@ class Pulse:
         self._connecting = False
         if is_connected and not self._connected:
             self._returns += 1
+            self._beats.clear()
         self._connected = is_connected
 
     @property
@@ -160,10 +163,11 @@ class Pulse:
             self._learn(control_now, received_at)
 
     def _delayed(self, beat: Beat) -> float:
-        """Seconds that it was longer on its way than the quickest one of late; a clock there that was set back must not
-        make it older than anything can be that comes.
+        """Seconds that it was longer on its way than the quickest one of late on this connection; a clock there that
+        was set back must not make it older than anything can be that comes.
         """
-        heard_at, control_at = self._offset or (beat.received_at, beat.control_now)
+        self._beats.append((beat.received_at, beat.control_now))
+        heard_at, control_at = _quickest(self._beats)
         expected_at = heard_at + (beat.control_now - control_at).total_seconds()
         return min(max(0.0, beat.received_at - expected_at), TRANSIT_MAX_SECONDS)
 
@@ -171,4 +175,8 @@ class Pulse:
         # What travels arrives late, never early: of the last ones the one that puts the clock furthest on is
         # the nearest.
         self._offsets.append((received_at, control_now))
-        self._offset = max(self._offsets, key=lambda heard: heard[1] - timedelta(seconds=heard[0]))
+        self._offset = _quickest(self._offsets)
+
+
+def _quickest(heard: Iterable[tuple[float, datetime]]) -> tuple[float, datetime]:
+    return max(heard, key=lambda one: one[1] - timedelta(seconds=one[0]))

@@ -56,6 +56,18 @@ def test_a_heartbeat_that_was_held_up_confirms_what_was_then() -> None:
     assert pulse.age_seconds(25.0) == 0.0
 
 
+def test_a_new_connection_begins_anew() -> None:
+    """What was sent on the one before tells nothing of how long this one's first message took."""
+    pulse = Pulse()
+    pulse.connected(True)
+    pulse.beat(Beat(0, NOW, 10.0))
+    pulse.connected(False)
+    pulse.connected(True)
+    pulse.beat(Beat(0, NOW + timedelta(seconds=1), 30.0))
+    assert pulse.age_seconds(30.0) == 0.0
+    assert pulse.source(30.0) is ViewSource.LIVE
+
+
 def test_a_clock_that_was_set_back_makes_no_view_older_than_messages_get() -> None:
     """An hour back at the control plane is 15 s here, until its new time is learned."""
     pulse = Pulse()
