@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from control_plane.db.types import is_storable
+from sidecar.runtime.watched_yaml import WatchedLoader
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
@@ -104,38 +105,26 @@ def _compose(text: str) -> yaml.Node | None:
         node: yaml.Node | None = loader.get_single_node()
     except BadText:
         raise
-    except (
-        ValueError,
-        OverflowError,
-    ) as error:  # of an escape such as \UFFFFFFFF: no character has that number
+    except (ValueError, OverflowError) as error:
+        # Of an escape such as \UFFFFFFFF: no character has that number.
         raise BadText((loader.unreadable(),)) from error
     finally:
         loader.dispose()
     return node
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's own, which gives up as soon as there is too much: a node takes a hundred times the memory of its text."""
+class _Loader(WatchedLoader):
+    """Gives up as soon as there is too much: a node takes a hundred times the memory of its text."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._values = 0
-        self._depth = 0
+    _values = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+    def look(self, mark: yaml.Mark, depth: int, *, is_alias: bool) -> None:
         line, column = mark.line + 1, mark.column + 1
         self._values += 1
         if self._values > NODES_MAX:
             raise BadText((_too_many(line, column),))
-        if self._depth > MAX_DEPTH:
+        if depth > MAX_DEPTH:
             raise BadText((_too_deep(line, column),))
-        self._depth += 1
-        try:
-            node: yaml.Node | None = super().compose_node(parent, index)
-        finally:
-            self._depth -= 1
-        return node
 
     def unreadable(self) -> TextProblem:
         """What stands where the reading stopped."""

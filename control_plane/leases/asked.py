@@ -89,11 +89,9 @@ async def _ask(uow: UnitOfWork, want: session.Want, own: Entitlements) -> Asked:
         for spec in found.entitlements.grants
         if spec.balance == ref.balance and spec.period is not None
     ]
-    if not periods:
-        return Asked(want, ref, uow.now, found)
-    at = min(period.window(uow.now).end for period in periods)
-    if at - uow.now > AHEAD_MAX:
-        # It was long on its way: the period that it was sent for has begun.
+    at = min((period.window(uow.now).end for period in periods), default=None)
+    if at is None or at - uow.now > AHEAD_MAX:
+        # There is no other period; or it was long on its way, and the one that it was sent for has begun.
         return Asked(want, ref, uow.now, found)
     return Asked(want, ref, at, await find_spec(uow, ref, at))
 

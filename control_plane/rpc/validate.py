@@ -5,7 +5,7 @@ want that can not be decided is refused alone. Nor how many incarnations are ope
 """
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -27,9 +27,6 @@ FOLLOWED_IDS: Final = 1000
 PRESENTED_LEASES: Final = 1000
 WANTS: Final = 100
 REFUSALS: Final = 1000
-FIRST_SECOND: Final = 0
-LAST_SECOND: Final = int(datetime(9000, 1, 1, tzinfo=UTC).timestamp())
-"""There is room to reckon on both sides: a year 10,000 can not be written."""
 
 
 def check(request: Message) -> None:
@@ -54,17 +51,13 @@ def _opening(request: session.OpenSessionRequest) -> None:
         _instant(f"{where}.ends_at", lease.ends_at)
 
 
-def _closing(request: session.CloseSessionRequest) -> None:
-    _holder("holder", request.holder)
-
-
 def _acquiring(request: session.AcquireLeasesRequest) -> None:
     _holder("holder", request.holder)
     _text("request_id", request.request_id, least=1, most=ID_BYTES)
     _count("wants", request.wants, WANTS)
 
 
-def _batch(request: sync.ReportBatchRequest) -> None:
+def _of_holder(request: session.CloseSessionRequest | sync.ReportBatchRequest) -> None:
     _holder("holder", request.holder)
 
 
@@ -135,9 +128,9 @@ def _instant(field: str, stamp: Timestamp) -> None:
 
 CHECKS: Final[Mapping[type[Message], Callable[[Any], None]]] = {
     session.OpenSessionRequest: _opening,
-    session.CloseSessionRequest: _closing,
+    session.CloseSessionRequest: _of_holder,
     session.AcquireLeasesRequest: _acquiring,
-    sync.ReportBatchRequest: _batch,
+    sync.ReportBatchRequest: _of_holder,
     sync.ReportRefusalsRequest: _refusals,
     feed.Start: _start,
     feed.Subscribe: _subscribe,

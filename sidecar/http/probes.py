@@ -22,8 +22,6 @@ _log = structlog.stdlib.get_logger(__name__)
 class _Server(ThreadingHTTPServer):
     """A thread for each caller; one who is gone before the answer is no news."""
 
-    daemon_threads = True
-
     def handle_error(self, request: object, client_address: object) -> None:
         """By itself it would print a traceback."""
         error = sys.exc_info()[1]

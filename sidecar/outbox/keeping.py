@@ -32,11 +32,13 @@ def look_over(connection: sqlite3.Connection) -> None:
     sqlite3.DatabaseError.
     """
     connection.execute("SELECT name, value FROM meta").fetchall()
-    connection.execute("SELECT incarnation_id, boot_id FROM incarnations").fetchall()
     connection.execute("SELECT lease_id, length(lease) FROM leases").fetchall()
     connection.execute("SELECT lease_id, amount FROM carried").fetchall()
     connection.execute("SELECT reservation_id, length(state) FROM reservations WHERE is_open = 1").fetchall()
-    for no, cursor in connection.execute("SELECT no, cursor FROM incarnations").fetchall():
+    incarnations_ = connection.execute(
+        "SELECT no, cursor, incarnation_id, boot_id FROM incarnations"
+    ).fetchall()
+    for no, cursor, *_ in incarnations_:
         connection.execute(
             "SELECT total(length(body)) FROM records WHERE id BETWEEN ? AND ?",
             (record_id(no, cursor + 1), record_id(no + 1, 0) - 1),

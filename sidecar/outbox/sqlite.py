@@ -27,11 +27,9 @@ from sidecar.outbox.port import (
     Identity,
     Incarnation,
     KeyEntry,
-    KeyTaken,
-    OutboxClosed,
     OutboxFailed,
+    OutboxUnusable,
     Reservation,
-    ReservationMoved,
     Write,
     WriteResult,
     Written,
@@ -69,7 +67,7 @@ class SqliteOutbox:
         """Locks and opens the file, or makes it, and starts an incarnation; a file that can not be read is set aside.
 
         `is_threaded` False writes in the caller's thread, one group a call: for simulations. Raises
-        OutboxLocked, OutboxClosed and other OSErrors.
+        OutboxLocked, OutboxUnusable and other OSErrors.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
@@ -105,10 +103,10 @@ class SqliteOutbox:
         try:
             return self._open_file()
         except sqlite3.NotSupportedError as newer:
-            raise OutboxClosed(str(newer)) from newer
+            raise OutboxUnusable(str(newer)) from newer
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and not keeping.is_damage(error):
-                raise OutboxClosed(f"{self._path}: {error}") from error
+                raise OutboxUnusable(f"{self._path}: {error}") from error
             return self._start_over(str(error))
 
     def _make_file(self, path: Path) -> OutboxFile:
@@ -178,7 +176,7 @@ class SqliteOutbox:
         pending: Pending[list[WriteResult]] = self._writer.submit(Pending((write,)))
         result = pending.wait()[0]
         if self._durability is Durability.REMOTE:
-            self._await_remote([result], timeout_seconds)
+            self._await_results([result], timeout_seconds)
         return result
 
     def commit_all(
@@ -190,17 +188,28 @@ class SqliteOutbox:
         pending: Pending[list[WriteResult]] = self._writer.submit(Pending(writes))
         results = pending.wait()
         if self._durability is Durability.REMOTE:
-            self._await_remote(results, timeout_seconds)
+            self._await_results(results, timeout_seconds)
         return results
 
-    def _await_remote(self, results: Sequence[WriteResult], timeout_seconds: float | None = None) -> None:
+    def _await_results(self, results: Sequence[WriteResult], timeout_seconds: float | None) -> None:
         """What was written is in the books, and so is what stands in the way of what was not."""
         written = [result.seq for result in results if isinstance(result, Written)]
-        is_applied = len(written) == len(results)
-        if is_applied:
-            marks = {self._identity.incarnation_id: max(written, default=0)}
+        if len(written) < len(results):
+            self._await_earlier(timeout_seconds)
         else:
+            mine = {self._identity.incarnation_id: max(written)}
+            self._await_remote(mine, timeout_seconds, is_applied=True)
+
+    def _await_earlier(self, timeout_seconds: float | None = None) -> None:
+        """In `remote`: everything that this file has is in the books."""
+        if self._durability is Durability.REMOTE:
             marks = {one.incarnation_id: one.last_seq for one in self.incarnations()}
+            self._await_remote(marks, timeout_seconds, is_applied=False)
+
+    def _await_remote(
+        self, marks: Mapping[str, int], timeout_seconds: float | None, *, is_applied: bool
+    ) -> None:
+        """Raises OutcomeUnknown when it takes too long; `is_applied`: what its resolution says."""
         if self._wait_for(marks, REMOTE_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds):
             return
         resolution = Resolution()
@@ -282,15 +291,15 @@ class SqliteOutbox:
     def key(self, customer_id: str, key: str) -> KeyEntry | None:
         """See the port."""
         found = self._read(lambda connection: read_key(connection, customer_id, key))
-        if found is not None and self._durability is Durability.REMOTE:
-            self._await_remote([KeyTaken(found)])
+        if found is not None:
+            self._await_earlier()
         return found
 
     def reservation(self, reservation_id: str) -> Reservation | None:
         """See the port."""
         found = self._read(lambda connection: read_reservation(connection, reservation_id))
-        if found is not None and not found.is_open and self._durability is Durability.REMOTE:
-            self._await_remote([ReservationMoved(found)])
+        if found is not None and not found.is_open:
+            self._await_earlier()
         return found
 
     def open_reservations(self) -> Iterator[Reservation]:

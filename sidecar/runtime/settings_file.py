@@ -13,6 +13,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from sidecar.runtime.watched_yaml import WatchedLoader
+
 VARIABLE: Final = "PURSER_CONFIG"
 """Names the file."""
 MAX_DEPTH: Final = 8
@@ -22,23 +24,14 @@ class BadSettingsFile(ValueError):
     """The file can not be read as settings. Its message names the file, the place and the mend."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without aliases, and flat: settings need no more, and a page of those can stand for any amount."""
+class _Loader(WatchedLoader):
+    """YAML without aliases, and flat: settings need no more."""
 
-    def __init__(self, text: bytes) -> None:
-        super().__init__(text)
-        self._depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        if self.check_event(yaml.AliasEvent):
+    def look(self, mark: yaml.Mark, depth: int, *, is_alias: bool) -> None:
+        if is_alias:
             raise yaml.MarkedYAMLError(problem="settings have no aliases", problem_mark=mark)
-        if self._depth > MAX_DEPTH:
+        if depth > MAX_DEPTH:
             raise yaml.MarkedYAMLError(problem="settings are not nested", problem_mark=mark)
-        self._depth += 1
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
 
 
 class LayeredSettings(BaseSettings):

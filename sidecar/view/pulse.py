@@ -99,6 +99,7 @@ class Pulse:
         """
         with self._lock:
             self._learn(beat.control_now, beat.received_at)
+            self._beats.append((beat.received_at, beat.control_now))
             beat = replace(beat, received_at=beat.received_at - self._delayed(beat))
             if beat.revision <= self._revision:
                 self._confirmed = beat
@@ -166,7 +167,6 @@ class Pulse:
         """Seconds that it was longer on its way than the quickest one of late on this connection; a clock there that
         was set back must not make it older than anything can be that comes.
         """
-        self._beats.append((beat.received_at, beat.control_now))
         heard_at, control_at = _quickest(self._beats)
         expected_at = heard_at + (beat.control_now - control_at).total_seconds()
         return min(max(0.0, beat.received_at - expected_at), TRANSIT_MAX_SECONDS)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import usage_pb2 as usage
-from sidecar.outbox.port import Durability, KeyEntry, OutboxClosed, Reservation, Write, Written
+from sidecar.outbox.port import Durability, KeyEntry, OutboxUnusable, Reservation, Write, Written
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
@@ -263,6 +263,6 @@ def test_a_file_of_another_version(copies: Copies, tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "outbox.sqlite3")
     connection.execute("PRAGMA user_version = 9")
     connection.close()
-    with pytest.raises(OutboxClosed, match="another version"):
+    with pytest.raises(OutboxUnusable, match="another version"):
         opened(tmp_path)
     assert not list(tmp_path.glob("*aside*"))

@@ -15,7 +15,7 @@ from sidecar.leases.keeper import Keeper
 from sidecar.leases.requests import from_wire
 from sidecar.leases.returning import Returning
 from sidecar.outbox import keeping, salvage
-from sidecar.outbox.port import OutboxFailed, Written
+from sidecar.outbox.port import OutboxFailed
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.outbox.writer import GroupWriter
@@ -220,13 +220,7 @@ def a_salvage_closes() -> Iterator[None]:
 @sabotage("vanish", seed=12)
 def remote_repeats_are_not_waited_for() -> Iterator[None]:
     """Who repeats what was unknown is told that it is in the books, which it is not."""
-    real = SqliteOutbox._await_remote
-
-    def wait(outbox: SqliteOutbox, results: Any, timeout_seconds: float | None = None) -> None:
-        if all(isinstance(result, Written) for result in results):
-            real(outbox, results, timeout_seconds)
-
-    with mock.patch.object(SqliteOutbox, "_await_remote", wait):
+    with mock.patch.object(SqliteOutbox, "_await_earlier", return_value=None):
         yield
 
 

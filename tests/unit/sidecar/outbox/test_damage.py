@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.outbox.port import OutboxClosed
+from sidecar.outbox.port import OutboxUnusable
 from tests.fuzzing.test_outboxes import kill, opened, read_back, write
 
 NO_TEXT = "CAST(x'ff' AS TEXT)"
@@ -72,5 +72,5 @@ def test_one_byte_is_as_good_as_nothing(tmp_path: Path) -> None:
 def test_what_can_not_be_opened_is_said(tmp_path: Path) -> None:
     """A folder in its place, for instance: an error with the file's name, which ends a start in one line."""
     (tmp_path / "outbox.sqlite3").mkdir()
-    with pytest.raises(OutboxClosed, match=r"outbox\.sqlite3"):
+    with pytest.raises(OutboxUnusable, match=r"outbox\.sqlite3"):
         opened(tmp_path)
