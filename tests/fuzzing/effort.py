@@ -1,6 +1,7 @@
 """How many cases are tried: the same ones on every run, or, where more are asked for, other ones each time."""
 
 import os
+from collections.abc import Callable
 from typing import Final
 
 from hypothesis import HealthCheck, settings
@@ -25,3 +26,18 @@ def cases(usual: int) -> settings:
             HealthCheck.filter_too_much,
         ],
     )
+
+
+class NowAndThen:
+    """Calls something after every so many cases: the rest is as well as it was."""
+
+    def __init__(self, every: int, look: Callable[[], None]) -> None:
+        self._every = every
+        self._look = look
+        self._tried = 0
+
+    def tried(self) -> None:
+        """One more case."""
+        self._tried += 1
+        if self._tried % self._every == 0:
+            self._look()

@@ -17,7 +17,7 @@ from control_plane.ledger.audit import audit
 from purser.sync.v1.feed_pb2 import FollowRequest, FollowResponse, Start
 from purser.sync.v1.session_pb2 import OpenSessionRequest
 from tests.fuzzing.calm import peak_mib, without_traceback
-from tests.fuzzing.effort import cases
+from tests.fuzzing.effort import NowAndThen, cases
 from tests.fuzzing.servers import Target, reason_of, target
 from tests.fuzzing.sync_messages import METHODS, follow_requests, follow_starts, openings, requests, to_real
 from tests.fuzzing.wire import Damage, damages, mangled
@@ -60,46 +60,42 @@ def method_of(request: Message) -> str:
     return METHODS[type(request)]
 
 
+def stands(target: Target) -> None:
+    """Whatever was said to it: it serves who behaves, and its books hold."""
+    target.is_well()
+    target.hold_good()
+
+
 def test_any_request_is_foreseen(sent_to: Target) -> None:
     """Ids, amounts, numbers and instants of every size, in every field of every rpc."""
-    tried = 0
+    looks = NowAndThen(25, lambda: stands(sent_to))
 
     @cases(250)
     @given(requests)
     def send(request: Message) -> None:
-        nonlocal tried
         to_real(request, sent_to.leases, sent_to.cursors)
         is_foreseen(sent_to, method_of(request), request.SerializeToString())
-        tried += 1
-        if tried % 25 == 0:
-            sent_to.is_well()
-            sent_to.hold_good()
+        looks.tried()
 
     send()
-    sent_to.is_well()
-    sent_to.hold_good()
+    stands(sent_to)
 
 
 def test_any_damage_is_foreseen(sent_to: Target) -> None:
     """Messages with flipped bits, false lengths, fields of others, groups in groups, numbers beyond 64 bits."""
-    tried = 0
+    looks = NowAndThen(25, lambda: stands(sent_to))
 
     @cases(400)
     @given(requests, requests, st.lists(damages, min_size=1, max_size=4))
     def send(request: Message, donor: Message, all_damage: list[Damage]) -> None:
-        nonlocal tried
         for message in (request, donor):
             to_real(message, sent_to.leases, sent_to.cursors)
         raw = mangled(request.SerializeToString(), all_damage, donor.SerializeToString())
         is_foreseen(sent_to, method_of(request), raw)
-        tried += 1
-        if tried % 25 == 0:
-            sent_to.is_well()
-            sent_to.hold_good()
+        looks.tried()
 
     send()
-    sent_to.is_well()
-    sent_to.hold_good()
+    stands(sent_to)
 
 
 def test_any_bytes_are_foreseen(sent_to: Target) -> None:

@@ -26,7 +26,7 @@ from purser.v1 import entitlement_service_pb2 as api
 from sidecar.rpc.server import SERVICE
 from tests.contracts.test_any_request import CATALOG, REQUESTS, requests
 from tests.fuzzing.calm import peak_mib, without_traceback
-from tests.fuzzing.effort import cases
+from tests.fuzzing.effort import NowAndThen, cases
 from tests.fuzzing.servers import DEADLINE_SECONDS, ask_books, reason_of
 from tests.fuzzing.wire import Damage, damages, mangled
 from tests.integration.whole.installation import Aboard, Installation, installed
@@ -148,16 +148,13 @@ def method_of(request: Message) -> str:
 
 def test_any_request_is_foreseen(fleet: Fleet) -> None:
     """Ids, numbers, times and spans of every size, in every field of every rpc, while leases come and go."""
-    tried = 0
+    looks = NowAndThen(20, fleet.is_well)
 
     @cases(500)
     @given(requests)
     def send(request: Message) -> None:
-        nonlocal tried
         fleet.is_foreseen(method_of(request), request.SerializeToString())
-        tried += 1
-        if tried % 20 == 0:
-            fleet.is_well()
+        looks.tried()
 
     send()
     fleet.is_well()
@@ -166,17 +163,14 @@ def test_any_request_is_foreseen(fleet: Fleet) -> None:
 
 def test_any_damage_is_foreseen(fleet: Fleet) -> None:
     """Messages with flipped bits, false lengths, fields of others, groups in groups, numbers beyond 64 bits."""
-    tried = 0
+    looks = NowAndThen(20, fleet.is_well)
 
     @cases(500)
     @given(requests, requests, st.lists(damages, min_size=1, max_size=4))
     def send(request: Message, donor: Message, all_damage: list[Damage]) -> None:
-        nonlocal tried
         raw = mangled(request.SerializeToString(), all_damage, donor.SerializeToString())
         fleet.is_foreseen(method_of(request), raw)
-        tried += 1
-        if tried % 20 == 0:
-            fleet.is_well()
+        looks.tried()
 
     send()
     fleet.is_well()

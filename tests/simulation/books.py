@@ -14,7 +14,7 @@ from tests.simulation.matching import Demand, uncovered
 from tests.simulation.offers import Offers
 from tests.simulation.oracle import Oracle
 from tests.simulation.plane import HOUR_ENDS, Plane
-from tests.simulation.story import BUDGET, RATE, RATE_SECONDS, SOFT_CAP
+from tests.simulation.story import BUDGET, CUSTOMERS, RATE, RATE_SECONDS, SOFT_CAP
 from tests.simulation.watching import GrantedLease, Watch
 
 
@@ -61,7 +61,7 @@ def _booked(rows: Iterable[Any], oracle: Oracle) -> dict[str, tuple[str, int]]:
 
 
 def _amount(row: Any) -> int:
-    return 1 if row.event_name in {"call", "ping", ""} else int(row.measures.get("points", "0"))
+    return 1 if CUSTOMERS[row.customer_id].counts else int(row.measures.get("points", "0"))
 
 
 def _demands(uids: Iterable[str], watch: Watch) -> dict[str, list[tuple[GrantedLease, int]]]:

@@ -12,7 +12,7 @@ from tests.simulation.network import RpcError
 from tests.simulation.node import Node
 from tests.simulation.oracle import Held, Told, Use
 from tests.simulation.stage import Stage
-from tests.simulation.story import Act
+from tests.simulation.story import CUSTOMERS, Act
 
 TIMEOUT: Final = 2.0
 TRIES: Final = 5
@@ -20,17 +20,6 @@ HOLD_SECONDS: Final = (2, 5, 600)
 """How long reservations last."""
 LATE_SECONDS: Final = 0.5
 """So much later than the feed's messages: a poll of the books, and what waits for its turn."""
-FEATURES: Final = {
-    "acme": "jobs",
-    "ring": "calls",
-    "page": "pages",
-    "pace": "pings",
-    "task": "tasks",
-    "team": "seats",
-}
-_EVENTS: Final = {"acme": "job", "ring": "call", "page": "page", "pace": "ping", "task": "task"}
-
-Heard = Callable[[bytes | RpcError], None]
 
 
 class Callers:
@@ -124,13 +113,13 @@ class Callers:
         if use.is_fact:
             node.call("ReportUsage", api.ReportUsageRequest(events=[_event(use)]), TIMEOUT, heard)
         else:
-            feature = FEATURES[use.customer_id] if use.seat else ""
+            feature = CUSTOMERS[use.customer_id].feature if use.seat else ""
             request = api.ConsumeUsageRequest(event=_event(use), feature=feature)
             node.call("ConsumeUsage", request, TIMEOUT, heard)
 
     def check(self, act: Act) -> None:
         """A question."""
-        customer_id = list(FEATURES)[act.number % len(FEATURES)]
+        customer_id = list(CUSTOMERS)[act.number % len(CUSTOMERS)]
         asked_at = self._stage.now()
         node = self._stage.nodes[act.node]
 
@@ -140,7 +129,7 @@ class Callers:
                 self._stage.say(f"check of {customer_id} at {node.name}: {decision.reason}")
                 self._decided(customer_id, asked_at, decision)
 
-        request = api.CheckAccessRequest(customer_id=customer_id, feature=FEATURES[customer_id])
+        request = api.CheckAccessRequest(customer_id=customer_id, feature=CUSTOMERS[customer_id].feature)
         node.call("CheckAccess", request, TIMEOUT, heard)
 
     def _decided(self, customer_id: str, asked_at: float, decision: Any) -> None:
@@ -185,7 +174,9 @@ class Callers:
                 Stream(self._stage, held, act).later()
 
         event = usage.UsageEvent(
-            customer_id=customer_id, event_name=_EVENTS[customer_id], measures={"points": str(act.amount)}
+            customer_id=customer_id,
+            event_name=CUSTOMERS[customer_id].event,
+            measures={"points": str(act.amount)},
         )
         request = api.ReserveUsageRequest(reservation_id=key, event=event)
         request.ttl.FromSeconds(seconds)
@@ -237,7 +228,7 @@ class Stream:
     def _event(self, points: int) -> usage.UsageEvent:
         customer_id = self._held.customer_id
         return usage.UsageEvent(
-            customer_id=customer_id, event_name=_EVENTS[customer_id], measures={"points": str(points)}
+            customer_id=customer_id, event_name=CUSTOMERS[customer_id].event, measures={"points": str(points)}
         )
 
     def _settle(self, points: int, *, final: bool) -> None:
@@ -305,8 +296,9 @@ def _event(use: Use) -> usage.UsageEvent:
         event.holder_id = use.seat
         event.gauge_change = usage.GAUGE_CHANGE_ADD if use.adds else usage.GAUGE_CHANGE_REMOVE
     else:
-        event.event_name = _EVENTS[use.customer_id]
-        if use.customer_id not in {"ring", "pace"}:
+        sold = CUSTOMERS[use.customer_id]
+        event.event_name = sold.event
+        if not sold.counts:
             event.measures["points"] = str(use.amount)
     return event
 

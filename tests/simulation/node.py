@@ -17,6 +17,7 @@ from sidecar.outbox.port import Durability
 from sidecar.rpc.pools import make_pools
 from sidecar.rpc.server import SERVICE, Handlers
 from sidecar.rpc.service import EntitlementService
+from tests.servers.crowd import NoEdge
 from tests.simulation.disk import Disk
 from tests.simulation.network import Condition, RpcError, Weather, Wire
 from tests.simulation.plane import BASE
@@ -70,8 +71,8 @@ class CallerContext:
         raise RpcError.of(status)
 
 
-class SimulatedEdge:
-    """Satisfies `Edge`: the real handlers, called by name."""
+class SimulatedEdge(NoEdge):
+    """The real handlers, called by name."""
 
     def __init__(self, settings: Settings, inside: Inside) -> None:
         self._pools = make_pools(read_threads=1, write_threads=1, stream_threads=1, calls_max=10_000)
@@ -79,28 +80,14 @@ class SimulatedEdge:
         self.handlers = Handlers(EntitlementService(inside.verbs), checks, consumes, self._pools)
         self.in_flight = 0
 
-    grpc_address = http_address = "127.0.0.1:0"
-
     @property
     def is_idle(self) -> bool:
         """See `Edge`."""
         return not self.in_flight
 
-    def start(self, *, is_serving: bool) -> None:
-        """See `Edge`."""
-
-    def set_serving(self, is_serving: bool) -> None:
-        """See `Edge`."""
-
     def drain(self) -> None:
         """See `Edge`."""
         self.handlers.drain()
-
-    def stop(self, grace_seconds: float) -> None:
-        """See `Edge`."""
-
-    def close(self) -> None:
-        """See `Edge`."""
 
 
 @dataclass(eq=False)

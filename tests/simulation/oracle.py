@@ -278,7 +278,3 @@ class Oracle:
                         f"{number} of {customer_id} were let through from {begins:.3f} to {end:.3f}"
                     )
                     return
-
-    def add_revision(self, at: float, revision: int) -> None:
-        """A change was made."""
-        self.revisions.append((at, revision))

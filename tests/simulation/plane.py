@@ -306,10 +306,10 @@ def make_template(path: Path) -> None:
         await make_ready(engine)
         database = Database(engine, clock=lambda: BASE)
         await _publish(database, catalog(Limits()))
-        for customer_id, plan in CUSTOMERS.items():
+        for customer_id, sold in CUSTOMERS.items():
             await _post(database, "/customers", id=customer_id, name=customer_id)
             await _post(
-                database, "/subscriptions", id=f"sub_{customer_id}", customer_id=customer_id, plan=plan
+                database, "/subscriptions", id=f"sub_{customer_id}", customer_id=customer_id, plan=sold.plan
             )
         await database.close()
 

@@ -74,15 +74,26 @@ plans:
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Sold:
+    """What a customer is on, and uses."""
+
+    plan: str
+    feature: str
+    event: str = ""
+    """Empty: a gauge has holders, and no events."""
+    counts: bool = False
+    """Each event is one, whatever it measures; else it is as many as its points."""
+
+
 CUSTOMERS: Final = {
-    "acme": "prepaid",
-    "ring": "metered",
-    "page": "hourly",
-    "pace": "paced",
-    "task": "capped",
-    "team": "team",
+    "acme": Sold("prepaid", "jobs", "job"),
+    "ring": Sold("metered", "calls", "call", counts=True),
+    "page": Sold("hourly", "pages", "page"),
+    "pace": Sold("paced", "pings", "ping", counts=True),
+    "task": Sold("capped", "tasks", "task"),
+    "team": Sold("team", "seats", counts=True),
 }
-"""Who is on which plan."""
 
 
 @dataclass(frozen=True, slots=True)

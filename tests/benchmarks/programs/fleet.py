@@ -21,14 +21,13 @@ from purser.v1 import decision_pb2 as d
 from purser.v1 import entitlement_service_pb2 as s
 from purser.v1.entitlement_service_pb2_grpc import EntitlementServiceStub
 from sidecar.app import Sidecar, machine
-from sidecar.config import Settings, settings_from
+from sidecar.config import settings_from
 from sidecar.runtime.logs import set_up_logs
-from sidecar.upstream import channel
+from tests.servers.crowd import NOT_SHARED, own_channel
 
 FEATURE = "level"
 _TIMEOUT = 20
 _FEW_THREADS = {"read_threads": 2, "write_threads": 2, "stream_threads": 1}  # of each; nobody else asks
-_NOT_SHARED = ("grpc.use_local_subchannel_pool", 1)  # in one process, gRPC shares connections to one address
 
 
 class Aboard:
@@ -46,10 +45,10 @@ class Aboard:
         )
         self._customer_id = customer_id
         self.sidecar = Sidecar(
-            settings, surroundings=replace(machine(settings), open_channel=lambda: _own(settings))
+            settings, surroundings=replace(machine(settings), open_channel=lambda: own_channel(settings))
         )
         self.sidecar.start()
-        self._channel = grpc.insecure_channel(self.sidecar.grpc_address, options=[_NOT_SHARED])
+        self._channel = grpc.insecure_channel(self.sidecar.grpc_address, options=[NOT_SHARED])
         self._stub = EntitlementServiceStub(self._channel)
 
     def ask(self, revision: int = 0) -> "grpc.Future[s.CheckAccessResponse]":
@@ -63,11 +62,6 @@ class Aboard:
     def stop(self) -> None:
         self._channel.close()
         self.sidecar.stop(drain=False)
-
-
-def _own(settings: Settings) -> grpc.Channel:
-    """As `machine` opens it, and on a connection of its own."""
-    return grpc.insecure_channel(settings.control_plane, options=(*channel._OPTIONS, _NOT_SHARED))
 
 
 class Answers:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 
 from tests.benchmarks.raw import Calls, Memory, Pairs, Run, spread
@@ -109,34 +110,26 @@ def goals(run: Run) -> list[Goal]:
     ]
 
 
-def _at_least(
+def _bounded(
     name: str,
     bound: float,
     rounds: Iterable[float] | None,
     *,
-    form: Callable[[float], str] = "{:.2f}".format,
-    note: str = "",
-) -> Goal:
-    wanted = f"≥ {bound:g}"
-    if not (found := list(rounds or ())):
-        return Goal(name, wanted, None, None, bound=bound, note=note)
-    middle, low, high = spread(found)
-    return Goal(name, wanted, middle, middle >= bound, low, high, len(found), form, bound)
-
-
-def _at_most(
-    name: str,
-    bound: float,
-    rounds: Iterable[float] | None,
-    *,
+    at_least: bool,
     form: Callable[[float], str] = "{:.2f}".format,
     wanted: str = "",
+    note: str = "",
 ) -> Goal:
-    wanted = wanted or f"≤ {bound:g}"
+    wanted = wanted or f"{'≥' if at_least else '≤'} {bound:g}"
     if not (found := list(rounds or ())):
-        return Goal(name, wanted, None, None, bound=bound, at_least=False)
+        return Goal(name, wanted, None, None, bound=bound, at_least=at_least, note=note)
     middle, low, high = spread(found)
-    return Goal(name, wanted, middle, middle <= bound, low, high, len(found), form, bound, at_least=False)
+    holds = middle >= bound if at_least else middle <= bound
+    return Goal(name, wanted, middle, holds, low, high, len(found), form, bound, at_least=at_least)
+
+
+_at_least = partial(_bounded, at_least=True)
+_at_most = partial(_bounded, at_least=False)
 
 
 def call(run: Run, name: str, *, uploading: bool | None = False) -> Calls | None:

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
-
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from sidecar.app import Sidecar, machine
@@ -27,8 +25,8 @@ from sidecar.engine.decision import ViewSource
 from sidecar.rpc.service import EntitlementService
 from sidecar.runtime.logs import set_up_logs
 from sidecar.runtime.trouble import NotWritten
-from sidecar.upstream import channel
 from tests.e2e.herd.names import customer_of
+from tests.servers.crowd import NoEdge, own_channel
 
 CALLERS: Final = 4
 CALL_SECONDS: Final = 2.0
@@ -36,28 +34,6 @@ _NOT_SHARED: Final = (
     "grpc.use_local_subchannel_pool",
     1,
 )  # in one process, gRPC shares connections to one address
-
-
-class NoEdge:
-    """Satisfies `Edge` for callers inside of the process."""
-
-    grpc_address = http_address = ""
-    is_idle = True
-
-    def start(self, *, is_serving: bool) -> None:
-        """See `Edge`."""
-
-    def set_serving(self, is_serving: bool) -> None:
-        """See `Edge`."""
-
-    def drain(self) -> None:
-        """See `Edge`."""
-
-    def stop(self, grace_seconds: float) -> None:
-        """See `Edge`."""
-
-    def close(self) -> None:
-        """See `Edge`."""
 
 
 class Patience:
@@ -82,7 +58,7 @@ class Member:
             inside.append(served)
             return NoEdge()
 
-        around = replace(machine(settings), open_channel=lambda: _own(settings), edge=edge)
+        around = replace(machine(settings), open_channel=lambda: own_channel(settings), edge=edge)
         self.sidecar = Sidecar(settings, surroundings=around)
         (self._inside,) = inside
         self._service = EntitlementService(self._inside.verbs)
@@ -148,10 +124,6 @@ class Flock:
             "unsent": sum(member.sidecar._unsent() for member in self.members),
             **told,
         }
-
-
-def _own(settings: Settings) -> grpc.Channel:
-    return grpc.insecure_channel(settings.control_plane, options=(*channel._OPTIONS, _NOT_SHARED))
 
 
 def main() -> None:
