@@ -12,7 +12,7 @@ import pydantic
 
 from sidecar.app import Sidecar
 from sidecar.config import Settings, settings_from
-from sidecar.outbox.port import OutboxLocked
+from sidecar.outbox.port import OutboxLocked, OutboxUnusable
 from sidecar.runtime.logs import set_up_logs
 from sidecar.runtime.wording import wrong_settings
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-FAILURES: Final = (OutboxLocked, OSError, ValueError)
+FAILURES: Final = (OutboxLocked, OutboxUnusable, OSError, ValueError)
 """What keeps a sidecar from starting; each says what in its message."""
 SIGNAL_LOOK_SECONDS: Final = 0.5
 YOUNG_OBJECTS_MAX: Final = 10_000

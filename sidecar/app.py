@@ -122,7 +122,7 @@ class Sidecar:
     def __init__(
         self, settings: Settings, *, clock: Clock | None = None, surroundings: Surroundings | None = None
     ) -> None:
-        """Opens the outbox and binds the ports; starts nothing. Raises OutboxLocked, OSError, CanNotListen."""
+        """Opens the outbox and binds the ports; starts nothing. Raises OutboxLocked, OutboxUnusable, OSError."""
         self._settings = settings
         self._clock = clock = clock or SystemClock()
         around = surroundings or machine(settings)

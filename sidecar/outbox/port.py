@@ -49,7 +49,7 @@ class OutboxFailed(NotWritten):
     """The disk does not take writes, or the outbox is closed: nothing was written."""
 
 
-class OutboxUnusable(OSError):
+class OutboxUnusable(Exception):
     """The file can not be opened, and is not damaged: something else stands in its place, its disk is away, or another
     version wrote it. It stays as it is.
     """

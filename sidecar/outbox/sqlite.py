@@ -67,7 +67,7 @@ class SqliteOutbox:
         """Locks and opens the file, or makes it, and starts an incarnation; a file that can not be read is set aside.
 
         `is_threaded` False writes in the caller's thread, one group a call: for simulations. Raises
-        OutboxLocked, OutboxUnusable and other OSErrors.
+        OutboxLocked, OutboxUnusable and OSError.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
+from unittest.mock import patch
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -15,6 +16,7 @@ from sqlalchemy import func, select
 from control_plane.db.metadata import all_tables
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.audit import audit
+from control_plane.sweeper import Sweeper
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync
@@ -54,9 +56,10 @@ Answer = TypeVar("Answer")
 class Target:
     """A control plane on a real port, customers with something to lose, and one sidecar that behaves."""
 
-    def __init__(self, office: Office) -> None:
-        """Publishes, subscribes, and opens the good sidecar's session."""
+    def __init__(self, office: Office, sweeping: asyncio.Lock) -> None:
+        """Publishes, subscribes, and opens the good sidecar's session. Each sweep takes the lock."""
         self.office = office
+        self._sweeping = sweeping
         self.channel = grpc.insecure_channel(office.sync_address)
         self.leases: list[str] = []
         self.cursors: dict[tuple[str, str], int] = {}
@@ -153,6 +156,16 @@ class Target:
         events = self.office.get("/events", customer_id="good", limit=500)["items"]
         assert len(events) == min(500, self.sent)
 
+    @contextmanager
+    def out_of_time(self) -> Iterator[None]:
+        """What time alone brings about is booked before the block or after it."""
+        lock, loop = self._sweeping, self.office._loop
+        asyncio.run_coroutine_threadsafe(lock.acquire(), loop).result(60)
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(lock.release)
+
     def counts(self) -> dict[str, int]:
         """How many rows the tables have that a refused request must not touch."""
         return self.ask_books(_counts)
@@ -198,13 +211,18 @@ def reason_of(status: status_pb2.Status | None) -> str:
 @contextmanager
 def target(folder: Path, *, database: str | None = None, **flags: Any) -> Iterator[Target]:
     """One inside the block."""
-    office = Office(folder, database=database, **flags)
-    try:
-        made = Target(office)
-        try:
-            yield made
-        finally:
-            made.channel.close()
-    finally:
-        office.rest.close()
-        office.stop()
+    sweeping = asyncio.Lock()
+    sweep = Sweeper.sweep
+
+    async def sweep_alone(self: Sweeper, *, clean_up: bool) -> None:
+        async with sweeping:
+            await sweep(self, clean_up=clean_up)
+
+    with ExitStack() as ending:
+        ending.enter_context(patch.object(Sweeper, "sweep", sweep_alone))
+        office = Office(folder, database=database, **flags)
+        ending.callback(office.stop)
+        ending.callback(office.rest.close)
+        made = Target(office, sweeping)
+        ending.callback(made.channel.close)
+        yield made
