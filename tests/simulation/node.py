@@ -13,7 +13,7 @@ import grpc
 from sidecar.app import Sidecar, Surroundings
 from sidecar.config import Settings
 from sidecar.edge import Inside, fast
-from sidecar.outbox.port import Durability
+from sidecar.outbox.port import Durability, OutboxUnusable
 from sidecar.rpc.pools import make_pools
 from sidecar.rpc.server import SERVICE, Handlers
 from sidecar.rpc.service import EntitlementService
@@ -167,7 +167,7 @@ class Node:
                 with mock.patch("sidecar.outbox.sqlite.take_lock", self.disk.take_lock):
                     sidecar = Sidecar(settings, clock=self.clock, surroundings=around)
                 sidecar.start()
-            except (sqlite3.Error, OSError):
+            except (sqlite3.Error, OSError, OutboxUnusable):
                 # A disk that takes nothing: the process ends, and is started again.
                 process.is_dead = True
                 self.disk.pull()
