@@ -1,11 +1,12 @@
-"""Many rows at once: into tables that only grow, and looked up by keys of two parts."""
+"""Many rows at once: appended, changed, and looked up by keys of two parts."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Column, Select, Table, Text, bindparam, func, insert, tuple_
+from sqlalchemy import Column, Select, Table, Text, Update, bindparam, func, insert, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +26,37 @@ async def append(connection: AsyncConnection, table: Table, rows: Sequence[Mappi
         await _copy(connection, table, rows)
     elif rows:
         await connection.execute(insert(table), rows)
+
+
+async def update_rows(
+    connection: AsyncConnection, table: Table, key: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Sets the columns that the rows name, all the same ones, in those rows of the table whose `key` they name.
+
+    PostgreSQL takes them as an array for each column, in one statement: one a row costs both sides several times that.
+    """
+    if rows:
+        names = tuple(rows[0])
+        if connection.dialect.name == "postgresql":
+            columns = {f"all_{name}": [row[name] for row in rows] for name in names}
+            await connection.execute(_update_of_arrays(table, key, names), columns)
+        else:
+            values = [{f"to_{name}": value for name, value in row.items()} for row in rows]
+            await connection.execute(_update_one(table, key, names), values)
+
+
+@cache
+def _update_of_arrays(table: Table, key: str, names: tuple[str, ...]) -> Update:
+    arrays = [bindparam(f"all_{name}", type_=ARRAY(table.c[name].type)) for name in names]
+    given = func.unnest(*arrays).table_valued(*names, name="given").render_derived()
+    changed: dict[str, Any] = {name: given.c[name] for name in names if name != key}
+    return update(table).where(table.c[key] == given.c[key]).values(changed)
+
+
+@cache
+def _update_one(table: Table, key: str, names: tuple[str, ...]) -> Update:
+    changed: dict[str, Any] = {name: bindparam(f"to_{name}") for name in names if name != key}
+    return update(table).where(table.c[key] == bindparam(f"to_{key}")).values(changed)
 
 
 async def _copy(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

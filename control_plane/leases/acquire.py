@@ -3,21 +3,23 @@ part or not at all.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.faults import Faults, is_database_fault
 from control_plane.leases.asked import Asked, ask_all, open_asked
-from control_plane.leases.grant import grant_all, refusal
+from control_plane.leases.grant import Granting, refusal
 from control_plane.leases.obeyed import Pending, answers_to, others_of, wait_obeyed
 from control_plane.leases.recalls import post_recalls
-from control_plane.leases.replies import store_reply, stored_reply
+from control_plane.leases.replies import Reply, store_replies, stored_replies
 from control_plane.leases.restored import read_pause
+from control_plane.leases.rounds import Rounds
 from control_plane.leases.rows import OPEN, insert_leases
 from control_plane.leases.seen import SEEN_EVERY, note_seen
-from control_plane.leases.sessions import Superseded, acquiring_session
+from control_plane.leases.sessions import Superseded, acquiring_sessions
 from control_plane.leases.settings import DEFAULTS, LeaseSettings
+from control_plane.leases.tables import HolderKey, holder_key
 from control_plane.ledger.balances import stand
 from control_plane.ledger.holding import Vault
 from control_plane.ledger.identity import balance_id
@@ -28,78 +30,116 @@ ANSWER_SECONDS: Final = 0.1
 """An answer is made so long before its caller stops waiting for it."""
 
 
-async def acquire(
-    database: Database,
-    request: session.AcquireLeasesRequest,
-    settings: LeaseSettings = DEFAULTS,
-    *,
-    seconds: float | None = None,
-) -> session.AcquireLeasesResponse:
-    """Answers a request, and any repeat of it with the same bytes.
+class _Ask(NamedTuple):
+    """A request, and the recalls that were made for it; None: none yet, and it has time for them."""
 
-    Where a waiting call finds too little while others hold leases, they are recalled, and the answer waits
-    until they have obeyed or enough came back: for holders who answer, `settings.answering_wait`, for those who say
-    nothing `settings.recall_wait`, and never longer than `seconds`, for which the caller waits. Raises
-    Superseded.
-    """
-    patience = settings.answering_wait.total_seconds()
-    if seconds is not None:
-        patience = min(patience, seconds - ANSWER_SECONDS)
-    until = asyncio.get_running_loop().time() + patience
-    found = await _try(database, settings, request, None if patience > 0 else {})
-    if isinstance(found, Pending):
-        await wait_obeyed(database, settings, request, found, until)
-        found = await _try(database, settings, request, found.recall_ids)
-    assert isinstance(found, bytes), "the second attempt is final"
-    return session.AcquireLeasesResponse.FromString(found)
+    request: session.AcquireLeasesRequest
+    recalled: Mapping[str, str] | None
 
 
-async def _try(
-    database: Database,
-    settings: LeaseSettings,
-    request: session.AcquireLeasesRequest,
-    recalled: Mapping[str, str] | None,
-) -> bytes | Pending:
-    """Answers everything in one go. Where that fails for something that is asked for, another transaction answers each
-    apart: a savepoint around every request would cost all of them what only this one needs.
-    """
-    try:
-        return await database.transact(lambda uow: _attempt(uow, settings, request, recalled))
-    except Superseded:
-        raise
-    except Exception as error:
-        if is_database_fault(error):
+class Acquiring:
+    """What the holders of one process's calls acquire."""
+
+    def __init__(self, database: Database, settings: LeaseSettings = DEFAULTS) -> None:
+        self._database = database
+        self._settings = settings
+        self._rounds: Rounds[_Ask, bytes | Pending | None] = Rounds(self._round)
+
+    async def acquire(
+        self, request: session.AcquireLeasesRequest, *, seconds: float | None = None
+    ) -> session.AcquireLeasesResponse:
+        """Answers a request, and any repeat of it with the same bytes.
+
+        Where a waiting call finds too little while others hold leases, they are recalled, and the answer waits
+        until they have obeyed or enough came back: for holders who answer, `settings.answering_wait`, for those who
+        say nothing `settings.recall_wait`, and never longer than `seconds`, for which the caller waits. Raises
+        Superseded.
+        """
+        patience = self._settings.answering_wait.total_seconds()
+        if seconds is not None:
+            patience = min(patience, seconds - ANSWER_SECONDS)
+        until = asyncio.get_running_loop().time() + patience
+        ask = _Ask(request, None if patience > 0 else {})
+        found = await self._rounds.take_part(holder_key(request.holder), ask)
+        if found is None:
+            found = await self._alone(ask)
+        if isinstance(found, Pending):
+            await wait_obeyed(self._database, self._settings, request, found, until)
+            found = await self._alone(_Ask(request, found.recall_ids))
+        assert isinstance(found, bytes), "the last attempt is final"
+        return session.AcquireLeasesResponse.FromString(found)
+
+    async def _round(self, asks: Sequence[_Ask]) -> Sequence[bytes | Pending | None]:
+        """Answers all of them in one transaction; None: who asks this must be answered alone."""
+        if len(asks) == 1:
+            return [await self._alone(asks[0])]
+        try:
+            return await self._database.transact(
+                lambda uow: _attempt(uow, self._settings, [ask.request for ask in asks])
+            )
+        except Exception as error:
+            if is_database_fault(error):
+                raise
+        return [None for _ in asks]
+
+    async def _alone(self, ask: _Ask) -> bytes | Pending:
+        """Answers everything in one go. Where that fails for something that is asked for, another transaction answers
+        each apart: a savepoint around every want would cost all of them what only this one needs.
+        """
+        request, recalled = ask
+        transact, settings = self._database.transact, self._settings
+        try:
+            (answer,) = await transact(lambda uow: _attempt(uow, settings, [request], recalled))
+        except Superseded:
             raise
-    return await database.transact(lambda uow: _attempt(uow, settings, request, recalled or {}, apart=True))
+        except Exception as error:
+            if is_database_fault(error):
+                raise
+            (answer,) = await transact(
+                lambda uow: _attempt(uow, settings, [request], recalled or {}, apart=True)
+            )
+        assert answer is not None, "who asks alone is answered"
+        return answer
 
 
 async def _attempt(
     uow: UnitOfWork,
     settings: LeaseSettings,
-    request: session.AcquireLeasesRequest,
-    recalled: Mapping[str, str] | None,
+    requests: Sequence[session.AcquireLeasesRequest],
+    recalled: Mapping[str, str] | None = None,
     *,
     apart: bool = False,
-) -> bytes | Pending:
-    """One transaction: the reply, stored; or recalls of what is missing."""
-    row = await acquiring_session(uow, request.holder, request.epoch)
-    stored = await stored_reply(uow, request)
-    if stored is not None:
-        return stored
-    if row.seen_at <= uow.now - SEEN_EVERY:
-        await note_seen(uow, request.holder)
+) -> list[bytes | Pending | None]:
+    """One transaction: replies, stored; and as `_answer` has it. Of several, one that may not acquire, or whose session
+    is locked, is to be answered alone. Raises Superseded for a single one.
+    """
+    sessions = await acquiring_sessions(uow, requests)
+    if len(requests) == 1 and not sessions:
+        raise Superseded(Superseded.__doc__)
+    may = [request for request in requests if holder_key(request.holder) in sessions]
+    answers: dict[HolderKey, bytes | Pending | None] = dict(await stored_replies(uow, may))
+    fresh = [request for request in may if holder_key(request.holder) not in answers]
+    for request in fresh:
+        if sessions[holder_key(request.holder)].seen_at <= uow.now - SEEN_EVERY:
+            await note_seen(uow, request.holder)
+    replies: Sequence[session.AcquireLeasesResponse | Pending | None] = ()
     if apart:
-        reply: session.AcquireLeasesResponse | Pending = await _each_apart(
-            uow, settings, request, recalled or {}
-        )
-    else:
-        reply = await _answer(uow, settings, request, recalled)
-    if isinstance(reply, Pending):
-        return reply
-    reply.counted_through = row.cursor
-    encoded = reply.SerializeToString(deterministic=True)
-    await store_reply(uow, request.holder, request.request_id, encoded)
-    return encoded
+        replies = [await _each_apart(uow, settings, request, recalled or {}) for request in fresh]
+    elif fresh:
+        replies = await _answer(uow, settings, fresh, recalled, is_alone=len(requests) == 1)
+    made = []
+    for request, reply in zip(fresh, replies, strict=True):
+        key = holder_key(request.holder)
+        if isinstance(reply, session.AcquireLeasesResponse):
+            reply.counted_through = sessions[key].cursor
+            made.append(
+                Reply(request.holder, request.request_id, reply.SerializeToString(deterministic=True))
+            )
+            answers[key] = made[-1].reply
+        else:
+            answers[key] = reply
+    await store_replies(uow, made)
+    return [answers.get(holder_key(request.holder)) for request in requests]
 
 
 async def _each_apart(
@@ -121,7 +161,7 @@ async def _each_apart(
             alone.wants.append(want)
         try:
             async with uow.connection.begin_nested():
-                answer = await _answer(uow, settings, alone, recalled)
+                (answer,) = await _answer(uow, settings, [alone], recalled, is_alone=True)
                 assert isinstance(answer, session.AcquireLeasesResponse), "nothing is recalled any more"
                 reply.acquired.extend(answer.acquired)
         except Exception as error:
@@ -140,17 +180,49 @@ async def _each_apart(
 async def _answer(
     uow: UnitOfWork,
     settings: LeaseSettings,
-    request: session.AcquireLeasesRequest,
+    requests: Sequence[session.AcquireLeasesRequest],
     recalled: Mapping[str, str] | None,
-) -> session.AcquireLeasesResponse | Pending:
-    """Everything that is asked for; None in `recalled`: or, where something is missing, recalls of it."""
+    *,
+    is_alone: bool,
+) -> list[session.AcquireLeasesResponse | Pending | None]:
+    """Everything that is asked for, request by request. Where something is missing: for who asks alone what others
+    have left, or, with None in `recalled`, recalls of it; of several None for who finds too little in its turn.
+    """
     vault = Vault(uow)
-    asked = await ask_all(uow, request.wants)
-    await open_asked(vault, asked, request)
-    short = [item for item in asked if item.leased and not item.unlimited and item.holding and item.short]
-    others = await others_of(uow, request.holder, {balance_id(item.ref) for item in short})
+    asked = await ask_all(uow, requests)
+    every = [item for items in asked for item in items]
+    await open_asked(vault, every, requests)
     pause = await read_pause(uow, settings)
-    if recalled is None and not pause.leases:
+    held_back: Collection[str] = ()
+    if is_alone and not pause.leases:
+        missing = await _missing(vault, requests[0], every, recalled)
+        if isinstance(missing, Pending):
+            return [missing]
+        held_back = missing
+    granting = await Granting.begin(vault, settings, pause)
+    replies: list[session.AcquireLeasesResponse | Pending | None] = []
+    for request, items in zip(requests, asked, strict=True):
+        if not is_alone and any(item.is_missing for item in items):
+            replies.append(None)  # what it gave back stays booked: given back again, it is known
+        else:
+            replies.append(await granting.grant(request, items, held_back))
+    await vault.save()  # slices refer to grants, some of which are new
+    await insert_leases(uow, granting.made)
+    await _add_hints(vault, asked, replies)
+    return replies
+
+
+async def _missing(
+    vault: Vault,
+    request: session.AcquireLeasesRequest,
+    asked: Collection[Asked],
+    recalled: Mapping[str, str] | None,
+) -> Pending | set[str]:
+    """Balances of which others hold what they may yet give back; or the recalls of it."""
+    uow = vault.uow
+    short = [item for item in asked if item.is_missing]
+    others = await others_of(uow, request.holder, {balance_id(item.ref) for item in short})
+    if recalled is None:
         recallable = {other.balance_id for other in others if other.state == OPEN}
         waiting = {balance_id(item.ref): item.want.need for item in short if item.want.need}
         rows = [vault.held[identity].row for identity in sorted(recallable & waiting.keys())]
@@ -163,23 +235,28 @@ async def _answer(
                 asked={other.lease_id for other in others if other.balance_id in posted},
             )
     answers = await answers_to(uow, recalled or {})
-    held_back = {other.balance_id for other in others if other.lease_id not in answers.obeyed}
-    reply, made = await grant_all(vault, settings, request, asked, held_back, pause=pause)
-    await vault.save()  # slices refer to grants, some of which are new
-    await insert_leases(uow, made)
-    await _add_hints(vault, asked, reply)
-    return reply
+    return {other.balance_id for other in others if other.lease_id not in answers.obeyed}
 
 
-async def _add_hints(vault: Vault, asked: Collection[Asked], reply: session.AcquireLeasesResponse) -> None:
+async def _add_hints(
+    vault: Vault,
+    asked: Collection[Collection[Asked]],
+    replies: Collection[session.AcquireLeasesResponse | Pending | None],
+) -> None:
     """Tells how each balance stands after the transaction; rates have no hint."""
+    told = [
+        (item, acquired)
+        for items, reply in zip(asked, replies, strict=True)
+        if isinstance(reply, session.AcquireLeasesResponse)
+        for item, acquired in zip(items, reply.acquired, strict=True)
+    ]
     specs = {
         balance_id(item.ref): item.found.spec
-        for item in asked
+        for item, _ in told
         if item.found is not None and item.found.spec.kind is not BalanceKind.RATE
     }
     standing = await stand(await vault.looked_at(specs), specs)
-    for item, acquired in zip(asked, reply.acquired, strict=True):
+    for item, acquired in told:
         stands = standing.get(balance_id(item.ref))
         if stands is not None:
             acquired.hint.CopyFrom(stands.hint())

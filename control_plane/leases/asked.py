@@ -67,19 +67,27 @@ class Asked:
         )
 
     @property
-    def short(self) -> bool:
-        """Is there less than the waiting call needs (or nothing at all, where nobody waits)?"""
+    def is_missing(self) -> bool:
+        """Is there less to lease than the waiting call needs, or nothing at all, where nobody waits? As of now: another
+        request of the same transaction may take it.
+        """
+        if not self.leased or self.unlimited or self.holding is None:
+            return False
         return sum(grant.available for grant in self.grants()) < max(1, self.want.need)
 
 
-async def ask_all(uow: UnitOfWork, wants: Collection[session.Want]) -> list[Asked]:
-    """Finds the spec of each balance, as of now or of the next period's beginning where that is near."""
-    entitlements = await load_all(uow, {want.ref.customer_id for want in wants}, uow.now)
-    return [await _ask(uow, want, entitlements[want.ref.customer_id]) for want in wants]
+async def ask_all(uow: UnitOfWork, requests: Collection[session.AcquireLeasesRequest]) -> list[list[Asked]]:
+    """Finds the spec of each balance, by request, as of now or of the next period's beginning where that is near."""
+    customer_ids = {want.ref.customer_id for request in requests for want in request.wants}
+    entitlements = await load_all(uow, customer_ids, uow.now)
+    return [
+        [await _ask(uow, want, entitlements[want.ref.customer_id]) for want in request.wants]
+        for request in requests
+    ]
 
 
 async def _ask(uow: UnitOfWork, want: session.Want, own: Entitlements) -> Asked:
-    ref = BalanceRef(want.ref.customer_id, want.ref.subject_id, want.ref.balance)
+    ref = _ref(want.ref)
     found = await find_spec(uow, ref, uow.now, own=own)
     if not want.next_period or found is None:
         return Asked(want, ref, uow.now, found)
@@ -96,11 +104,28 @@ async def _ask(uow: UnitOfWork, want: session.Want, own: Entitlements) -> Asked:
     return Asked(want, ref, at, await find_spec(uow, ref, at))
 
 
-async def open_asked(vault: Vault, asked: Collection[Asked], request: session.AcquireLeasesRequest) -> None:
-    """Locks everything that is touched, in order; first applies what the caller gives back and gives up."""
+def _ref(ref: session.BalanceRef) -> BalanceRef:
+    return BalanceRef(ref.customer_id, ref.subject_id, ref.balance)
+
+
+async def _give_up(vault: Vault, request: session.AcquireLeasesRequest) -> None:
+    given_up: defaultdict[str, list[str]] = defaultdict(list)
+    for one in request.given_up:
+        given_up[balance_id(_ref(one.ref))].append(one.request_id)
+    for identity, request_ids in given_up.items():
+        if identity in vault.held and await give_up(vault.uow, identity, request.holder, request_ids):
+            vault.held[identity].touched = True
+    await forestall(vault.uow, request.holder, [one.request_id for one in request.given_up])
+
+
+async def open_asked(
+    vault: Vault, asked: Collection[Asked], requests: Collection[session.AcquireLeasesRequest]
+) -> None:
+    """Locks everything that is touched, in order; first applies what the callers give back and give up."""
     uow = vault.uow
     returns = [
         Return(Uid(item.uid.outbox_id, item.uid.incarnation_id, item.uid.seq), item.lease_id, item.amount)
+        for request in requests
         for item in request.returns
     ]
     theirs = leases.c.id.in_([item.lease_id for item in returns])
@@ -112,15 +137,10 @@ async def open_asked(vault: Vault, asked: Collection[Asked], request: session.Ac
         for item in asked
         if item.found is not None and not item.unlimited
     ]
-    given_up: defaultdict[str, list[str]] = defaultdict(list)
-    for one in request.given_up:
-        ref = BalanceRef(one.ref.customer_id, one.ref.subject_id, one.ref.balance)
-        given_up[balance_id(ref)].append(one.request_id)
+    given_up = {balance_id(_ref(one.ref)) for request in requests for one in request.given_up}
     held = await open_balances(vault, wanted, also={*also, *given_up})
-    for identity, request_ids in given_up.items():
-        if identity in vault.held and await give_up(uow, identity, request.holder, request_ids):
-            vault.held[identity].touched = True
-    await forestall(uow, request.holder, [one.request_id for one in request.given_up])
+    for request in requests:
+        await _give_up(vault, request)
     for item in asked:
         item.holding = held.get(item.ref)
     if returns:

@@ -1,8 +1,8 @@
 """Granting: what is to be had of each balance that was asked for, in full, in part or not at all. All are locked."""
 
+from collections import defaultdict
 from collections.abc import Collection
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import timedelta
 
 from sqlalchemy import select
 
@@ -12,7 +12,7 @@ from control_plane.leases.restored import Pause, refused
 from control_plane.leases.rows import OPEN, LeaseRow, Slice
 from control_plane.leases.settings import LeaseSettings
 from control_plane.leases.sizing import lease_size
-from control_plane.leases.tables import leases
+from control_plane.leases.tables import HolderKey, holder_key, leases
 from control_plane.ledger.holding import Vault
 from control_plane.ledger.identity import balance_id, new_id
 from control_plane.ledger.rows import BEYOND_LIMIT, GrantRow
@@ -21,114 +21,126 @@ from sidecar.engine.catalog import OveragePolicy
 from sidecar.engine.values import BalanceKind
 
 
-async def grant_all(
-    vault: Vault,
-    settings: LeaseSettings,
-    request: session.AcquireLeasesRequest,
-    asked: Collection[Asked],
-    held_back: Collection[str],
-    *,
-    pause: Pause,
-) -> tuple[session.AcquireLeasesResponse, list[LeaseRow]]:
-    """The reply, an answer for each that was asked for, in order; and the leases that were made, not written yet.
+class Granting:
+    """All that is granted in one transaction: `made` are the leases, not written yet."""
 
-    Of the balances in `held_back` others hold something: a refusal is not final.
-    """
-    reply = session.AcquireLeasesResponse(revision=await vault.uow.read_revision())
-    holders = await _count_holders(vault, request.holder)
-    made: list[LeaseRow] = []
-    for item in asked:
+    def __init__(self, vault: Vault, settings: LeaseSettings, pause: Pause, revision: int) -> None:
+        self.made: list[LeaseRow] = []
+        self._vault = vault
+        self._settings = settings
+        self._pause = pause
+        self._revision = revision
+        self._holders: defaultdict[str, set[HolderKey]] = defaultdict(set)
+
+    @classmethod
+    async def begin(cls, vault: Vault, settings: LeaseSettings, pause: Pause) -> "Granting":
+        """Finds out who holds what of the balances that are held locked."""
+        granting = cls(vault, settings, pause, await vault.uow.read_revision())
+        query = (
+            select(leases.c.balance_id, leases.c.outbox_id, leases.c.incarnation_id)
+            .where(leases.c.balance_id.in_(list(vault.held)), leases.c.state == OPEN)
+            .distinct()
+        )
+        for identity, *holder in await vault.uow.connection.execute(query):
+            granting._holders[identity].add((holder[0], holder[1]))
+        return granting
+
+    async def grant(
+        self,
+        request: session.AcquireLeasesRequest,
+        asked: Collection[Asked],
+        held_back: Collection[str] = (),
+    ) -> session.AcquireLeasesResponse:
+        """The reply, an answer for each that was asked for, in order.
+
+        Of the balances in `held_back` others hold something: a refusal is not final.
+        """
+        reply = session.AcquireLeasesResponse(revision=self._revision)
+        for item in asked:
+            reply.acquired.append(await self._one(request, item, held_back))
+        return reply
+
+    async def _one(
+        self, request: session.AcquireLeasesRequest, item: Asked, held_back: Collection[str]
+    ) -> session.Acquired:
         if item.found is None:
-            reply.acquired.append(
-                refusal(session.REFUSAL_KIND_NO_SUCH_BALANCE, "not entitled to this balance")
-            )
-        elif item.unlimited:
-            reply.acquired.append(session.Acquired())
-        elif item.leased and pause.leases:
-            reply.acquired.append(refused(pause.leases))
-        elif item.leased:
-            terms = _Terms(vault.now, settings, request.holder, reply.revision)
-            new = _lease(terms, item, holders.get(balance_id(item.ref), 1))
-            made += new
-            reply.acquired.append(_leased(item, new, settings, held_back=balance_id(item.ref) in held_back))
-        elif item.found.spec.kind is BalanceKind.RATE and pause.shares:
-            reply.acquired.append(refused(pause.shares))
-        elif item.found.spec.kind is BalanceKind.RATE:
-            acquired = await rates.acquire_share(
-                vault.uow,
-                settings,
-                balance_id=balance_id(item.ref),
+            return refusal(session.REFUSAL_KIND_NO_SUCH_BALANCE, "not entitled to this balance")
+        if item.unlimited:
+            return session.Acquired()
+        identity, pause = balance_id(item.ref), self._pause
+        if item.leased:
+            if pause.leases:
+                return refused(pause.leases)
+            new = self._lease(request.holder, item)
+            return _leased(item, new, self._settings, held_back=identity in held_back)
+        if item.found.spec.kind is BalanceKind.RATE:
+            if pause.shares:
+                return refused(pause.shares)
+            return await rates.acquire_share(
+                self._vault.uow,
+                self._settings,
+                balance_id=identity,
                 spec=item.found.spec,
                 want=item.want,
                 holder=request.holder,
             )
-            reply.acquired.append(acquired)
-        else:
-            reply.acquired.append(await _decide(vault, settings, request, item, pause.leases))
-    return reply, made
+        return await _decide(self._vault, self._settings, request, item, pause.leases)
 
+    def _lease(self, holder: session.Holder, item: Asked) -> list[LeaseRow]:
+        """Takes what is to be had, in burn order; a lease of its own for every run of equal scope and end."""
+        assert item.found is not None, "a balance without spec is refused"
+        grants = item.grants()
+        holders = self._holders[balance_id(item.ref)] | {holder_key(holder)}
+        left = lease_size(
+            need=item.want.need,
+            amount=max(item.want.amount, item.want.need),
+            available=sum(grant.available for grant in grants),
+            holders=len(holders),
+            partly=item.found.spec.overage is OveragePolicy.ALLOW,
+        )
+        made: list[LeaseRow] = []
+        run: tuple[object, ...] | None = None
+        for grant in grants:
+            part = min(left, grant.available)
+            if not part:
+                break
+            if (grant.scope, grant.ends_at) != run:
+                run = (grant.scope, grant.ends_at)
+                made.append(self._new_lease(holder, item, grant))
+            made[-1].slices.append(Slice(grant.id, part))
+            made[-1].allotted += part
+            made[-1].unsettled += part
+            grant.available -= part
+            grant.leased += part
+            left -= part
+        if made:
+            self._holders[balance_id(item.ref)] = holders
+            self.made += made
+        return made
 
-class _Terms(NamedTuple):
-    """What all leases of one reply share."""
-
-    now: datetime
-    settings: LeaseSettings
-    holder: session.Holder
-    revision: int
-
-
-def _lease(terms: _Terms, item: Asked, holders: int) -> list[LeaseRow]:
-    """Takes what is to be had, in burn order; a lease of its own for every run of equal scope and end."""
-    assert item.found is not None, "a balance without spec is refused"
-    grants = item.grants()
-    left = lease_size(
-        need=item.want.need,
-        amount=max(item.want.amount, item.want.need),
-        available=sum(grant.available for grant in grants),
-        holders=holders,
-        partly=item.found.spec.overage is OveragePolicy.ALLOW,
-    )
-    made: list[LeaseRow] = []
-    run: tuple[object, ...] | None = None
-    for grant in grants:
-        part = min(left, grant.available)
-        if not part:
-            break
-        if (grant.scope, grant.ends_at) != run:
-            run = (grant.scope, grant.ends_at)
-            made.append(_new_lease(terms, item, grant))
-        made[-1].slices.append(Slice(grant.id, part))
-        made[-1].allotted += part
-        made[-1].unsettled += part
-        grant.available -= part
-        grant.leased += part
-        left -= part
-    return made
-
-
-def _new_lease(terms: _Terms, item: Asked, grant: GrantRow) -> LeaseRow:
-    now, settings, holder, revision = terms
-    assert item.found is not None, "a balance without spec is refused"
-    ends = [at for at in (grant.ends_at, item.found.entitlements.valid_until) if at is not None]
-    never_after = min(ends) if ends else None
-    begins_at = max(now, item.at)
-    ends_at = begins_at + settings.ttl if never_after is None else min(begins_at + settings.ttl, never_after)
-    return LeaseRow(
-        id=new_id("lse", now),
-        balance_id=grant.balance_id,
-        outbox_id=holder.outbox_id,
-        incarnation_id=holder.incarnation_id,
-        scope=grant.scope,
-        allotted=0,
-        unsettled=0,
-        begins_at=begins_at,
-        ends_at=ends_at,
-        never_after=never_after,
-        quarantine_at=settings.lengthened(now, ends_at),
-        revision=revision,
-        created_at=now,
-        changed_at=now,
-    )
+    def _new_lease(self, holder: session.Holder, item: Asked, grant: GrantRow) -> LeaseRow:
+        assert item.found is not None, "a balance without spec is refused"
+        now, ttl = self._vault.now, self._settings.ttl
+        ends = [at for at in (grant.ends_at, item.found.entitlements.valid_until) if at is not None]
+        never_after = min(ends) if ends else None
+        begins_at = max(now, item.at)
+        ends_at = begins_at + ttl if never_after is None else min(begins_at + ttl, never_after)
+        return LeaseRow(
+            id=new_id("lse", now),
+            balance_id=grant.balance_id,
+            outbox_id=holder.outbox_id,
+            incarnation_id=holder.incarnation_id,
+            scope=grant.scope,
+            allotted=0,
+            unsettled=0,
+            begins_at=begins_at,
+            ends_at=ends_at,
+            never_after=never_after,
+            quarantine_at=self._settings.lengthened(now, ends_at),
+            revision=self._revision,
+            created_at=now,
+            changed_at=now,
+        )
 
 
 def _leased(
@@ -208,18 +220,3 @@ async def _decide(
 def refusal(kind: session.RefusalKind.ValueType, message: str) -> session.Acquired:
     """An answer that grants nothing."""
     return session.Acquired(refusal=session.LeaseRefusal(kind=kind, message=message))
-
-
-async def _count_holders(vault: Vault, holder: session.Holder) -> dict[str, int]:
-    """Incarnations that hold open leases of each locked balance, the asking one included."""
-    query = (
-        select(leases.c.balance_id, leases.c.outbox_id, leases.c.incarnation_id)
-        .where(leases.c.balance_id.in_(list(vault.held)), leases.c.state == OPEN)
-        .distinct()
-    )
-    found: dict[str, set[tuple[str, str]]] = {
-        identity: {(holder.outbox_id, holder.incarnation_id)} for identity in vault.held
-    }
-    for identity, outbox_id, incarnation_id in await vault.uow.connection.execute(query):
-        found[identity].add((outbox_id, incarnation_id))
-    return {identity: len(holders) for identity, holders in found.items()}

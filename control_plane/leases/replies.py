@@ -1,33 +1,47 @@
 """Replies to acquiring requests, stored under their request ids and repeated byte for byte."""
 
 from collections.abc import Collection
+from typing import NamedTuple
 
-from sqlalchemy import insert, select
+from sqlalchemy import select, tuple_
 
+from control_plane.db.bulk import append
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.leases.tables import lease_requests, of_holder
+from control_plane.leases.tables import HolderKey, holder_key, lease_requests, of_holder
 from purser.sync.v1 import session_pb2 as session
 
 
-async def stored_reply(uow: UnitOfWork, request: session.AcquireLeasesRequest) -> bytes | None:
-    """What it was answered before. None: it was not."""
-    query = select(lease_requests.c.reply).where(
-        of_holder(lease_requests, request.holder), lease_requests.c.request_id == request.request_id
-    )
-    reply = (await uow.connection.execute(query)).scalar_one_or_none()
-    return None if reply is None else bytes(reply)
+class Reply(NamedTuple):
+    """What a holder's request is answered."""
+
+    holder: session.Holder
+    request_id: str
+    reply: bytes
 
 
-async def store_reply(uow: UnitOfWork, holder: session.Holder, request_id: str, reply: bytes) -> None:
-    """From now on this is what it is answered. The holder's session is locked."""
-    row = {
-        "outbox_id": holder.outbox_id,
-        "incarnation_id": holder.incarnation_id,
-        "request_id": request_id,
-        "reply": reply,
-        "created_at": uow.now,
-    }
-    await uow.connection.execute(insert(lease_requests), [row])
+async def stored_replies(
+    uow: UnitOfWork, requests: Collection[session.AcquireLeasesRequest]
+) -> dict[HolderKey, bytes]:
+    """What those were answered that were answered before, by holder; each holder has one of the requests."""
+    key = (lease_requests.c.outbox_id, lease_requests.c.incarnation_id, lease_requests.c.request_id)
+    asked = [(*holder_key(request.holder), request.request_id) for request in requests]
+    rows = await uow.connection.execute(select(*key, lease_requests.c.reply).where(tuple_(*key).in_(asked)))
+    return {(outbox_id, incarnation_id): bytes(reply) for outbox_id, incarnation_id, _, reply in rows}
+
+
+async def store_replies(uow: UnitOfWork, replies: Collection[Reply]) -> None:
+    """From now on this is what they are answered. Their holders' sessions are locked."""
+    rows = [
+        {
+            "outbox_id": holder.outbox_id,
+            "incarnation_id": holder.incarnation_id,
+            "request_id": request_id,
+            "reply": reply,
+            "created_at": uow.now,
+        }
+        for holder, request_id, reply in replies
+    ]
+    await append(uow.connection, lease_requests, rows)
 
 
 async def forestall(uow: UnitOfWork, holder: session.Holder, request_ids: Collection[str]) -> None:
@@ -44,6 +58,5 @@ async def forestall(uow: UnitOfWork, holder: session.Holder, request_ids: Collec
     refusal = session.LeaseRefusal(kind=session.REFUSAL_KIND_FAILED, message="it was given up before it came")
     reply = session.AcquireLeasesResponse(
         acquired=[session.Acquired(refusal=refusal)], revision=await uow.read_revision()
-    )
-    for request_id in sorted(unknown):
-        await store_reply(uow, holder, request_id, reply.SerializeToString(deterministic=True))
+    ).SerializeToString(deterministic=True)
+    await store_replies(uow, [Reply(holder, request_id, reply) for request_id in sorted(unknown)])

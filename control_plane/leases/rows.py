@@ -1,12 +1,13 @@
 """Leases as they are worked on in memory: totals, and what they say about each slice."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import select
 
+from control_plane.db.bulk import append, update_rows
 from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.tables import lease_slices, leases
@@ -93,12 +94,8 @@ class LeaseRow:
 
 
 _MICROSECOND: Final = datetime.resolution
-_CHANGING: Final = ("unsettled", "spent", "returned", "state", "changed_at")
-_UPDATE: Final = (
-    update(leases)
-    .where(leases.c.id == bindparam("at_id"))
-    .values({name: bindparam(f"to_{name}") for name in _CHANGING})
-)
+_CHANGING: Final = ("id", "unsettled", "spent", "returned", "state")
+_COLUMNS: Final = tuple(column.name for column in leases.columns)
 
 
 async def read_leases(uow: UnitOfWork, condition: Any, *, lock: bool = True) -> dict[str, LeaseRow]:
@@ -119,27 +116,19 @@ async def read_leases(uow: UnitOfWork, condition: Any, *, lock: bool = True) -> 
 
 async def insert_leases(uow: UnitOfWork, made: Sequence[LeaseRow]) -> None:
     """Writes new leases with their slices."""
-    if not made:
-        return
-    rows = [{name: value for name, value in asdict(lease).items() if name != "slices"} for lease in made]
-    await uow.connection.execute(insert(leases), rows)
+    rows = [{name: getattr(lease, name) for name in _COLUMNS} for lease in made]
+    await append(uow.connection, leases, rows)
     slices = [
         {"lease_id": lease.id, "position": position, "grant_id": piece.grant_id, "amount": piece.amount}
         for lease in made
         for position, piece in enumerate(lease.slices)
     ]
-    await uow.connection.execute(insert(lease_slices), slices)
+    await append(uow.connection, lease_slices, slices)
 
 
 async def update_leases(uow: UnitOfWork, changed: Sequence[LeaseRow]) -> None:
     """Writes totals and states back."""
-    if changed:
-        rows = [
-            {
-                "at_id": lease.id,
-                **{f"to_{name}": getattr(lease, name) for name in _CHANGING},
-                "to_changed_at": uow.now,
-            }
-            for lease in changed
-        ]
-        await uow.connection.execute(_UPDATE, rows)
+    rows = [
+        {**{name: getattr(lease, name) for name in _CHANGING}, "changed_at": uow.now} for lease in changed
+    ]
+    await update_rows(uow.connection, leases, "id", rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, tuple_, update
 
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.letting_go import end_session, gauges_asked
@@ -16,7 +16,7 @@ from control_plane.leases.restored import note_resumed, read_generation
 from control_plane.leases.rows import CLOSED, LeaseRow, read_leases, update_leases
 from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.leases.settle import Freed
-from control_plane.leases.tables import leases, of_holder, sessions
+from control_plane.leases.tables import HolderKey, holder_key, leases, of_holder, sessions
 from control_plane.ledger.holding import Vault
 from purser.sync.v1 import session_pb2 as session
 
@@ -190,12 +190,26 @@ async def lock_or_make_session(uow: UnitOfWork, holder: session.Holder) -> Sessi
     return row
 
 
-async def acquiring_session(uow: UnitOfWork, holder: session.Holder, epoch: int) -> SessionRow:
-    """The incarnation's row, locked, if it may acquire under this epoch. Raises Superseded."""
-    row = await lock_session(uow, holder)
-    if row is None or row.state != OPEN or row.epoch != epoch:
-        raise Superseded(Superseded.__doc__)
-    return row
+async def acquiring_sessions(
+    uow: UnitOfWork, requests: Collection[session.AcquireLeasesRequest]
+) -> dict[HolderKey, SessionRow]:
+    """The rows of all whose epoch lets them acquire, locked, by holder. Of several those are left out whose row is
+    locked already: nobody waits for what somebody else has sent.
+    """
+    epochs = {holder_key(request.holder): request.epoch for request in requests}
+    theirs = tuple_(sessions.c.outbox_id, sessions.c.incarnation_id).in_(sorted(epochs))
+    query = (
+        select(sessions)
+        .where(theirs)
+        .order_by(sessions.c.outbox_id, sessions.c.incarnation_id)
+        .with_for_update(skip_locked=len(requests) > 1)
+    )
+    found = {}
+    for values in (await uow.connection.execute(query)).mappings():
+        row = SessionRow(**values)
+        if row.state == OPEN and row.epoch == epochs[holder_key(row)]:
+            found[holder_key(row)] = row
+    return found
 
 
 async def save_session(uow: UnitOfWork, row: SessionRow) -> None:

@@ -234,5 +234,14 @@ def of_holder(table: Table, holder: Incarnation) -> ColumnElement[bool]:
     return and_(table.c.outbox_id == holder.outbox_id, table.c.incarnation_id == holder.incarnation_id)
 
 
+HolderKey = tuple[str, str]
+"""Outbox and incarnation."""
+
+
+def holder_key(holder: Incarnation) -> HolderKey:
+    """Names it in a mapping, and in the order in which sessions are locked."""
+    return (holder.outbox_id, holder.incarnation_id)
+
+
 ASK_KEY: Final = (gauge_asks.c.balance_id, gauge_asks.c.holder_id, gauge_asks.c.event_key)
 """Names the verdict that was asked for."""

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, select
 
+from control_plane.db.bulk import append, update_rows
 from control_plane.db.types import AmountOutOfRange
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import occurrence_id
@@ -290,9 +291,6 @@ async def _read(vault: Vault, balance_id: str, start: datetime | None) -> list[F
     return list(found.values())
 
 
-_SET_COVERED: Final = (
-    update(facts).where(facts.c.id == bindparam("at_id")).values(covered=bindparam("covered_now"))
-)
 _FORGET_BURNS: Final = delete(fact_burns).where(fact_burns.c.fact_id == bindparam("at_id"))
 
 
@@ -302,9 +300,7 @@ async def _rewrite(vault: Vault, changed: Sequence[FactRow]) -> None:
     connection = vault.uow.connection
     keys = [{"at_id": fact.id} for fact in changed]
     await connection.execute(_FORGET_BURNS, keys)
-    await connection.execute(
-        _SET_COVERED, [{"at_id": fact.id, "covered_now": fact.covered} for fact in changed]
-    )
+    await update_rows(connection, facts, "id", [{"id": fact.id, "covered": fact.covered} for fact in changed])
     await _insert_burns(vault, changed)
 
 
@@ -312,7 +308,7 @@ async def _insert(vault: Vault, rows: Sequence[FactRow]) -> None:
     if rows:
         columns = [column.name for column in facts.columns]
         values = [{name: getattr(fact, name) for name in columns} for fact in rows]
-        await vault.uow.connection.execute(insert(facts), values)
+        await append(vault.uow.connection, facts, values)
         await _insert_burns(vault, rows)
 
 
@@ -322,5 +318,4 @@ async def _insert_burns(vault: Vault, rows: Sequence[FactRow]) -> None:
         for fact in rows
         for grant_id, amount in fact.burns.items()
     ]
-    if values:
-        await vault.uow.connection.execute(insert(fact_burns), values)
+    await append(vault.uow.connection, fact_burns, values)

@@ -7,9 +7,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, bindparam, insert, select, tuple_, update
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
+from control_plane.db.bulk import append, update_rows
 from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.feed.bus import Bus
@@ -18,6 +19,7 @@ from control_plane.ledger.rows import BalanceRow, GrantRow
 from control_plane.ledger.tables import balances, grants
 
 _CHANGING: Final = [
+    "id",
     "amount",
     "target",
     "available",
@@ -177,31 +179,28 @@ class Vault:
                 if before is None:
                     inserts.append(row)
                 else:
-                    updates.append({"at_id": after.id, **{name: row[name] for name in _CHANGING}})
+                    updates.append({name: row[name] for name in _CHANGING})
             if changed or holding.touched:
                 touched.append(holding)
         connection = self._uow.connection
-        if inserts:
-            await connection.execute(insert(grants), inserts)
-        if updates:
-            await connection.execute(_UPDATE_GRANT, updates)
+        await append(connection, grants, inserts)
+        await update_rows(connection, grants, "id", updates)
         bus = self._uow.kept(Bus)
         for holding in touched:
             holding.row.version += 1
             holding.row.changed_at = self.now
             holding.saved()
             self._uow.after_commit(partial(bus.balance_changed, holding.row.id))
-        if touched:
-            rows = [
-                {
-                    "at_id": holding.row.id,
-                    "overage": holding.row.overage,
-                    "version": holding.row.version,
-                    "changed_at": self.now,
-                }
-                for holding in touched
-            ]
-            await connection.execute(_UPDATE_BALANCE, rows)
+        rows = [
+            {
+                "id": holding.row.id,
+                "overage": holding.row.overage,
+                "version": holding.row.version,
+                "changed_at": self.now,
+            }
+            for holding in touched
+        ]
+        await update_rows(connection, balances, "id", rows)
         await self.journal.flush(self._uow)
 
     def _book(self, holding: Holding, before: GrantRow | None, after: GrantRow) -> None:
@@ -231,18 +230,6 @@ class Vault:
             balance_id=after.balance_id,
             grant_id=after.id,
         )
-
-
-def _key() -> ColumnElement[bool]:
-    return grants.c.id == bindparam("at_id")
-
-
-_UPDATE_GRANT: Final = update(grants).where(_key()).values({name: bindparam(name) for name in _CHANGING})
-_UPDATE_BALANCE: Final = (
-    update(balances)
-    .where(balances.c.id == bindparam("at_id"))
-    .values({name: bindparam(name) for name in ("overage", "version", "changed_at")})
-)
 
 
 def insert_missing(uow: UnitOfWork, table: Any) -> Any:

@@ -8,7 +8,7 @@ import structlog
 
 from control_plane.db.unit_of_work import Database
 from control_plane.feed.poller import Poller
-from control_plane.leases.acquire import acquire
+from control_plane.leases.acquire import Acquiring
 from control_plane.leases.installation import check_installation
 from control_plane.leases.sessions import close_session, open_session
 from control_plane.leases.settings import LeaseSettings
@@ -40,6 +40,7 @@ class SyncService(SyncServiceServicer):
         self._database = database
         self._poller = poller
         self._settings = settings
+        self._acquiring = Acquiring(database, settings)
         self._installation_id = installation_id
 
     async def OpenSession(
@@ -65,7 +66,7 @@ class SyncService(SyncServiceServicer):
         return await self._answer(
             context,
             request,
-            lambda: acquire(self._database, request, self._settings, seconds=context.time_remaining()),
+            lambda: self._acquiring.acquire(request, seconds=context.time_remaining()),
         )
 
     async def ReportBatch(

@@ -3,8 +3,8 @@
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from sqlalchemy.util import await_only
 from control_plane.config import Settings
 from control_plane.db.engine import create_engine
 from control_plane.db.migrate import make_ready
-from control_plane.db.unit_of_work import Database
+from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.faults import Faults
 from control_plane.feed.poller import Poller
 from control_plane.leases.installation import read_installation
@@ -100,10 +100,27 @@ class Broken(sqlite3.OperationalError):
     """The process of this connection is dead."""
 
 
+class SlowDatabase(Database):
+    """Its transactions take a while, one after the other: who comes meanwhile waits."""
+
+    def __init__(self, engine: Any, *, clock: Callable[[], datetime], seconds: Callable[[], float]) -> None:
+        super().__init__(engine, clock=clock)
+        self._seconds = seconds
+        self._busy = asyncio.Lock()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[UnitOfWork]:
+        """Waits before it begins: the file's lock, held meanwhile, would block the thread that everybody shares."""
+        async with self._busy:
+            await asyncio.sleep(self._seconds())
+            async with super().begin() as uow:
+                yield uow
+
+
 class Replica:
     """One process of the control plane."""
 
-    def __init__(self, hub: Hub, path: Path, settings: Settings) -> None:
+    def __init__(self, hub: Hub, path: Path, settings: Settings, commit_seconds: float) -> None:
         self.is_dead = False
         self._hub = hub
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -111,7 +128,15 @@ class Replica:
         self._connections: list[Any] = []
         event.listen(self.engine.sync_engine, "before_cursor_execute", self._before)
         event.listen(self.engine.sync_engine, "connect", lambda made, _: self._connections.append(made))
-        self.database = Database(self.engine, clock=lambda: BASE + timedelta(seconds=hub.time()))
+        clock = lambda: BASE + timedelta(seconds=hub.time())  # noqa: E731 read each time
+        random = Random(f"{commit_seconds} {hub.time()}")
+        self.database: Database
+        if commit_seconds:
+            self.database = SlowDatabase(
+                self.engine, clock=clock, seconds=lambda: random.random() * commit_seconds
+            )
+        else:
+            self.database = Database(self.engine, clock=clock)
         self.poller = Poller(self.database, monotonic=hub.time)
         self._settings = settings
         self.service: SyncService
@@ -184,9 +209,12 @@ def _message(described: Any) -> Any:
 class Plane:
     """All replicas and their database."""
 
-    def __init__(self, hub: Hub, folder: Path, template: Path, settings: Settings) -> None:
-        """`template`: a migrated, empty database."""
+    def __init__(
+        self, hub: Hub, folder: Path, template: Path, settings: Settings, commit_seconds: float = 0.0
+    ) -> None:
+        """`template`: a migrated, empty database. `commit_seconds`: the longest that a transaction takes."""
         self._hub = hub
+        self._commit_seconds = commit_seconds
         self._settings = settings
         self.path = folder / "control-plane.sqlite3"
         self._backup = folder / "backup.sqlite3"
@@ -202,7 +230,7 @@ class Plane:
 
     async def start_replica(self) -> Replica:
         """One more."""
-        replica = Replica(self._hub, self.path, self._settings)
+        replica = Replica(self._hub, self.path, self._settings, self._commit_seconds)
         await replica.start()
         self.replicas.append(replica)
         self._all.append(replica)

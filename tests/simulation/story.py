@@ -131,6 +131,8 @@ class Story:
     weather: Weather
     grants: tuple[Granted, ...]
     acts: tuple[Act, ...]
+    commit_seconds: float = 0.0
+    """The longest that the control plane's database takes for a transaction: meanwhile the next ones wait."""
 
     @property
     def hurts_sidecars(self) -> bool:
@@ -195,7 +197,8 @@ def story(seed: int, kinds: Sequence[str] = ()) -> Story:
         if what in _BEFORE:
             acts.append(Act(max(0.7, at - random.uniform(0.2, 6.0)), _BEFORE[what], node))
     acts.sort(key=lambda act: act.at)
-    return Story(seed, durabilities, replicas, weather, _grants(random), tuple(acts))
+    commit_seconds = Random(f"{seed} commits").choice([0.02, 0.1, 0.4]) if seed % 4 == 0 else 0.0
+    return Story(seed, durabilities, replicas, weather, _grants(random), tuple(acts), commit_seconds)
 
 
 def _uses(random: Random, sidecars: int) -> list[Act]:

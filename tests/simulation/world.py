@@ -46,7 +46,7 @@ class World:
         self.loop = VirtualLoop()
         self.hub = Hub(self.loop, Random(f"{told.seed} threads"))
         self.oracle = Oracle()
-        self.plane = Plane(self.hub, folder, template, PLANE)
+        self.plane = Plane(self.hub, folder, template, PLANE, told.commit_seconds)
         weather = Weather(told.weather.longest_delay, told.weather.loss, told.weather.repeat)
         self.stage = Stage(told, self.hub, self.oracle, self.plane, weather, log)
         self.stage.nodes += [self._node(number, folder) for number in range(len(told.durabilities))]

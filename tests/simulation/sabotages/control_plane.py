@@ -7,12 +7,13 @@ from unittest import mock
 
 from sqlalchemy import delete
 
-from control_plane.leases import acquire, gauges, grant, quarantine, replies, sessions
+from control_plane.leases import acquire, gauges, quarantine, replies, sessions
+from control_plane.leases.grant import Granting
 from control_plane.leases.rates import Bucket
 from control_plane.leases.restored import Pause
 from control_plane.leases.rows import OPEN, LeaseRow
 from control_plane.leases.settle import Freed
-from control_plane.leases.tables import lease_requests
+from control_plane.leases.tables import holder_key, lease_requests
 from control_plane.ledger import limits
 from control_plane.ledger.rows import GrantRow
 from control_plane.usage import keys, report
@@ -52,14 +53,31 @@ def quarantine_never_ends() -> Iterator[None]:
 def no_replay_of_request_ids() -> Iterator[None]:
     """A repeated request is granted once more."""
 
-    async def stored(*_: Any) -> None:
-        return None
+    async def stored(*_: Any) -> dict[Any, bytes]:
+        return {}
 
-    async def store(uow: Any, holder: session.Holder, request_id: str, reply: bytes) -> None:
-        await uow.connection.execute(delete(lease_requests).where(lease_requests.c.request_id == request_id))
-        await replies.store_reply(uow, holder, request_id, reply)
+    async def store(uow: Any, made: Any) -> None:
+        names = [reply.request_id for reply in made]
+        await uow.connection.execute(delete(lease_requests).where(lease_requests.c.request_id.in_(names)))
+        await replies.store_replies(uow, made)
 
-    with mock.patch.object(acquire, "stored_reply", stored), mock.patch.object(acquire, "store_reply", store):
+    with (
+        mock.patch.object(acquire, "stored_replies", stored),
+        mock.patch.object(acquire, "store_replies", store),
+    ):
+        yield
+
+
+@sabotage(seed=8)
+def a_round_mixes_up_its_askers() -> Iterator[None]:
+    """Of those who are answered together each hears the answer of the next."""
+    real = acquire.Acquiring._round
+
+    async def answer(self: acquire.Acquiring, asks: Any) -> Any:
+        answers = list(await real(self, asks))
+        return answers[1:] + answers[:1]
+
+    with mock.patch.object(acquire.Acquiring, "_round", answer):
         yield
 
 
@@ -67,13 +85,11 @@ def no_replay_of_request_ids() -> Iterator[None]:
 def no_epoch_fence() -> Iterator[None]:
     """An earlier incarnation acquires as before."""
 
-    async def fetch(uow: Any, holder: session.Holder, _epoch: int) -> Any:
-        row = await sessions.lock_session(uow, holder)
-        if row is None:
-            raise sessions.Superseded
-        return row
+    async def fetch(uow: Any, requests: Any) -> Any:
+        rows = [await sessions.lock_session(uow, request.holder) for request in requests]
+        return {holder_key(row): row for row in rows if row is not None}
 
-    with mock.patch.object(acquire, "acquiring_session", fetch):
+    with mock.patch.object(acquire, "acquiring_sessions", fetch):
         yield
 
 
@@ -207,13 +223,13 @@ def verdicts_hold_no_seat() -> Iterator[None]:
 @sabotage(seed=22)
 def leases_outlive_their_grants() -> Iterator[None]:
     """A lease ends when it would, whatever becomes of its grant."""
-    real = grant._new_lease
+    real = Granting._new_lease
 
-    def made(terms: Any, item: Any, row: GrantRow) -> LeaseRow:
-        lease = real(terms, item, row)
+    def made(self: Granting, holder: Any, item: Any, row: GrantRow) -> LeaseRow:
+        lease = real(self, holder, item, row)
         lease.never_after = None
-        lease.ends_at = lease.begins_at + terms.settings.ttl
+        lease.ends_at = lease.begins_at + self._settings.ttl
         return lease
 
-    with mock.patch.object(grant, "_new_lease", made):
+    with mock.patch.object(Granting, "_new_lease", made):
         yield

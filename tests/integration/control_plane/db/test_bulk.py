@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from control_plane.db.bulk import COPIED, append, by_pairs
+from control_plane.db.bulk import COPIED, append, by_pairs, update_rows
 from control_plane.db.types import INT64_MAX, AmountOutOfRange
 from control_plane.db.unit_of_work import Database, UnitOfWork
+from control_plane.leases.tables import sessions
 from control_plane.usage.tables import event_charges, event_keys
 
 ODD = 'tab\t, "quoted", back\\slash, line\nbreak, \\N, {}, é, 漢'
@@ -43,6 +44,44 @@ async def test_no_rows_are_no_statement(database: Database) -> None:
     """Nothing to write is nothing written."""
     async with database.begin() as uow:
         await append(uow.connection, event_keys, [])
+        await update_rows(uow.connection, event_keys, "idempotency_key", [])
+
+
+@pytest.mark.parametrize("count", [1, 2, MANY])
+async def test_rows_become_what_was_given(database: Database, count: int) -> None:
+    """Each its own values, of every type that changes, `None` among them; no other row and no other column."""
+    async with database.begin() as uow:
+        before = [_session(uow, number) for number in range(count + 2)]
+        await append(uow.connection, sessions, before)
+        given = [
+            {
+                "outbox_id": row["outbox_id"],
+                "cursor": INT64_MAX - number,
+                "label": ODD,
+                "declared_dead_at": uow.now if number % 2 else None,
+            }
+            for number, row in enumerate(before[:count])
+        ]
+        await update_rows(uow.connection, sessions, "outbox_id", given)
+    async with database.read() as uow:
+        found = (await uow.connection.execute(select(sessions).order_by(sessions.c.outbox_id))).mappings()
+        wanted = [row | changed for row, changed in zip(before, given, strict=False)]
+        assert [dict(row) for row in found] == wanted + before[count:]
+
+
+def _session(uow: UnitOfWork, number: int) -> dict[str, Any]:
+    return {
+        "outbox_id": f"{ODD}{number:04}",
+        "incarnation_id": "inc",
+        "epoch": 1,
+        "cursor": 0,
+        "highest_seq": number,
+        "label": "",
+        "state": "open",
+        "opened_at": uow.now,
+        "seen_at": uow.now,
+        "declared_dead_at": uow.now,
+    }
 
 
 @pytest.mark.parametrize("count", [2, MANY])

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from control_plane.db.unit_of_work import Database
-from control_plane.leases.acquire import acquire
+from control_plane.leases.acquire import Acquiring
 from control_plane.leases.recalls import answer_recall
 from control_plane.leases.sessions import close_session, open_session
 from control_plane.leases.settings import LeaseSettings
@@ -41,6 +41,16 @@ def event(
 def content_hash(made: usage.UsageEvent) -> bytes:
     """As sidecars hash what the caller sent."""
     return hashlib.sha256(made.SerializeToString(deterministic=True)).digest()
+
+
+class _Processes(dict[LeaseSettings, Acquiring]):
+    """One of the control plane, per settings."""
+
+
+def acquiring(database: Database, settings: LeaseSettings = SETTINGS) -> Acquiring:
+    """The process that all holders ask: those who ask at once are answered together."""
+    processes = database.kept(_Processes)
+    return processes.setdefault(settings, Acquiring(database, settings))
 
 
 @dataclass
@@ -111,7 +121,7 @@ class Holder:
     ) -> session.Acquired:
         """Acquires of one balance."""
         request = self.request(balance, need, amount, request_id=request_id, returns=returns, **want)
-        return (await acquire(self.database, request, settings)).acquired[0]
+        return (await acquiring(self.database, settings).acquire(request)).acquired[0]
 
     def request(
         self,

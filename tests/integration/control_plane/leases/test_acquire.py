@@ -9,7 +9,6 @@ from sqlalchemy import event, select
 
 from control_plane.db.unit_of_work import Database
 from control_plane.feed.bus import Bus
-from control_plane.leases.acquire import acquire
 from control_plane.leases.quarantine import sweep_leases
 from control_plane.leases.sessions import Superseded
 from control_plane.leases.settings import LeaseSettings
@@ -19,7 +18,7 @@ from control_plane.ledger.grants import NewGrant, create_grant
 from control_plane.ledger.tables import grants
 from purser.sync.v1 import session_pb2 as session
 from tests.integration.control_plane.conftest import SteppedClock
-from tests.integration.control_plane.leases.holder import SETTINGS, Holder, check_books, ref
+from tests.integration.control_plane.leases.holder import SETTINGS, Holder, acquiring, check_books, ref
 from tests.integration.control_plane.setting import make_subscriber, publish_text
 
 
@@ -73,7 +72,7 @@ async def test_more_wants_are_not_more_statements(database: Database) -> None:
         request = holder.request(wanted[0], 1)
         for other in wanted[1:]:
             request.wants.extend(holder.request(other, 1).wants)
-        response = await acquire(database, request, SETTINGS)
+        response = await acquiring(database, SETTINGS).acquire(request)
         assert [allotted(acquired) for acquired in response.acquired] == [1] * len(wanted)
         return len(statements)
 
@@ -124,9 +123,9 @@ async def test_a_repeat_is_the_same_reply(database: Database, clock: SteppedCloc
     holder = Holder(database)
     await holder.open()
     request = holder.request(ref("acme"), 75, 100)
-    first = await acquire(database, request, SETTINGS)
+    first = await acquiring(database, SETTINGS).acquire(request)
     clock.advance(seconds=7)
-    again = await acquire(database, request, SETTINGS)
+    again = await acquiring(database, SETTINGS).acquire(request)
     assert first.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
     async with database.read() as uow:
         assert len((await uow.connection.execute(select(leases))).all()) == 1
@@ -275,7 +274,7 @@ async def test_nobody_is_waited_for_longer_than_the_caller_waits(
     for seconds in (0.15, 0.0):
         request = other.request(ref("acme"), 75)
         async with asyncio.timeout(5):
-            reply = await acquire(database, request, LONG, seconds=seconds)
+            reply = await acquiring(database, LONG).acquire(request, seconds=seconds)
         assert reply.acquired[0].refusal.kind == session.REFUSAL_KIND_HELD_BY_OTHERS
 
 
@@ -311,7 +310,7 @@ async def test_several_balances_are_answered_each_for_itself(database: Database)
     request = holder.request(ref("acme"), 100)
     request.wants.append(holder.request(ref("basic", "allowance:api"), 101).wants[0])
     request.wants.append(holder.request(ref("nobody", "allowance:api"), 1).wants[0])
-    reply = await acquire(database, request, SETTINGS)
+    reply = await acquiring(database, SETTINGS).acquire(request)
     assert [allotted(one) for one in reply.acquired] == [100, 0, 0]
     assert [one.refusal.kind for one in reply.acquired] == [
         session.REFUSAL_KIND_UNSPECIFIED,

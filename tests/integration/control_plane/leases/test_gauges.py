@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from control_plane.db.unit_of_work import Database
-from control_plane.leases.acquire import acquire
 from control_plane.ledger.balances import Standing, standings
 from control_plane.usage.sweep import sweep
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync
 from purser.v1 import usage_pb2 as usage
 from tests.integration.control_plane.conftest import SteppedClock
-from tests.integration.control_plane.leases.holder import SETTINGS, Holder, check_books
+from tests.integration.control_plane.leases.holder import SETTINGS, Holder, acquiring, check_books
 from tests.integration.control_plane.leases.test_remote import SEATS, begun
 
 ADD, REMOVE, SET = usage.GAUGE_CHANGE_ADD, usage.GAUGE_CHANGE_REMOVE, usage.GAUGE_CHANGE_SET
@@ -60,7 +59,7 @@ async def give_up(holder: Holder, *request_ids: str) -> None:
         request_id=f"up-{holder.incarnation_id}-{holder.requests}",
         given_up=[session.GivenUp(ref=SEATS, request_id=name) for name in request_ids],
     )
-    await acquire(holder.database, request, SETTINGS)
+    await acquiring(holder.database, SETTINGS).acquire(request)
 
 
 async def standing(database: Database) -> Standing:

@@ -4,9 +4,8 @@ from sqlalchemy import text
 
 from control_plane.db.unit_of_work import Database
 from control_plane.faults import Faults
-from control_plane.leases.acquire import acquire
 from purser.sync.v1 import session_pb2 as session
-from tests.integration.control_plane.leases.holder import SETTINGS, Holder, check_books, ref
+from tests.integration.control_plane.leases.holder import SETTINGS, Holder, acquiring, check_books, ref
 from tests.integration.control_plane.leases.test_acquire import allotted, prepaid
 
 
@@ -23,12 +22,12 @@ async def test_the_others_get_theirs(database: Database) -> None:
     for name, need in (("odd", 400), ("zoe", 500)):
         request.wants.append(session.Want(ref=ref(name), feature="api", need=need, amount=need))
 
-    answers = (await acquire(database, request, SETTINGS)).acquired
+    answers = (await acquiring(database, SETTINGS).acquire(request)).acquired
     assert [allotted(answer) for answer in answers] == [400, 0, 500]
     assert answers[1].refusal.kind == session.REFUSAL_KIND_FAILED
     assert answers[1].refusal.retry_after.ToTimedelta() == SETTINGS.retry_after
     assert database.kept(Faults).counted == {"want": 1}
-    again = (await acquire(database, request, SETTINGS)).acquired
+    again = (await acquiring(database, SETTINGS).acquire(request)).acquired
     assert list(again) == list(answers)
     async with database.begin() as uow:
         await uow.connection.execute(text("UPDATE grants SET scope = '[]' WHERE customer_id = 'odd'"))

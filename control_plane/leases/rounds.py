@@ -1,0 +1,84 @@
+"""Rounds: what is asked while others are being answered is answered together, in the next transaction.
+
+Who asks alone waits for nobody. The more ask, the more share a transaction, so what each costs falls as the load grows;
+databases do the same with commits ("group commit", DeWitt et al., SIGMOD 1984).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+AT_ONCE: Final = 2
+"""Rounds at a time: one is worked on while the other waits for the database."""
+MOST: Final = 32
+"""Of those who ask in one round: each waits for all, and the round's locks are held so long."""
+
+Asked = TypeVar("Asked")
+Told = TypeVar("Told")
+
+
+@dataclass(slots=True, eq=False)
+class _Asking(Generic[Asked, Told]):
+    """Somebody who waits."""
+
+    key: Hashable
+    asked: Asked
+    told: "asyncio.Future[Told]"
+
+
+class Rounds(Generic[Asked, Told]):
+    """Those of one process."""
+
+    def __init__(self, answer: Callable[[Sequence[Asked]], Awaitable[Sequence[Told]]]) -> None:
+        """`answer` is asked about a round and tells everybody's answer, in order. What it raises everybody hears."""
+        self._answer = answer
+        self._waiting: deque[_Asking[Asked, Told]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def take_part(self, key: Hashable, asked: Asked) -> Told:
+        """The answer, from a round in which nobody else has this key.
+
+        A round goes on to its end when a caller is cancelled; who is cancelled before it begins is left out.
+        """
+        loop = asyncio.get_running_loop()
+        asking: _Asking[Asked, Told] = _Asking(key, asked, loop.create_future())
+        self._waiting.append(asking)
+        if len(self._running) < AT_ONCE:
+            self._running.add(loop.create_task(self._run()))
+        return await asking.told
+
+    async def _run(self) -> None:
+        try:
+            while taken := self._next():
+                await self._tell(taken)
+        finally:
+            # Before anything else runs: whoever asks next finds that nobody is at it.
+            self._running.discard(asyncio.current_task())
+
+    def _next(self) -> list[_Asking[Asked, Told]]:
+        """Those of the next round, the longest waiting first."""
+        taken: dict[Hashable, _Asking[Asked, Told]] = {}
+        later: list[_Asking[Asked, Told]] = []
+        while self._waiting and len(taken) < MOST:
+            asking = self._waiting.popleft()
+            if not asking.told.done() and taken.setdefault(asking.key, asking) is not asking:
+                later.append(asking)
+        self._waiting.extendleft(reversed(later))
+        return list(taken.values())
+
+    async def _tell(self, taken: Sequence[_Asking[Asked, Told]]) -> None:
+        try:
+            answers = await self._answer([asking.asked for asking in taken])
+        except Exception as error:  # noqa: BLE001 - whoever asked raises it
+            for asking in taken:
+                if not asking.told.done():
+                    asking.told.set_exception(error)
+        else:
+            for asking, answer in zip(taken, answers, strict=True):
+                if not asking.told.done():
+                    asking.told.set_result(answer)
+        finally:
+            for asking in taken:
+                asking.told.cancel()  # the process ends: nobody waits for ever. Who was told already stays so.

@@ -1,0 +1,119 @@
+"""Rounds: who asks alone is answered at once, who asks meanwhile shares the next."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from control_plane.leases.rounds import AT_ONCE, MOST, Rounds
+
+
+class Books:
+    """Answers when it is let; tells what it was asked, round by round."""
+
+    def __init__(self) -> None:
+        self.rounds: list[list[str]] = []
+        self.let = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def answer(self, asked: Sequence[str]) -> list[str]:
+        """Each in capitals."""
+        self.rounds.append(list(asked))
+        await self.let.wait()
+        if self.error is not None:
+            raise self.error
+        return [one.upper() for one in asked]
+
+
+async def all_but_busy(books: Books) -> tuple[Rounds[str, str], list["asyncio.Task[str]"]]:
+    """Rounds that are all at work, each on one who asked alone."""
+    rounds = Rounds(books.answer)
+    asking = []
+    for number in range(AT_ONCE):
+        asking.append(ask(rounds, f"first-{number}"))
+        await turn()
+    return rounds, asking
+
+
+def ask(rounds: Rounds[str, str], asked: str, key: str = "") -> "asyncio.Task[str]":
+    """Somebody who asks; by default each has a key of its own."""
+    return asyncio.ensure_future(rounds.take_part(key or asked, asked))
+
+
+async def turn() -> None:
+    """Lets everybody get as far as they can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_who_asks_alone_is_answered_alone() -> None:
+    """Without waiting for others; and as often as it asks."""
+    books = Books()
+    books.let.set()
+    rounds = Rounds(books.answer)
+    assert [await rounds.take_part("k", one) for one in ("a", "b")] == ["A", "B"]
+    assert books.rounds == [["a"], ["b"]]
+
+
+async def test_who_asks_meanwhile_shares_the_next_round() -> None:
+    """In the order in which they came, each with its own answer."""
+    books = Books()
+    rounds, asking = await all_but_busy(books)
+    asking += [ask(rounds, name) for name in "abc"]
+    await turn()
+    assert len(books.rounds) == AT_ONCE
+    books.let.set()
+    assert await asyncio.gather(*asking) == [*(f"FIRST-{n}" for n in range(AT_ONCE)), "A", "B", "C"]
+    assert books.rounds[AT_ONCE:] == [["a", "b", "c"]]
+
+
+async def test_a_round_has_each_key_once() -> None:
+    """The second waits for the next one, and loses its place to nobody of its key."""
+    books = Books()
+    rounds, asking = await all_but_busy(books)
+    asking += [ask(rounds, name, key=name[0]) for name in ("a1", "b1", "a2", "a3", "b2")]
+    await turn()
+    books.let.set()
+    await asyncio.gather(*asking)
+    assert books.rounds[AT_ONCE:] == [["a1", "b1"], ["a2", "b2"], ["a3"]]
+
+
+async def test_a_round_has_an_end() -> None:
+    """More than it takes wait for the next one."""
+    books = Books()
+    rounds, asking = await all_but_busy(books)
+    asking += [ask(rounds, f"{n:03}") for n in range(2 * MOST + 1)]
+    await turn()
+    books.let.set()
+    await asyncio.gather(*asking)
+    assert [len(one) for one in books.rounds[AT_ONCE:]] == [MOST, MOST, 1]
+
+
+async def test_an_error_is_everybodys() -> None:
+    """And the rounds after it are as ever."""
+    books = Books()
+    rounds, asking = await all_but_busy(books)
+    asking += [ask(rounds, "a"), ask(rounds, "b")]
+    await turn()
+    books.error = OSError("the database is away")
+    books.let.set()
+    for one in asking:
+        with pytest.raises(OSError, match="away"):
+            await one
+    books.error = None
+    assert await rounds.take_part("c", "c") == "C"
+
+
+async def test_who_goes_away_before_it_begins_is_left_out() -> None:
+    """Who goes away later is worked on to the end: its transaction is on its way."""
+    books = Books()
+    rounds, asking = await all_but_busy(books)
+    gone, stays = ask(rounds, "gone"), ask(rounds, "stays")
+    await turn()
+    gone.cancel()
+    asking[0].cancel()
+    await turn()
+    books.let.set()
+    assert await stays == "STAYS"
+    assert books.rounds == [*([f"first-{n}"] for n in range(AT_ONCE)), ["stays"]]
+    assert await asyncio.gather(*asking[1:]) == [f"FIRST-{n}" for n in range(1, AT_ONCE)]
