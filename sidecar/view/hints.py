@@ -1,9 +1,10 @@
 """How balances stand at the control plane: for answers, never for deciding what may be spent."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef
 from sidecar.view.states import instant, ref_of
@@ -70,3 +71,51 @@ def hint_of(hint: session.BalanceHint, counted_through: int = 0) -> Hint:
         scoped={item.feature: item.available for item in hint.scoped},
         counted_through=counted_through,
     )
+
+
+def supersedes(hint: Hint, held: Hint, *, in_order: bool) -> bool:
+    """Was it read later? What leases spend raises no version: the reporter's cursor tells for what was spent here. On
+    the feed a later one also tells what others have spent, or that a limit changed and no balance did.
+    """
+    stamp, held_stamp = (hint.version, hint.counted_through), (held.version, held.counted_through)
+    return stamp > held_stamp or (in_order and stamp == held_stamp and hint != held)
+
+
+Packed = tuple[bytes, ...]
+"""Hints of one customer as `BalanceHints`, one for each number that they count through; its id is left out of them."""
+
+
+def packed(hints: Iterable[Hint]) -> Packed:
+    """All of one customer."""
+    groups: dict[int, feed.BalanceHints] = {}
+    for hint in hints:
+        message = hint.as_message()
+        message.ref.customer_id = ""
+        group = groups.get(hint.counted_through)
+        if group is None:
+            group = groups[hint.counted_through] = feed.BalanceHints(counted_through=hint.counted_through)
+        group.hints.append(message)
+    return tuple(group.SerializeToString() for group in groups.values())
+
+
+def unpacked(customer_id: str, hints: Packed) -> dict[BalanceRef, Hint]:
+    """What was packed, by balance."""
+    return {
+        hint.ref: hint
+        for message, through in _messages(customer_id, hints)
+        for hint in (hint_of(message, through),)
+    }
+
+
+def messages(customer_id: str, hints: Packed) -> Iterator[session.BalanceHint]:
+    """What was packed, as the feed carries it."""
+    for message, _ in _messages(customer_id, hints):
+        yield message
+
+
+def _messages(customer_id: str, hints: Packed) -> Iterator[tuple[session.BalanceHint, int]]:
+    for encoded in hints:
+        group = feed.BalanceHints.FromString(encoded)
+        for message in group.hints:
+            message.ref.customer_id = customer_id
+            yield message, group.counted_through
