@@ -3,11 +3,15 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import BalanceRef
 from sidecar.view.states import instant, ref_of
+
+_UNSCOPED: Final[Mapping[str, int]] = {}
+"""One for all hints without scopes, which are most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Hint:
     period_start: datetime | None
     period_end: datetime | None
     next_expiry_at: datetime | None
-    scoped: Mapping[str, int] = field(default_factory=dict)
+    scoped: Mapping[str, int] = field(default_factory=lambda: _UNSCOPED)
     counted_through: int = field(default=0, compare=False)
     """It counts what this incarnation has reported up to this number, and nothing of it after."""
 
@@ -57,8 +61,12 @@ class Hint:
 
 def hint_of(hint: session.BalanceHint, counted_through: int = 0) -> Hint:
     """Raises BadState."""
+    return _typed(ref_of(hint.ref), hint, counted_through)
+
+
+def _typed(ref: BalanceRef, hint: session.BalanceHint, counted_through: int) -> Hint:
     return Hint(
-        ref=ref_of(hint.ref),
+        ref=ref,
         version=hint.version,
         granted=hint.granted if hint.HasField("granted") else None,
         used=hint.used,
@@ -68,7 +76,7 @@ def hint_of(hint: session.BalanceHint, counted_through: int = 0) -> Hint:
         period_start=instant(hint.period_start) if hint.HasField("period_start") else None,
         period_end=instant(hint.period_end) if hint.HasField("period_end") else None,
         next_expiry_at=instant(hint.next_expiry_at) if hint.HasField("next_expiry_at") else None,
-        scoped={item.feature: item.available for item in hint.scoped},
+        scoped={item.feature: item.available for item in hint.scoped} or _UNSCOPED,
         counted_through=counted_through,
     )
 
@@ -100,22 +108,18 @@ def packed(hints: Iterable[Hint]) -> Packed:
 
 def unpacked(customer_id: str, hints: Packed) -> dict[BalanceRef, Hint]:
     """What was packed, by balance."""
-    return {
-        hint.ref: hint
-        for message, through in _messages(customer_id, hints)
-        for hint in (hint_of(message, through),)
-    }
+    found: dict[BalanceRef, Hint] = {}
+    for encoded in hints:
+        group = feed.BalanceHints.FromString(encoded)
+        for message in group.hints:
+            ref = ref_of(message.ref)._replace(customer_id=customer_id)
+            found[ref] = _typed(ref, message, group.counted_through)
+    return found
 
 
 def messages(customer_id: str, hints: Packed) -> Iterator[session.BalanceHint]:
     """What was packed, as the feed carries it."""
-    for message, _ in _messages(customer_id, hints):
-        yield message
-
-
-def _messages(customer_id: str, hints: Packed) -> Iterator[tuple[session.BalanceHint, int]]:
     for encoded in hints:
-        group = feed.BalanceHints.FromString(encoded)
-        for message in group.hints:
+        for message in feed.BalanceHints.FromString(encoded).hints:
             message.ref.customer_id = customer_id
-            yield message, group.counted_through
+            yield message
