@@ -79,26 +79,31 @@ class Customers(Room[CustomerEntry]):
 
     def hint_messages(self, key: str) -> Iterator[session.BalanceHint]:
         """How the balances of one that is held stand, as the feed carries it. It stays at rest if it is."""
-        known = self.hints.get(key)
-        if known is None:
-            return messages(key, self._entries[key].hints)
-        return iter([hint.as_message() for hint in known.values()])
+        as_bytes = self._entries[key].hints
+        if as_bytes is not None:
+            return messages(key, as_bytes)
+        return iter([hint.as_message() for hint in self.hints[key].values()])
 
     def note(self, hints: Iterable[Hint], *, in_order: bool) -> Noted:
         """Takes over those that are later than what is known. Who is at rest stays so."""
         news: list[Hint] = []
         standing: list[Hint] = []
         at_rest: dict[str, dict[BalanceRef, Hint]] = {}
+        changed: set[str] = set()
         for hint in hints:
-            known = self._known(hint.ref.customer_id, at_rest)
+            key = hint.ref.customer_id
+            known = self._known(key, at_rest)
             held = known.get(hint.ref)
             if held is None or supersedes(hint, held, in_order=in_order):
                 known[hint.ref] = hint
+                changed.add(key)
                 if hint != held:
                     news.append(hint)
             standing.append(known[hint.ref])
-        for key, known in at_rest.items():
-            self._entries[key].hints = packed(known.values())
+        for key in changed:
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.hints = packed(at_rest[key].values()) if key in at_rest else None
         while len(self.others) > self._bound:
             del self.others[next(iter(self.others))]
         return Noted(tuple(news), tuple(standing))
@@ -119,7 +124,7 @@ class Customers(Room[CustomerEntry]):
         if entry is None:
             return self.others.setdefault(key, {})
         if key not in at_rest:
-            at_rest[key] = unpacked(key, entry.hints)
+            at_rest[key] = unpacked(key, entry.hints or ())
         return at_rest[key]
 
     def _wake(self, entry: CustomerEntry) -> dict[BalanceRef, Hint]:
@@ -127,8 +132,7 @@ class Customers(Room[CustomerEntry]):
         key = entry.customer_id
         known = self.hints.get(key)
         if known is None:
-            known = self.hints[key] = unpacked(key, entry.hints)
-            entry.hints = ()
+            known = self.hints[key] = unpacked(key, entry.hints or ())
             # It is the last one to rest anyway: only being asked about again keeps it from that.
             entry.asked = False
             self._in_use[key] = None
@@ -145,7 +149,8 @@ class Customers(Room[CustomerEntry]):
                 entry.asked = False
                 self._in_use[key] = None
                 continue
-            entry.hints = packed(self.hints[key].values())
+            # A reader who does not find its hints looks again under the lock.
+            known = self.hints.pop(key)
+            if entry.hints is None:
+                entry.hints = packed(known.values())
             entry.compiled = None
-            # Last: a reader who does not find them here looks again under the lock.
-            del self.hints[key]

@@ -37,8 +37,8 @@ class CustomerEntry:
     """Changes of it reach this view; False for one that a second tier gave, until it is subscribed."""
     compiled: Compiled | None = None
     """None: at rest, or nobody has asked for them yet."""
-    hints: Packed = ()
-    """How its balances stand, while it is at rest."""
+    hints: Packed | None = ()
+    """How its balances stand, as bytes; None: in use, and they have changed since."""
     as_of: datetime | None = None
     """Of one that is not chained: when it was confirmed last, by the control plane's clock; None: nobody knows."""
     used: bool = True
