@@ -23,9 +23,8 @@ class Noted(NamedTuple):
 
 
 class Customers(Room[CustomerEntry]):
-    """At most `bound` of them, at most `in_use_max` in use. `get` and `peek` take no lock, nor does
-    reading `hints` and `others`;
-    everything else is called under the view's.
+    """At most `bound` of them, at most `in_use_max` in use. `get` and `peek` take no lock, nor does looking into
+    `hints` and `others`; everything else is called under the view's.
     """
 
     def __init__(self, bound: int, in_use_max: int, pinned: Callable[[str], bool]) -> None:

@@ -134,8 +134,11 @@ class View:
             valid_until = compiled.entitlements.valid_until
             if valid_until is None or at < valid_until:
                 return compiled
+        # In this order: what is current was among the catalogs before it was.
+        current = self._current
+        catalogs = self._catalogs
         # Two readers may do this at once; both results are right, and one of them stays.
-        fresh = self._compile(customer_of(entry.state()), self._catalogs, self._current, at)
+        fresh = self._compile(customer_of(entry.state()), catalogs, current, at)
         with self._changed:
             if compiled is None:
                 self.made_again += 1
