@@ -139,7 +139,7 @@ def metrics() -> str:
 def _of_the_sidecar() -> CollectorRegistry:
     registry, clock = CollectorRegistry(), ManualClock()
     Metrics(registry)
-    view = View(bound=1, pulse=Pulse(), now=clock.now, pinned=lambda _customer: False)
+    view = View(bound=1, in_use_max=1, pulse=Pulse(), now=clock.now, pinned=lambda _customer: False)
     EdgeMetrics(registry, view=view, pools=(), prepared=int, clock=clock)
     return registry
 

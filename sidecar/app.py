@@ -218,6 +218,7 @@ class Sidecar:
         settings, clock = self._settings, self._clock
         self._view = View(
             bound=settings.customers_max,
+            in_use_max=settings.customers_in_use_max,
             pulse=self._pulse,
             now=self._control_now,
             pinned=self._is_pinned,

@@ -90,7 +90,7 @@ class Kept:
             return None
         compiled = entry.compiled
         bill = judged.bill
-        if compiled.stamp != party.stamp:
+        if compiled is None or compiled.stamp != party.stamp:
             return None
         if not is_fresh_while_live(bill):
             return None

@@ -41,7 +41,7 @@ def left_over(
 
 def _add(sums: dict[BalanceRef, int], usage: sync.Usage, view: View, now: datetime) -> None:
     entry = view.customer(usage.event.customer_id)
-    if entry is None or not entry.customer.exists:
+    if entry is None or not entry.exists:
         return
     entitlements = view.compiled(entry, now).entitlements
     if not usage.decided:

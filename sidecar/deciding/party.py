@@ -85,7 +85,7 @@ class Parties:
         if entry is None:
             text = "the customer is not known here, and the control plane can not be asked"
             return Party(customer_id, subject_id, None, 0, Reason.CONTROL_PLANE_UNREACHABLE, text)
-        if not entry.customer.exists:
+        if not entry.exists:
             text = f"there is no customer {customer_id!r}"
             return Party(customer_id, subject_id, None, 0, Reason.CUSTOMER_NOT_FOUND, text)
         compiled = self.view.compiled(entry, at or self.now())

@@ -72,12 +72,12 @@ class Preparing:
         party = consume.parties.find(message.customer_id, message.subject_id, deadline=deadline, waits=False)
         judged = consume.judge.event(party, asked.event(party, now), feature=feature, explain=False)
         entry = self.view.customer(party.customer_id)
-        if entry is None or entry.compiled.stamp != party.stamp or not _is_plain(judged):
+        compiled = None if entry is None else entry.compiled
+        if compiled is None or compiled.stamp != party.stamp or not _is_plain(judged):
             return None
         outcome = decide(judged.bill, dict.fromkeys(judged.bill.refs, _AMPLE))
         if not _is_covered(outcome):
             return None
-        compiled = entry.compiled
         seconds = KEPT_SECONDS
         if compiled.entitlements.valid_until is not None:
             seconds = min(seconds, (compiled.entitlements.valid_until - now).total_seconds())

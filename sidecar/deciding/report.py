@@ -133,7 +133,7 @@ class Report:
         message = item.message
         if message.customer_id:
             entry = self.view.customer(message.customer_id)
-            if entry is None or not entry.customer.exists:
+            if entry is None or not entry.exists:
                 return Party(message.customer_id, message.subject_id, None, 0, Reason.CUSTOMER_NOT_FOUND)
             compiled = self.view.compiled(entry, self.parties.now())
             return Party(

@@ -1,4 +1,4 @@
-"""What a customer may do, compiled once when its state arrives: standing, features, balances, what events touch."""
+"""What a customer may do, compiled once while it is in use: standing, features, balances, what events touch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

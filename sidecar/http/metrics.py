@@ -50,7 +50,20 @@ class EdgeMetrics:
         self._revision = Gauge("purser_view_revision", "The revision of the view.", registry=registry)
         self._connected = Gauge("purser_feed_connected", "1: the feed is connected.", registry=registry)
         self._held = Gauge("purser_view_entries", "What the view holds.", ["kind"], registry=registry)
-        registry.register(_Prepared(prepared))
+        registry.register(
+            _Counted(
+                "purser_consumes_prepared",
+                "Consumes whose content was seen before: one costs half of what another does.",
+                prepared,
+            )
+        )
+        registry.register(
+            _Counted(
+                "purser_customers_made_again",
+                "Calls about a customer at rest. Many: `customers_in_use_max` is too small for the traffic.",
+                lambda: view.made_again,
+            )
+        )
 
     def refresh(self) -> None:
         """Brings all of them up to date."""
@@ -64,14 +77,16 @@ class EdgeMetrics:
         customers, subjects = self._view.counts()
         self._held.labels("customer").set(customers)
         self._held.labels("subject").set(subjects)
+        self._held.labels("customer_in_use").set(self._view.in_use)
 
 
-class _Prepared(Collector):
+class _Counted(Collector):
     """A number that is counted already, as a counter."""
 
-    def __init__(self, count: Callable[[], int]) -> None:
+    def __init__(self, name: str, about: str, count: Callable[[], int]) -> None:
+        self._name = name
+        self._about = about
         self._count = count
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        about = "Consumes whose content was seen before: one costs half of what another does."
-        yield CounterMetricFamily("purser_consumes_prepared", about, self._count())
+        yield CounterMetricFamily(self._name, self._about, self._count())

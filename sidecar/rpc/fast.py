@@ -16,9 +16,10 @@ from google.protobuf.message import DecodeError
 
 from purser.v1 import entitlement_service_pb2 as api
 from sidecar.deciding.errors import Malformed
-from sidecar.deciding.kept import Basis, Kept
+from sidecar.deciding.kept import KEPT_SECONDS, Basis, Kept
 from sidecar.engine.decision import ViewSource
 from sidecar.rpc import encoding, validate
+from sidecar.rpc.lately import Lately
 from sidecar.rpc.service import deadline_of, framed, question
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.fields import moment
@@ -92,7 +93,7 @@ class FastChecks:
         self._monotonic = clock.monotonic
         self._clock = clock
         self._new_bits = new_bits
-        self._answers: dict[bytes, Answer] = {}
+        self._answers: Lately[Answer] = Lately(bound=ANSWERS_MAX, seconds=KEPT_SECONDS)
 
     def check(self, slow: Behavior) -> Behavior:
         """CheckAccess. `slow` answers what is malformed."""
@@ -146,10 +147,7 @@ class FastChecks:
             return None
         body = encoding.lasting_bytes(decision)
         if basis is not None:
-            if len(self._answers) >= ANSWERS_MAX:
-                # Starting anew costs one slow answer each, and keeps no order of use.
-                self._answers = {}
-            self._answers[raw] = Answer(body, basis)
+            self._answers.put(raw, Answer(body, basis), self._monotonic())
         return encoding.id_bytes(decision.decision_id) + body + encoding.freshness_bytes(decision.freshness)
 
 

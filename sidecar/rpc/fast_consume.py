@@ -14,7 +14,7 @@ import grpc
 
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1.usage_pb2 import UsageEvent
-from sidecar.deciding.prepared import Prepared, Preparing
+from sidecar.deciding.prepared import KEPT_SECONDS, Prepared, Preparing
 from sidecar.deciding.report import UsageStatus
 from sidecar.deciding.spending import Spent
 from sidecar.deciding.standings import Standings, told
@@ -24,6 +24,7 @@ from sidecar.engine.values import BalanceKind, BalanceRef
 from sidecar.outbox.port import KeyEntry, Write
 from sidecar.rpc import encoding, validate
 from sidecar.rpc.fast import LatestFreshness, LatestInstant
+from sidecar.rpc.lately import Lately
 from sidecar.rpc.service import asked, deadline_of, framed
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.fields import block, text
@@ -137,7 +138,7 @@ class FastConsumes:
         self._instant = LatestInstant(preparing.consume.parties.now)
         self.answered = 0
         """Calls that were answered here since the start. Counted without a lock, for metrics."""
-        self._forms: dict[bytes, Form] = {}
+        self._forms: Lately[Form] = Lately(bound=FORMS_MAX, seconds=KEPT_SECONDS)
         self._seen: set[int] = set()
 
     def consume(self, slow: Call) -> Call:
@@ -170,12 +171,8 @@ class FastConsumes:
             self._seen.add(mark)
             return None
         form = self._prepare(raw, parts, context)
-        if form is None:
-            self._forms.pop(parts.rest, None)
-        else:
-            if len(self._forms) >= FORMS_MAX:
-                self._forms = {}
-            self._forms[parts.rest] = form
+        if form is not None:
+            self._forms.put(parts.rest, form, now)
         return form
 
     def _prepare(self, raw: bytes, parts: Parts, context: grpc.ServicerContext) -> Form | None:

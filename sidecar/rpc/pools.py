@@ -127,7 +127,12 @@ class Pool(ThreadPoolExecutor):
             if self._waiting >= self._waiting_max:
                 raise Overloaded(self.name)
             self._waiting += 1
-        self._start_thread()
+            # One that stood in before and has not ended yet does it again: a batch waits for many customers in turn.
+            is_there = self._surplus > 0
+            if is_there:
+                self._surplus -= 1
+        if not is_there:
+            self._start_thread()
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from sidecar.engine.decision import Freshness, ViewSource
 from sidecar.engine.entitlement import Entitlements
 from sidecar.engine.resolve import resolve
 from sidecar.engine.values import BalanceRef
+from sidecar.view.customers import Customers, Noted
 from sidecar.view.entries import Compiled, CustomerEntry, Room, SubjectEntry
 from sidecar.view.hints import Hint, hint_of
 from sidecar.view.pulse import Pulse
@@ -42,12 +43,19 @@ class View:
     """What this sidecar knows of catalog and customers. The rules are in the room's README."""
 
     def __init__(
-        self, *, bound: int, pulse: Pulse, now: Callable[[], datetime], pinned: Callable[[str], bool]
+        self,
+        *,
+        bound: int,
+        in_use_max: int,
+        pulse: Pulse,
+        now: Callable[[], datetime],
+        pinned: Callable[[str], bool],
     ) -> None:
-        """`bound`: the most customers, and the most subjects. `now`: the control plane's clock as known."""
+        """`bound`: the most customers, and the most subjects. `in_use_max`: customers that are ready to decide about.
+        `now`: the control plane's clock as known.
+        """
         self.pulse = pulse
         self._now = now
-        self._bound = bound
         self._changed = threading.Condition()
         self._stamps = itertools.count(1)
         self._generation = 0
@@ -55,9 +63,11 @@ class View:
         self._catalogs: dict[int, Catalog] = {}
         self._catalog_states: dict[int, feed.CatalogRevision] = {}
         self._current = 0
-        self._customers: Room[CustomerEntry] = Room(bound, pinned)
+        self._customers = Customers(bound, in_use_max, pinned)
+        self._hints = self._customers.hints
         self._subjects: Room[SubjectEntry] = Room(bound, lambda _subject_id: False)
-        self._hints: dict[str, dict[BalanceRef, Hint]] = {}
+        self.made_again = 0
+        """How often a customer at rest was asked about since the start. Counted under the lock, read without."""
         self._on_customers: list[CustomersChanged] = []
         self._on_balances: list[BalancesChanged] = []
         self._on_counted: list[Counted] = []
@@ -87,7 +97,7 @@ class View:
         return self._catalogs
 
     def customer(self, customer_id: str) -> CustomerEntry | None:
-        """None: not known here. One that does not exist is known with `customer.exists` False."""
+        """None: not known here. One that does not exist is known with `exists` False."""
         return self._customers.get(customer_id)
 
     def subject(self, subject_id: str) -> SubjectEntry | None:
@@ -111,17 +121,28 @@ class View:
     def hint(self, ref: BalanceRef) -> Hint | None:
         """How a balance stood last; None: not known here."""
         of_customer = self._hints.get(ref.customer_id)
+        if of_customer is None:
+            of_customer = self._hints_at_rest(ref.customer_id)
         return None if of_customer is None else of_customer.get(ref)
 
     def compiled(self, entry: CustomerEntry, at: datetime) -> Compiled:
-        """Its entitlements as they are at `at`: resolved anew when time or the current catalog has changed them."""
+        """Its entitlements as they are at `at`: resolved anew when time or the current catalog has changed them, or
+        when it was at rest.
+        """
         compiled = entry.compiled
-        valid_until = compiled.entitlements.valid_until
-        if compiled.current_catalog == self._current and (valid_until is None or at < valid_until):
-            return compiled
+        if compiled is not None and compiled.current_catalog == self._current:
+            valid_until = compiled.entitlements.valid_until
+            if valid_until is None or at < valid_until:
+                return compiled
+        # In this order: what is current was among the catalogs before it was.
+        current = self._current
+        catalogs = self._catalogs
         # Two readers may do this at once; both results are right, and one of them stays.
-        fresh = self._compile(entry.customer, self._catalogs, self._current, at)
-        entry.compiled = fresh
+        fresh = self._compile(customer_of(entry.state()), catalogs, current, at)
+        with self._changed:
+            if compiled is None:
+                self.made_again += 1
+            self._customers.ready(entry, fresh)
         return fresh
 
     def is_current(self, customer_id: str, compiled: Compiled) -> bool:
@@ -171,10 +192,11 @@ class View:
         counted_through: int = 0,
         chained: bool = True,
         as_of: datetime | None = None,
+        at_rest: bool = False,
         advance: bool,
     ) -> Applied:
         """Takes over states as of `revision`, all or none; `advance`: the view stands there afterwards. `as_of`: when
-        states that are not chained were confirmed.
+        states that are not chained were confirmed. `at_rest`: nobody has asked for these customers.
 
         Raises BadState, and then nothing has changed.
         """
@@ -190,27 +212,24 @@ class View:
             gone_customers: list[str] = []
             gone_subjects: list[str] = []
             for entry in entries:
-                gone_customers += self._customers.put(entry.customer.customer_id, entry)
+                gone_customers += self._customers.take_over(entry, rests=at_rest)
             for subject in subjects:
-                held = self._subjects.get(subject.subject_id)
+                held = self._subjects.peek(subject.subject_id)
                 if held is None or held.revision <= revision:
                     fresh = SubjectEntry(
                         subject.subject_id, subject.customer_id, revision, chained, as_of=as_of
                     )
                     gone_subjects += self._subjects.put(subject.subject_id, fresh)
-            for customer_id in gone_customers:
-                self._hints.pop(customer_id, None)
             if advance:
                 self._revision = revision
-            news = self._note(hints, in_order=True)
+            noted = self._customers.note(hints, in_order=True)
             self._changed.notify_all()
         if advance:
             self.pulse.reached(revision)
-        changed = frozenset(entry.customer.customer_id for entry in entries)
+        changed = frozenset(entry.customer_id for entry in entries)
         if catalog_changed:
             changed = frozenset(customer_id for customer_id, _ in self._customers.snapshot())
-        self._tell(changed, news)
-        self._tell_counted(hints)
+        self._tell(changed, noted)
         return Applied(tuple(gone_customers), tuple(gone_subjects))
 
     def apply_hints(
@@ -230,10 +249,9 @@ class View:
         """
         typed = [hint_of(hint, counted_through) for hint in hints]
         with self._changed:
-            news = self._note(typed, in_order=in_order)
+            noted = self._customers.note(typed, in_order=in_order)
             self._changed.notify_all()
-        self._tell(frozenset(), news)
-        self._tell_counted(typed, counted_through if complete else 0, earlier=complete and earlier)
+        self._tell(frozenset(), noted, counted_through if complete else 0, earlier=complete and earlier)
 
     def start_over(self, generation: int) -> None:
         """The control plane was restored, or history is gone: states stay for answers until newer ones come,
@@ -246,7 +264,7 @@ class View:
                 customer.revision = 0
             for _, subject in self._subjects.snapshot():
                 subject.revision = 0
-            self._hints = {}
+            self._customers.forget_hints()
         self.pulse.started_over()
         for callback in self._on_generation:
             callback(generation)
@@ -259,6 +277,7 @@ class View:
             catalogs=stored.catalogs,
             customers=stored.customers,
             subjects=stored.subjects,
+            at_rest=True,
             advance=True,
         )
 
@@ -275,9 +294,9 @@ class View:
         its new form.
         """
         yield from list(self._catalog_states.values())
-        for customer_id, customer in self._customers.snapshot():
+        for _, customer in self._customers.snapshot():
             if customer.chained:
-                yield self._stored(customer_id, customer)
+                yield self._stored(customer)
         for subject_id, subject in self._subjects.snapshot():
             if subject.chained:
                 yield feed.SubjectState(subject_id=subject_id, customer_id=subject.customer_id)
@@ -288,11 +307,11 @@ class View:
         """The chained ones among these, as the feed would carry them."""
         customers, subjects = [], []
         for customer_id in customer_ids:
-            customer = self._customers.get(customer_id)
+            customer = self._customers.peek(customer_id)
             if customer is not None and customer.chained:
-                customers.append(self._stored(customer_id, customer))
+                customers.append(self._stored(customer))
         for subject_id in subject_ids:
-            subject = self._subjects.get(subject_id)
+            subject = self._subjects.peek(subject_id)
             if subject is not None and subject.chained:
                 subjects.append(feed.SubjectState(subject_id=subject_id, customer_id=subject.customer_id))
         return customers, subjects
@@ -305,13 +324,26 @@ class View:
         """How many customers and subjects are held."""
         return len(self._customers), len(self._subjects)
 
+    @property
+    def in_use(self) -> int:
+        """How many customers are in use."""
+        return len(self._hints)
+
     # Inside
 
-    def _stored(self, customer_id: str, entry: CustomerEntry) -> feed.CustomerState:
-        state = feed.CustomerState.FromString(entry.raw)
-        for hint in list(self._hints.get(customer_id, {}).values()):
-            state.hints.append(hint.as_message())
+    def _stored(self, entry: CustomerEntry) -> feed.CustomerState:
+        state = entry.state()
+        with self._changed:
+            if self._customers.peek(entry.customer_id) is not None:
+                state.hints.extend(self._customers.hint_messages(entry.customer_id))
         return state
+
+    def _hints_at_rest(self, customer_id: str) -> dict[BalanceRef, Hint] | None:
+        """Of a customer that is not in use: it is at rest, or not held, or was in use a moment ago."""
+        if self._customers.peek(customer_id) is None:
+            return self._customers.others.get(customer_id)
+        with self._changed:
+            return self._customers.woken_hints(customer_id)
 
     def _with_catalogs(
         self, fresh: Iterable[feed.CatalogRevision]
@@ -326,7 +358,7 @@ class View:
         return known, states, current
 
     def _is_newer(self, state: feed.CustomerState, revision: int) -> bool:
-        held = self._customers.get(state.customer_id)
+        held = self._customers.peek(state.customer_id)
         return held is None or held.revision <= revision
 
     def _entry(
@@ -347,8 +379,14 @@ class View:
         bare = feed.CustomerState()
         bare.CopyFrom(state)
         bare.ClearField("hints")
-        compiled = self._compile(customer, catalogs, current, self._now())
-        return CustomerEntry(customer, bare.SerializeToString(), revision, compiled, chained)
+        return CustomerEntry(
+            customer.customer_id,
+            bare.SerializeToString(),
+            revision,
+            customer.exists,
+            chained,
+            self._compile(customer, catalogs, current, self._now()),
+        )
 
     def _compile(
         self, customer: Customer, catalogs: Mapping[int, Catalog], current: int, at: datetime
@@ -362,37 +400,14 @@ class View:
             raise BadState(f"customer {customer.customer_id!r} can not be resolved: {error}") from error
         return Compiled(entitlements, current, next(self._stamps))
 
-    def _note(self, hints: Iterable[Hint], *, in_order: bool) -> tuple[Hint, ...]:
-        news: list[Hint] = []
-        for hint in hints:
-            of_customer = self._hints.setdefault(hint.ref.customer_id, {})
-            held = of_customer.get(hint.ref)
-            if held is None or _supersedes(hint, held, in_order=in_order):
-                of_customer[hint.ref] = hint
-                if hint != held:
-                    news.append(hint)
-        # Parents are hinted at without being held; twice the bound leaves room for them.
-        while len(self._hints) > 2 * self._bound:
-            del self._hints[next(iter(self._hints))]
-        return tuple(news)
-
-    def _tell_counted(self, hints: Iterable[Hint], all_through: int = 0, *, earlier: bool = False) -> None:
-        standing = [held for hint in hints if (held := self.hint(hint.ref)) is not None]
-        for on_counted in self._on_counted:
-            on_counted(standing, all_through, earlier)
-
-    def _tell(self, changed: frozenset[str], news: tuple[Hint, ...]) -> None:
-        if news:
+    def _tell(
+        self, changed: frozenset[str], noted: Noted, all_through: int = 0, *, earlier: bool = False
+    ) -> None:
+        if noted.news:
             for on_balances in self._on_balances:
-                on_balances(news)
+                on_balances(noted.news)
         if changed:
             for on_customers in self._on_customers:
                 on_customers(changed)
-
-
-def _supersedes(hint: Hint, held: Hint, *, in_order: bool) -> bool:
-    """Was it read later? What leases spend raises no version: the reporter's cursor tells for what was spent here. On
-    the feed a later one also tells what others have spent, or that a limit changed and no balance did.
-    """
-    stamp, held_stamp = (hint.version, hint.counted_through), (held.version, held.counted_through)
-    return stamp > held_stamp or (in_order and stamp == held_stamp and hint != held)
+        for on_counted in self._on_counted:
+            on_counted(noted.standing, all_through, earlier)

@@ -3,6 +3,7 @@ is refused.
 """
 
 import json
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -48,8 +49,8 @@ def customer_of(state: feed.CustomerState) -> Customer:
 
 
 def ref_of(ref: session.BalanceRef) -> BalanceRef:
-    """The engine's name of the same balance."""
-    return BalanceRef(ref.customer_id, ref.subject_id, ref.balance)
+    """The engine's name of the same balance. Thousands of customers have balances of the same few names."""
+    return BalanceRef(ref.customer_id, ref.subject_id, sys.intern(ref.balance))
 
 
 def _subscription_of(state: feed.SubscriptionState) -> Subscription:

@@ -24,7 +24,7 @@ class Plan:
     step_seconds: float = 2.0
     step_rounds: int = 2
     half_rounds: int = 15
-    customers: int = 3_000
+    customers_in_group: int = 1_000
     populations: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     starts: int = 5
     book_seconds: float = 2.0
@@ -42,7 +42,7 @@ QUICK = Plan(
     step_seconds=0.3,
     step_rounds=1,
     half_rounds=1,
-    customers=60,
+    customers_in_group=20,
     populations=(1_000, 10_000),
     starts=1,
     book_seconds=0.3,

@@ -169,6 +169,10 @@ class Memory(Raw):
     name: str
     customers: int
     bytes_per_customer: Figures
+    """Of those that are cached, while as many as there is room for are in use."""
+    in_use_max: int = 0
+    bytes_in_use: Figures = ()
+    """Of those that came to be in use before."""
 
 
 class Fleet(Raw):

@@ -26,7 +26,7 @@ from tests.benchmarks.raw import (
 from tests.benchmarks.report import page
 from tests.benchmarks.report.goals import NOT_MEASURED, Goal, goals
 from tests.benchmarks.report.plots import plots
-from tests.benchmarks.report.table import call_rows, goal_rows, print_tables
+from tests.benchmarks.report.table import call_rows, facts, goal_rows, print_tables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LATENCIES = Latencies.of(float(n) for n in range(1, 2001))
@@ -108,7 +108,15 @@ def run() -> Run:
                 for n, us in ((1_000, 100.0), (10_000, 120.0), (1_000_000, 104.0))
             ),
         ),
-        memory=(Memory(name="ten entitlements", customers=900, bytes_per_customer=(1_800, 2_000, 2_100)),),
+        memory=(
+            Memory(
+                name="ten entitlements",
+                customers=900,
+                bytes_per_customer=(1_800, 2_000, 2_100),
+                in_use_max=650,
+                bytes_in_use=(9_000, 9_200),
+            ),
+        ),
         start_seconds={"with a snapshot": (0.8, 0.9)},
         reports=(pairs("ReportBatch", 60.0),),
         leases=(pairs("leases", 20.0),),
@@ -167,6 +175,16 @@ def test_flat_means_every_row(run: Run) -> None:
     """The row that is farthest off decides, not the last one."""
     found = goal(run, "a call's cost")
     assert (found.reached, found.holds) == ("+20.0%", False)
+
+
+def test_customers_in_use_are_told_from_cached_ones(run: Run) -> None:
+    """The goal is about cached ones; the page and the facts say both."""
+    assert goal(run, "memory per cached customer").found == 2_000
+    assert (
+        "| one of the 650 in use with ten entitlements | 9,100 bytes (9,000 bytes–9,200 bytes) |"
+        in page.page(run)
+    )
+    assert any("by 900 customers; one of the 650 in use: 9,100 bytes" in fact for fact in facts(run))
 
 
 def test_a_ratio_has_its_neighbours_below() -> None:

@@ -77,7 +77,7 @@ def test_a_damaged_snapshot_is_not_used(
         assert was_loaded
         entry = held.customer("acme")
         assert entry is not None
-        assert entry.customer.suspended == (content == new)
+        assert entry.state().suspended == (content == new)
     else:
         assert not was_loaded
         assert held.customer("acme") is None

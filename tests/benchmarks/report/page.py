@@ -155,8 +155,13 @@ def _populations(run: Run) -> str:
 
 def _memory(run: Run) -> str:
     rows = [
-        (f"a cached customer with {row.name}", _range(row.bytes_per_customer, "{:,.0f} bytes"))
+        (f"{which} with {row.name}", _range(found, "{:,.0f} bytes"))
         for row in run.memory
+        for which, found in (
+            ("a cached customer", row.bytes_per_customer),
+            (f"one of the {row.in_use_max:,} in use", row.bytes_in_use),
+        )
+        if found
     ]
     rows += [
         (f"start to first answer, {how}", _range([1000 * each for each in rounds], "{:,.0f} ms"))

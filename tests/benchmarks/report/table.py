@@ -113,9 +113,10 @@ def facts(run: Run) -> list[str]:
         found.append(f"upload running: {', '.join(uploaded)} records booked meanwhile")
     for memory in run.memory:
         middle = median(memory.bytes_per_customer)
-        found.append(
-            f"a cached customer with {memory.name}: {middle:,.0f} bytes, by {memory.customers:,} customers"
-        )
+        said = f"a cached customer with {memory.name}: {middle:,.0f} bytes, by {memory.customers:,} customers"
+        if memory.bytes_in_use:
+            said += f"; one of the {memory.in_use_max:,} in use: {median(memory.bytes_in_use):,.0f} bytes"
+        found.append(said)
     if run.start_seconds:
         started = (f"{median(rounds) * 1000:,.0f} ms {how}" for how, rounds in run.start_seconds.items())
         found.append(f"from start to first answered check: {', '.join(started)}")

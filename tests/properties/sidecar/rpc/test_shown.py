@@ -70,7 +70,7 @@ def test_a_shown_balance(spec: BalanceSpec, history: list[tuple[Hint | None, int
     """It says what the usual answer says with the draw counted, or nothing: where something is over, held, or near its
     limit.
     """
-    view = View(bound=10, pulse=Pulse(), now=lambda: NOW, pinned=lambda _: False)
+    view = View(bound=10, in_use_max=10, pulse=Pulse(), now=lambda: NOW, pinned=lambda _: False)
     book, unreported = LeaseBook(), Unreported()
     standings = Standings(view, book, unreported)
     shown = Shown(standings, REF, spec, drawn)

@@ -11,7 +11,7 @@ from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from sidecar.view.follower import Follower
 from sidecar.view.memory import View
-from tests.unit.sidecar.view.states import catalog, customer, view
+from tests.unit.sidecar.view.states import NOW, catalog, customer, view
 
 WHO: Final = ("acme", "bolt", "cube")
 HOLDER: Final = session.Holder(outbox_id="o", incarnation_id="i")
@@ -95,12 +95,16 @@ class Office:
 class FollowerMachine(RuleBasedStateMachine):
     """One follower, three customers, and a network that does what it likes with the messages."""
 
-    @initialize(bound=st.sampled_from([2, 100, 100]), log=st.lists(changes, max_size=4))
-    def begin(self, bound: int, log: list[tuple[str, bool]]) -> None:
-        """The stream is new; most is known already, or there is no room for all."""
+    @initialize(
+        bound=st.sampled_from([2, 100, 100]),
+        in_use_max=st.sampled_from([1, 100]),
+        log=st.lists(changes, max_size=4),
+    )
+    def begin(self, bound: int, in_use_max: int, log: list[tuple[str, bool]]) -> None:
+        """The stream is new; most is known already, or there is no room for all, or all but one are at rest."""
         self.office = Office()
         self.office.write(tuple(log))
-        self.held: View = view(bound=bound)
+        self.held: View = view(bound=bound, in_use_max=in_use_max)
         self.follower = Follower(self.held)
         self.delivered: list[feed.FollowResponse] = []
         self.is_whole = True
@@ -240,8 +244,8 @@ class FollowerMachine(RuleBasedStateMachine):
         for who in self.office.followed:
             entry = self.held.customer(who)
             assert entry is not None
-            assert entry.customer.exists == (who in stands)
-            assert entry.customer.suspended == stands.get(who, False)
+            assert entry.exists == (who in stands)
+            assert entry.state().suspended == stands.get(who, False)
 
     @invariant()
     def what_is_held_is_what_was(self) -> None:
@@ -253,9 +257,10 @@ class FollowerMachine(RuleBasedStateMachine):
             if entry is None or entry.revision == 0:
                 continue  # not known; or from before a restore, and said to be unconfirmed
             stands = replayed(self.office.history[max(entry.revision, self.held.revision)])
-            assert entry.customer.exists == (who in stands), who
-            assert entry.customer.suspended == stands.get(who, False), who
-            assert (entry.compiled.entitlements.standing.name == "OK") == (stands.get(who) is False)
+            assert entry.exists == (who in stands), who
+            assert entry.state().suspended == stands.get(who, False), who
+            standing = self.held.compiled(entry, NOW).entitlements.standing
+            assert (standing.name == "OK") == (stands.get(who) is False)
 
 
 FollowerMachine.TestCase.settings = settings(

@@ -54,6 +54,26 @@ def test_who_waits_is_stood_in_for() -> None:
     other.shutdown()
 
 
+def test_who_waits_again_is_stood_in_for_by_the_same_thread() -> None:
+    """A call that waits many times in turn, as a batch of cold customers does, leaves one thread behind, not many."""
+    pool = Pool("waits-again", threads=1, bound=10)
+    answered = threading.Event()
+
+    def cold() -> None:
+        for _ in range(50):
+            with blocking():
+                pass
+        with blocking():
+            pool.submit(answered.set)
+            assert answered.wait(10)
+
+    done = threading.Event()
+    pool.submit(cold).add_done_callback(lambda _job: done.set())
+    assert done.wait(10)
+    assert sum("waits-again" in thread.name for thread in threading.enumerate()) <= 2
+    pool.shutdown()
+
+
 def test_those_who_wait_are_bounded() -> None:
     """One more than may wait is turned away at once."""
     pool = Pool("test", threads=1, bound=10, waiting_max=0)

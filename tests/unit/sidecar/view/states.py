@@ -39,9 +39,15 @@ def customer(
     return state
 
 
-def view(*, bound: int = 100, pinned: frozenset[str] = frozenset()) -> View:
+def view(*, bound: int = 100, in_use_max: int = 100, pinned: frozenset[str] = frozenset()) -> View:
     """An empty view at a fixed instant."""
-    return View(bound=bound, pulse=Pulse(), now=lambda: NOW, pinned=lambda customer_id: customer_id in pinned)
+    return View(
+        bound=bound,
+        in_use_max=in_use_max,
+        pulse=Pulse(),
+        now=lambda: NOW,
+        pinned=lambda customer_id: customer_id in pinned,
+    )
 
 
 def snapshot(revision: int, *customers: feed.CustomerState, catalogs: bool = True) -> feed.FollowResponse:

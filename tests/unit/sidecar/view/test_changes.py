@@ -16,7 +16,7 @@ QUOTA = BalanceRef("acme", "", "allowance:quota")
 
 
 def _following() -> tuple[View, Follower]:
-    view = View(bound=10, pulse=Pulse(), now=lambda: NOW, pinned=lambda _: False)
+    view = View(bound=10, in_use_max=10, pulse=Pulse(), now=lambda: NOW, pinned=lambda _: False)
     follower = Follower(view)
     follower.start(session.Holder(), "")
     follower.subscribe(["acme", "bits"], [])
@@ -51,7 +51,7 @@ def test_each_part_of_a_large_change_counts() -> None:
     assert view.revision == 2
     entry = view.customer("acme")
     assert entry is not None
-    assert entry.customer.suspended
+    assert entry.state().suspended
 
 
 def test_a_change_that_was_seen_is_only_acknowledged() -> None:
@@ -79,6 +79,7 @@ def test_what_begins_now_has_begun_here() -> None:
     pulse = Pulse()
     view = View(
         bound=10,
+        in_use_max=10,
         pulse=pulse,
         now=lambda: pulse.control_now(ManualClock(NOW, 10.0)),
         pinned=lambda _: False,
@@ -104,4 +105,4 @@ def test_what_begins_now_has_begun_here() -> None:
     follower.receive(feed.FollowResponse(snapshot=snapshot), received_at=10.0)
     entry = view.customer("acme")
     assert entry is not None
-    assert entry.compiled.entitlements.standing is Reason.OK
+    assert view.compiled(entry, NOW).entitlements.standing is Reason.OK

@@ -44,7 +44,7 @@ def test_a_snapshot_is_taken_over_and_acknowledged() -> None:
     assert held.revision == 5
     entry = held.customer("acme")
     assert entry is not None
-    assert entry.compiled.entitlements.standing is Reason.OK
+    assert held.compiled(entry, NOW).entitlements.standing is Reason.OK
     hint = held.hint(REF)
     assert hint is not None
     assert hint.used == 3
@@ -56,12 +56,13 @@ def test_changes_chain() -> None:
     following = follower("acme")
     following.receive(snapshot(5, customer()), received_at=1.0)
     following.receive(change(5, 7, customer(suspended=True)), received_at=1.0)
-    entry = following._view.customer("acme")
+    held = following._view
+    entry = held.customer("acme")
     assert entry is not None
-    assert entry.compiled.entitlements.standing is Reason.CUSTOMER_SUSPENDED
+    assert held.compiled(entry, NOW).entitlements.standing is Reason.CUSTOMER_SUSPENDED
     following.receive(change(5, 6, customer()), received_at=1.0)
-    assert following._view.customer("acme") is entry
-    assert following._view.revision == 7
+    assert held.customer("acme") is entry
+    assert held.revision == 7
 
 
 def test_a_gap_resumes() -> None:
@@ -112,7 +113,7 @@ def test_a_reset_keeps_answers_until_newer_ones_come() -> None:
     entry = held.customer("acme")
     assert entry is not None
     assert held.revision == 20
-    assert entry.compiled.entitlements.standing is Reason.CUSTOMER_SUSPENDED
+    assert held.compiled(entry, NOW).entitlements.standing is Reason.CUSTOMER_SUSPENDED
 
 
 def test_a_recall_is_for_the_shell() -> None:

@@ -36,7 +36,7 @@ def test_who_does_not_exist_is_known_not_to() -> None:
     held.apply(revision=1, customers=[feed.CustomerState(customer_id="ghost")], advance=True)
     entry = held.customer("ghost")
     assert entry is not None
-    assert not entry.customer.exists
+    assert not entry.exists
 
 
 class Asked:

@@ -121,6 +121,6 @@ def test_a_view_survives_a_restart(tmp_path: Path) -> None:
     assert persisting.load()
     entry = second.customer("acme")
     assert entry is not None
-    assert "calls" in entry.compiled.entitlements.features
+    assert "calls" in second.compiled(entry, NOW).entitlements.features
     assert second.revision == 4
     assert second.pulse.age_seconds(6.0) == 5.0
