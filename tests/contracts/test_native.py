@@ -1,6 +1,7 @@
 """What of the sidecar is native code is what pyproject.toml says, and the working tree has none of it."""
 
 import ast
+import builtins
 import importlib
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def test_what_is_caught_has_a_name_of_its_own() -> None:
                             f"{name}: {function.name} calls {caught[handler.name]} and {kind} {handler.name}"
                         )
     assert not twice
+
+
+def test_a_class_inherits_from_no_builtin_that_native_code_can_not() -> None:
+    """Found before a compiler is asked, which takes minutes: an error of ours is an Exception or a ValueError."""
+    allowed = {"object", "Exception", "LookupError", "IndexError", "Warning", "UserWarning", "ValueError"}
+    wrong = []
+    for name in compiled():
+        tree = ast.parse((REPOSITORY / f"{name.replace('.', '/')}.py").read_text())
+        for made in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+            bases = {ast.unparse(base) for base in made.bases}
+            wrong += [f"{name}: {made.name}({base})" for base in bases & (set(dir(builtins)) - allowed)]
+    assert not wrong
 
 
 def test_servers_that_tests_start_are_of_the_same_kind() -> None:
