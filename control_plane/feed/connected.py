@@ -2,8 +2,7 @@
 
 from collections import Counter
 
-HolderKey = tuple[str, str]
-"""Outbox and incarnation."""
+from control_plane.leases.tables import HolderKey
 
 
 class Connected:

@@ -8,9 +8,8 @@ from sqlalchemy import select
 
 from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.feed.connected import HolderKey
 from control_plane.leases.sessions import ENDED, SET_ASIDE
-from control_plane.leases.tables import sessions
+from control_plane.leases.tables import HolderKey, sessions
 
 
 class Counted(NamedTuple):

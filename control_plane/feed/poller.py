@@ -14,12 +14,12 @@ from control_plane.customers.tables import customers
 from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
-from control_plane.feed.connected import Connected, HolderKey
+from control_plane.feed.connected import Connected
 from control_plane.feed.cursors import Counted, read_cursors
 from control_plane.feed.hints import OVERLAP, hints_of
 from control_plane.feed.history import Changed, read_changed, read_standing
 from control_plane.feed.states import catalog_state, catalogs_of, customer_states, subject_states
-from control_plane.leases.tables import leases, recall_answers, recalls
+from control_plane.leases.tables import HolderKey, leases, recall_answers, recalls
 from control_plane.ledger.balances import changed_since
 from purser.sync.v1.feed_pb2 import CatalogRevision, CustomerState, Recall, SubjectState
 from purser.sync.v1.session_pb2 import BalanceHint, BalanceRef

@@ -13,6 +13,7 @@ from control_plane.feed.hints import missed_hints
 from control_plane.feed.history import Changed, Standing, read_changed, read_standing
 from control_plane.feed.poller import Batch, Listener, Poller
 from control_plane.feed.states import catalog_state, catalogs_of, customer_states, subject_states, timestamp
+from control_plane.leases.tables import holder_key
 from purser.sync.v1.feed_pb2 import (
     BalanceHints,
     CatalogRevision,
@@ -42,7 +43,7 @@ class Stream:
         self._database = database
         self._poller = poller
         self._start = start
-        self._listener = Listener((start.holder.outbox_id, start.holder.incarnation_id), wake)
+        self._listener = Listener(holder_key(start.holder), wake)
         self._revision = start.revision
         self._restarts = poller.restarts
         self._catalogs = set(start.catalog_revisions)

@@ -132,10 +132,8 @@ async def _attempt(
         key = holder_key(request.holder)
         if isinstance(reply, session.AcquireLeasesResponse):
             reply.counted_through = sessions[key].cursor
-            made.append(
-                Reply(request.holder, request.request_id, reply.SerializeToString(deterministic=True))
-            )
-            answers[key] = made[-1].reply
+            encoded = answers[key] = reply.SerializeToString(deterministic=True)
+            made.append(Reply(request.holder, request.request_id, encoded))
         else:
             answers[key] = reply
     await store_replies(uow, made)

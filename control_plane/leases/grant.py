@@ -41,8 +41,8 @@ class Granting:
             .where(leases.c.balance_id.in_(list(vault.held)), leases.c.state == OPEN)
             .distinct()
         )
-        for identity, *holder in await vault.uow.connection.execute(query):
-            granting._holders[identity].add((holder[0], holder[1]))
+        for identity, outbox_id, incarnation_id in await vault.uow.connection.execute(query):
+            granting._holders[identity].add((outbox_id, incarnation_id))
         return granting
 
     async def grant(

@@ -12,7 +12,7 @@ from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.leases.rows import OPEN, QUARANTINED
 from control_plane.leases.settings import LeaseSettings
-from control_plane.leases.tables import leases, recall_answers, sessions
+from control_plane.leases.tables import HolderKey, holder_key, leases, recall_answers, sessions
 from control_plane.ledger.holding import Holding, Vault
 from purser.sync.v1 import session_pb2 as session
 
@@ -34,7 +34,7 @@ class Answers(NamedTuple):
     """Leases of which nothing idle is left with their holders: they have said so, and what came back is in the books.
     One that was granted while the recall was on its way is not among them: its holder may not have known of it.
     """
-    heard: set[tuple[str, str]]
+    heard: set[HolderKey]
     """Outbox and incarnation of all that have answered: they live, and may have more to say."""
 
 
@@ -110,7 +110,7 @@ async def wait_obeyed(
             await vault.load_live(list(held))
             if all(_enough(holding, pending.needs[identity], uow.now) for identity, holding in held.items()):
                 return
-        if any((other.outbox_id, other.incarnation_id) not in answers.heard for other in unobeyed):
+        if any(holder_key(other) not in answers.heard for other in unobeyed):
             left = min(left, silence - loop.time())
             if left <= 0:
                 return

@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select, update
 from control_plane.db.types import from_micros, to_micros
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.settings import LeaseSettings
-from control_plane.leases.tables import rate_buckets, rate_shares
+from control_plane.leases.tables import holder_key, rate_buckets, rate_shares
 from control_plane.ledger.holding import insert_missing
 from control_plane.ledger.identity import new_id
 from purser.sync.v1 import session_pb2 as session
@@ -176,7 +176,7 @@ def _refusal(bucket: Bucket, need: int, now: datetime) -> session.Acquired:
 
 
 def _is_of(share: Share, holder: session.Holder) -> bool:
-    return (share.outbox_id, share.incarnation_id) == (holder.outbox_id, holder.incarnation_id)
+    return holder_key(share) == holder_key(holder)
 
 
 async def _load(uow: UnitOfWork, balance_id: str, spec: BalanceSpec) -> Bucket:

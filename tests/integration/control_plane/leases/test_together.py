@@ -3,34 +3,14 @@
 import asyncio
 from typing import Any
 
-import pytest
 from sqlalchemy import event, select, text
 
 from control_plane.db.unit_of_work import Database
 from control_plane.leases.sessions import Superseded, lock_session
 from control_plane.leases.tables import lease_returns
-from control_plane.ledger.grants import NewGrant, create_grant
 from purser.sync.v1 import session_pb2 as session
 from tests.integration.control_plane.leases.holder import Holder, acquiring, check_books, ref
 from tests.integration.control_plane.leases.test_acquire import allotted, prepaid
-from tests.integration.control_plane.setting import make_subscriber
-
-
-async def with_credits(database: Database, *customer_ids: str, amount: int = 500) -> None:
-    """More customers as `prepaid` makes them."""
-    await prepaid(database, customer_ids[0], amount)
-    for customer_id in customer_ids[1:]:
-        await make_subscriber(database, customer_id, "paid")
-        async with database.begin() as uow:
-            new = NewGrant(
-                grant_id=f"grant-{customer_id}",
-                customer_id=customer_id,
-                unit="credit",
-                scale=3,
-                amount=amount,
-                effective_at=uow.now,
-            )
-            await create_grant(uow, new)
 
 
 async def opened(database: Database, count: int) -> list[Holder]:
@@ -44,7 +24,8 @@ async def opened(database: Database, count: int) -> list[Holder]:
 async def test_twenty_holders_cost_a_few_transactions(database: Database) -> None:
     """Of a customer each: all are granted, in no more transactions than it takes."""
     names = [f"cus-{n:02}" for n in range(20)]
-    await with_credits(database, *names)
+    for name in names:
+        await prepaid(database, name)
     holders = await opened(database, 20)
     commits: list[object] = []
     event.listen(database.engine.sync_engine, "commit", commits.append)
@@ -86,7 +67,8 @@ async def test_who_shares_a_balance_gets_a_part(database: Database) -> None:
 
 async def test_a_repeat_among_others_is_the_same_reply(database: Database) -> None:
     """Byte for byte, and nothing more is leased."""
-    await with_credits(database, "acme", "bell")
+    for name in ("acme", "bell"):
+        await prepaid(database, name)
     one, two, three = await opened(database, 3)
     request = one.request(ref("acme"), 75, 100)
     process = acquiring(database)
@@ -117,7 +99,8 @@ async def test_only_the_fenced_one_is_refused(database: Database) -> None:
 
 async def test_one_that_can_not_be_answered_spoils_no_other(database: Database) -> None:
     """A customer's rows can not be read: who asks for it is refused for a while."""
-    await with_credits(database, "ada", "odd", "zoe")
+    for name in ("ada", "odd", "zoe"):
+        await prepaid(database, name)
     async with database.begin() as uow:
         await uow.connection.execute(text("UPDATE grants SET scope = '?' WHERE customer_id = 'odd'"))
     holders = await opened(database, 5)
@@ -134,7 +117,8 @@ async def test_one_that_can_not_be_answered_spoils_no_other(database: Database) 
 
 async def test_a_return_of_one_that_is_short_counts_once(database: Database) -> None:
     """It gives back with its request, finds too little in its turn, and is answered by itself: the return is known."""
-    await with_credits(database, "acme", "bell")
+    for name in ("acme", "bell"):
+        await prepaid(database, name)
     one, two, three = await opened(database, 3)
     lease = (await one.acquire(ref("bell"), 100)).leases[0].lease_id
     assert allotted(await two.acquire(ref("acme"), 480)) == 480
@@ -153,10 +137,11 @@ async def test_a_return_of_one_that_is_short_counts_once(database: Database) -> 
     await check_books(database)
 
 
-async def test_a_locked_session_holds_up_nobody_else(database: Database) -> None:
-    """What one sidecar has sent is still being booked: only its own request waits for that."""
-    if database.is_sqlite:
-        pytest.skip("SQLite has one writer at a time")
+async def test_a_locked_session_holds_up_nobody_else(postgres_database: Database) -> None:
+    """What one sidecar has sent is still being booked: only its own request waits for that. On SQLite there is one
+    writer at a time.
+    """
+    database = postgres_database
     await prepaid(database)
     one, two, busy = await opened(database, 3)
     done: dict[str, Any] = {}
