@@ -15,7 +15,7 @@ from sidecar.leases.keeper import Keeper
 from sidecar.leases.requests import from_wire
 from sidecar.leases.returning import Returning
 from sidecar.outbox import keeping, salvage
-from sidecar.outbox.port import OutboxFailed
+from sidecar.outbox.port import Incarnation, OutboxFailed
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.outbox.writer import GroupWriter
@@ -214,6 +214,18 @@ def a_salvage_closes() -> Iterator[None]:
             into.identity = replace(into.identity, outbox_id=row[0])
 
     with mock.patch.object(salvage, "_copy_installation", copied):
+        yield
+
+
+@sabotage("reboot", seed=25)
+def a_reboot_closes() -> Iterator[None]:
+    """What a machine lost that went down is free for others: its sessions are closed as after any restart."""
+    real = keeping.incarnations
+
+    def incarnations(*args: Any) -> list[Incarnation]:
+        return [replace(one, closable=True) for one in real(*args)]
+
+    with mock.patch.object(keeping, "incarnations", incarnations):
         yield
 
 
