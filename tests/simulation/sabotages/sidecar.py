@@ -8,6 +8,7 @@ from unittest import mock
 from purser.sync.v1 import session_pb2 as session
 from sidecar.app import Sidecar, Surroundings
 from sidecar.deciding.reserving.commits import Commits
+from sidecar.deciding.spending import Till
 from sidecar.engine import resolve
 from sidecar.engine.subscribed import subscribed
 from sidecar.leases import held
@@ -172,6 +173,31 @@ def leases_count_from_their_arrival() -> Iterator[None]:
 def drift_is_ignored() -> Iterator[None]:
     """A slow clock makes leases longer."""
     with mock.patch.object(held, "DRIFT", 0.0):
+        yield
+
+
+@sabotage(seed=11)
+def next_periods_are_spent_at_once() -> Iterator[None]:
+    """A lease that was taken ahead is spent before it begins."""
+    real = held.HeldLease.__init__
+
+    def made(lease: Any, *args: Any, **times: Any) -> None:
+        real(lease, *args, **times)
+        lease.begins_at = lease.arrived_at
+
+    with mock.patch.object(held.HeldLease, "__init__", made):
+        yield
+
+
+@sabotage("refuse", seed=3)
+def leases_are_finished_where_none_may_be() -> Iterator[None]:
+    """Features that say `deny` finish their leases, too."""
+
+    def finish_until(till: Till, _bill: Any) -> float | None:
+        pulse = till.view.pulse
+        return None if pulse.is_connected or pulse.confirmed_at is None else pulse.confirmed_at + 10.0
+
+    with mock.patch.object(Till, "finish_until", finish_until):
         yield
 
 
