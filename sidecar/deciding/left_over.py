@@ -28,9 +28,7 @@ def left_over(
     """Sums by balance at its scale, as far as the view knows the customers. `unsent`: who wrote what is not sent."""
     sums: defaultdict[BalanceRef, int] = defaultdict(int)
     for earlier in unsent:
-        batch = shelf.read_batch(
-            earlier.incarnation_id, max_records=RECORDS_MAX, max_bytes=BYTES_MAX, checked=True
-        )
+        batch = shelf.read_batch(earlier.incarnation_id, max_records=RECORDS_MAX, max_bytes=BYTES_MAX)
         if batch is None:
             continue
         for record in sync.ReportBatchRequest.FromString(batch.payload).records:

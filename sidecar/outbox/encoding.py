@@ -6,8 +6,6 @@ Serialized protobuf fields may be concatenated, so a number is put in front of a
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
-
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.port import Identity
@@ -46,21 +44,14 @@ def returned_body(amount: session.LeaseAmount) -> bytes:
 
 def with_uid(body: bytes, uid: session.RecordUid) -> bytes:
     """The body of a record that was first written elsewhere; one that says so already stays as it is."""
-    body = readable(body)
     record = usage.Record.FromString(body)
     if record.HasField("first_written"):
         return body
     return usage.Record(first_written=uid).SerializeToString() + body
 
 
-def readable(body: bytes) -> bytes:
-    """The body as it is; or, where the disk has spoiled it, that of a record which carries it as it is."""
-    try:
-        record = usage.Record.FromString(body)
-    except DecodeError:
-        record = usage.Record()
-    if not body or record.WhichOneof("body") is not None:
-        return body
+def garbled(body: bytes) -> bytes:
+    """The body of a record that carries, for people to look at, what the disk has made of one."""
     return usage.Record(garbled=body).SerializeToString()
 
 

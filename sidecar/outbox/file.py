@@ -6,10 +6,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
-from itertools import chain
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import IO, Final
+from zlib import crc32
 
+from sidecar.outbox import checks
 from sidecar.outbox.encoding import usage_body
 from sidecar.outbox.port import (
     Durability,
@@ -26,11 +27,11 @@ from sidecar.outbox.port import (
 )
 from sidecar.runtime.clock import Clock, microseconds
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SEQ_BITS: Final = 40
 ROWS_PER_STATEMENT: Final = 64
-
-_Row = TypeVar("_Row")
+KEY_COLUMNS: Final = 5
+RECORD_COLUMNS: Final = 3
 
 Connect = Callable[[Path], sqlite3.Connection]
 Job = Callable[["OutboxFile"], object]
@@ -77,9 +78,13 @@ def read_key(connection: sqlite3.Connection, customer_id: str, key: str) -> KeyE
 def read_reservation(connection: sqlite3.Connection, reservation_id: str) -> Reservation | None:
     """The reservation as it stands."""
     row = connection.execute(
-        "SELECT version, is_open, state FROM reservations WHERE reservation_id = ?", (reservation_id,)
+        "SELECT version, is_open, state, checksum FROM reservations WHERE reservation_id = ?",
+        (reservation_id,),
     ).fetchone()
-    return None if row is None else Reservation(reservation_id, row[0], bool(row[1]), row[2])
+    if row is None:
+        return None
+    checks.expect(checks.of_row(reservation_id, *row[:3]) == row[3], "a reservation")
+    return Reservation(reservation_id, row[0], bool(row[1]), row[2])
 
 
 class OutboxFile:
@@ -128,13 +133,20 @@ class OutboxFile:
             schema = resources.files("sidecar.outbox").joinpath("schema.sql").read_text()
             self.connection.executescript(f"BEGIN IMMEDIATE; {schema} COMMIT;")
         self.connection.execute("BEGIN IMMEDIATE")
-        self.connection.execute("INSERT OR IGNORE INTO meta VALUES ('outbox_id', ?)", (make_id(),))
+        if self.get_meta("outbox_id") is None:
+            self.set_meta("outbox_id", make_id())
         outbox_id, installation_id = (self.get_meta(name) or "" for name in ("outbox_id", "installation_id"))
         self.identity = Identity(outbox_id, make_id(), installation_id)
-        self.no: int = self.connection.execute(
-            "INSERT INTO incarnations (incarnation_id, boot_id, is_synced) VALUES (?, ?, ?) RETURNING no",
-            (self.identity.incarnation_id, boot_id, self._durability is not Durability.PROCESS_CRASH),
-        ).fetchone()[0]
+        query = "SELECT coalesce(max(no), 0) + 1 FROM incarnations"
+        self.no: int = self.connection.execute(query).fetchone()[0]
+        is_synced = int(self._durability is not Durability.PROCESS_CRASH)
+        self._who = (self.no, self.identity.incarnation_id, boot_id, is_synced)
+        self.connection.execute(
+            "INSERT INTO incarnations (no, incarnation_id, boot_id, is_synced, checksum, progress_checksum) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (*self._who, checks.of_row(*self._who, 0), checks.of_row(self.no, 0, 0)),
+        )
+        self._salt = checks.of_incarnation(self.no)
         self.earlier_leases = {row[0] for row in self.connection.execute("SELECT lease_id FROM leases")}
         self.connection.execute("COMMIT")
         self.last_seq = self.committed_seq = self._begun_seq = 0
@@ -142,14 +154,16 @@ class OutboxFile:
 
     def get_meta(self, name: str) -> str | None:
         """A word that the file keeps."""
-        row = self.connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+        row = self.connection.execute("SELECT value, checksum FROM meta WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            return None
+        checks.expect(checks.of_row(name, row[0]) == row[1], f"its {name}")
+        return str(row[0])
 
     def set_meta(self, name: str, value: str) -> None:
         """Keeps a word, inside a transaction."""
         self.connection.execute(
-            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (name, value),
+            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, value, checks.of_row(name, value))
         )
 
     def begin(self) -> None:
@@ -163,13 +177,13 @@ class OutboxFile:
         """The last statements before COMMIT: what is held per lease, and the group's mark."""
         if self._held:
             self.connection.executemany(
-                "UPDATE leases SET held = held + ? WHERE lease_id = ?",
+                "UPDATE leases SET held = held + ?1, rest = rest - ?1 WHERE lease_id = ?2",
                 [(held, lease_id) for lease_id, held in self._held.items()],
             )
         self.group += 1
         self.connection.execute(
-            "UPDATE incarnations SET last_seq = ?, last_group = ? WHERE no = ?",
-            (self.last_seq, self.group, self.no),
+            "UPDATE incarnations SET last_seq = ?, last_group = ?, marks = ? WHERE no = ?",
+            (self.last_seq, self.group, self.last_seq + self.group, self.no),
         )
 
     def commit(self) -> None:
@@ -188,11 +202,12 @@ class OutboxFile:
         self.connection.close()
         self.connection = self._open()
         row = self.connection.execute(
-            "SELECT last_seq, last_group FROM incarnations WHERE no = ?", (self.no,)
+            "SELECT last_seq, last_group, marks FROM incarnations WHERE no = ?", (self.no,)
         ).fetchone()
         if row is None:
             raise sqlite3.DatabaseError(f"{self.path} does not know its own incarnation any more")
-        self.last_seq, self.group = row
+        checks.expect(row[0] + row[1] == row[2], "its own incarnation")
+        self.last_seq, self.group, _ = row
         self.committed_seq = self.last_seq
         return self.group
 
@@ -200,7 +215,8 @@ class OutboxFile:
         """Writes a record, inside a group; its number."""
         self.last_seq += 1
         self.connection.execute(
-            "INSERT INTO records VALUES (?, ?)", (record_id(self.no, self.last_seq), body)
+            "INSERT INTO records VALUES (?, ?, ?)",
+            (record_id(self.no, self.last_seq), body, crc32(body, self._salt ^ self.last_seq)),
         )
         return self.last_seq
 
@@ -208,26 +224,27 @@ class OutboxFile:
         """Applies writes that only append, in a few statements. None: a key is taken, roll back and use `write`."""
         # Of a `bytes` SQLite's module asks first whether somebody has an adapter for it, and not of a `bytearray`.
         at = microseconds(self.clock.now())
-        keys = [
-            (customer_id, key, bytearray(content_hash), bytearray(answer), at)
-            for customer_id, key, content_hash, answer in [w.key for w in writes if w.key is not None]
-        ]
-        for some in _chunks(keys):
-            flat = list(chain.from_iterable(some))
-            if self.connection.execute(_insert_keys(len(some)), flat).rowcount != len(some):
+        keys: list[object] = []
+        for _, written, _, _ in writes:
+            if written is not None:
+                customer_id, key, content_hash, answer = written
+                keys += (customer_id, key, bytearray(content_hash), bytearray(answer), at)
+        for count, values in _statements(keys, KEY_COLUMNS):
+            if self.connection.execute(_insert_keys(count), values).rowcount != count:
                 return None
-        base, seq = self.no << SEQ_BITS, self.last_seq
-        rows: list[tuple[int, bytearray]] = []
+        base, salt, seq = self.no << SEQ_BITS, self._salt, self.last_seq
+        records: list[object] = []
         results: list[WriteResult] = []
         for usage, _, _, changes in writes:
             if usage:
                 seq += 1
-                rows.append((base | seq, bytearray(usage_body(usage))))
+                body = bytearray(usage_body(usage))
+                records += (base | seq, body, crc32(body, salt ^ seq))
             if changes:
                 self._change(changes, seq if usage else 0)
             results.append(Written(seq if usage else 0))
-        for some_rows in _chunks(rows):
-            self.connection.execute(_insert_records(len(some_rows)), list(chain.from_iterable(some_rows)))
+        for count, values in _statements(records, RECORD_COLUMNS):
+            self.connection.execute(_insert_records(count), values)
         self.last_seq = seq
         return results
 
@@ -251,10 +268,17 @@ class OutboxFile:
 
     def put_reservation(self, reservation: Reservation, at: int) -> None:
         """Stores it as it now stands."""
+        values = (
+            reservation.reservation_id,
+            reservation.version,
+            int(reservation.is_open),
+            reservation.state,
+        )
         self.connection.execute(
-            "INSERT INTO reservations VALUES (?, ?, ?, ?, ?) ON CONFLICT (reservation_id) DO UPDATE SET "
-            "version = excluded.version, is_open = excluded.is_open, state = excluded.state, at = excluded.at",
-            (reservation.reservation_id, reservation.version, reservation.is_open, reservation.state, at),
+            "INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (reservation_id) DO UPDATE SET "
+            "version = excluded.version, is_open = excluded.is_open, state = excluded.state, at = excluded.at, "
+            "checksum = excluded.checksum",
+            (*values, at, checks.of_row(*values)),
         )
 
     def put_key(self, key: KeyEntry, at: int) -> None:
@@ -269,8 +293,9 @@ class OutboxFile:
             if held:
                 self._held[lease_id] = self._held.get(lease_id, 0) + held
             if charged and seq and lease_id in self.earlier_leases:
+                row = (self.no, seq, lease_id, charged)
                 self.connection.execute(
-                    "INSERT INTO carried VALUES (?, ?, ?, ?)", (self.no, seq, lease_id, charged)
+                    "INSERT INTO carried VALUES (?, ?, ?, ?, ?)", (*row, checks.of_row(*row))
                 )
 
     def free_bytes(self) -> int:
@@ -283,7 +308,10 @@ class OutboxFile:
         try:
             if synced:
                 self.connection.execute("PRAGMA synchronous = FULL")
-                self.connection.execute("UPDATE incarnations SET was_stopped = 1 WHERE no = ?", (self.no,))
+                self.connection.execute(
+                    "UPDATE incarnations SET was_stopped = 1, checksum = ? WHERE no = ?",
+                    (checks.of_row(*self._who, 1), self.no),
+                )
                 self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self.connection.close()
@@ -297,8 +325,12 @@ def _insert_keys(rows: int) -> str:
 
 @cache
 def _insert_records(rows: int) -> str:
-    return f"INSERT INTO records VALUES {','.join(['(?,?)'] * rows)}"  # noqa: S608
+    return f"INSERT INTO records VALUES {','.join(['(?,?,?)'] * rows)}"  # noqa: S608
 
 
-def _chunks(rows: list[_Row]) -> Iterable[list[_Row]]:
-    return (rows[i : i + ROWS_PER_STATEMENT] for i in range(0, len(rows), ROWS_PER_STATEMENT))
+def _statements(values: list[object], columns: int) -> Iterable[tuple[int, list[object]]]:
+    """How many rows go into each statement, and their values, one behind the other."""
+    size = ROWS_PER_STATEMENT * columns
+    for start in range(0, len(values), size):
+        some = values[start : start + size]
+        yield len(some) // columns, some

@@ -3,9 +3,10 @@
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from purser.sync.v1 import session_pb2 as session
+from sidecar.outbox import checks
 from sidecar.outbox.encoding import returned_body
 from sidecar.outbox.file import SEQ_BITS, OutboxFile, record_id
 from sidecar.outbox.port import Incarnation, Reservation
@@ -16,8 +17,30 @@ KEYS_KEPT: Final = timedelta(days=40)
 PURGE_SLICE: Final = 500
 MAX_REFUSALS: Final = 20_000
 
+_RECORD: Final = "id, body, checksum"
+_LEASE: Final = "lease_id, no, lease, allotted, held, returned, rest, checksum"
+
 _NO_TEXT: Final = "Could not decode to UTF-8"
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class _Lease(NamedTuple):
+    lease_id: str
+    no: int | None
+    lease: bytes
+    allotted: int
+    held: int
+    returned: int
+    rest: int
+    checksum: int
+
+
+class _Progress(NamedTuple):
+    """How far an incarnation is with the control plane."""
+
+    no: int
+    cursor: int
+    ended: int
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -31,25 +54,29 @@ def look_over(connection: sqlite3.Connection) -> None:
     """Reads what a start must be able to read: small tables, and what waits for upload. Raises
     sqlite3.DatabaseError.
     """
-    connection.execute("SELECT name, value FROM meta").fetchall()
-    connection.execute("SELECT lease_id, length(lease) FROM leases").fetchall()
-    connection.execute("SELECT lease_id, amount FROM carried").fetchall()
-    connection.execute("SELECT reservation_id, length(state) FROM reservations WHERE is_open = 1").fetchall()
-    incarnations_ = connection.execute(
-        "SELECT no, cursor, incarnation_id, boot_id FROM incarnations"
-    ).fetchall()
-    for no, cursor, *_ in incarnations_:
-        connection.execute(
-            "SELECT total(length(body)) FROM records WHERE id BETWEEN ? AND ?",
+    for name, value, checksum in connection.execute("SELECT name, value, checksum FROM meta"):
+        checks.expect(checks.of_row(name, value) == checksum, f"its {name}")
+    for row in connection.execute(f"SELECT {_LEASE} FROM leases"):  # noqa: S608
+        _lease(row)
+    _carried(connection)
+    open_reservations(connection)
+    incarnations(connection, "")
+    for no, cursor in connection.execute("SELECT no, cursor FROM incarnations").fetchall():
+        rows = connection.execute(
+            f"SELECT {_RECORD} FROM records WHERE id BETWEEN ? AND ?",  # noqa: S608
             (record_id(no, cursor + 1), record_id(no + 1, 0) - 1),
-        ).fetchone()
+        )
+        salt = checks.of_incarnation(no)
+        for row_id, *row in rows:
+            checks.expect(checks.is_record(salt, row_id - record_id(no, 0), *row), "a record")
 
 
 def insert_leases(file: OutboxFile, leases: Iterable[session.PresentedLease]) -> None:
     """Leases of the present incarnation; those that are there already stay as they are."""
+    rows = [(x.lease_id, file.no, x.SerializeToString(), sum(s.amount for s in x.slices)) for x in leases]
     file.connection.executemany(
-        "INSERT OR IGNORE INTO leases (lease_id, no, lease, allotted) VALUES (?, ?, ?, ?)",
-        [(x.lease_id, file.no, x.SerializeToString(), sum(s.amount for s in x.slices)) for x in leases],
+        "INSERT OR IGNORE INTO leases (lease_id, no, lease, allotted, rest, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+        [(*row, row[-1], checks.of_row(*row)) for row in rows],
     )
 
 
@@ -59,7 +86,8 @@ def insert_returns(file: OutboxFile, amounts: Iterable[session.LeaseAmount]) -> 
     for amount in amounts:
         seq = file.append(returned_body(amount))
         file.connection.execute(
-            "UPDATE leases SET returned = returned + ? WHERE lease_id = ?", (amount.amount, amount.lease_id)
+            "UPDATE leases SET returned = returned + ?1, rest = rest - ?1 WHERE lease_id = ?2",
+            (amount.amount, amount.lease_id),
         )
         uid = session.RecordUid(
             outbox_id=file.identity.outbox_id, incarnation_id=file.identity.incarnation_id, seq=seq
@@ -95,9 +123,13 @@ def take_refusals(file: OutboxFile, limit: int, counts: list[bytes], samples: li
 def open_reservations(connection: sqlite3.Connection) -> list[Reservation]:
     """All that are open."""
     rows = connection.execute(
-        "SELECT reservation_id, version, state FROM reservations WHERE is_open = 1"
+        "SELECT reservation_id, version, is_open, state, checksum FROM reservations WHERE is_open = 1"
     ).fetchall()
-    return [Reservation(reservation_id, version, True, state) for reservation_id, version, state in rows]
+    for *values, checksum in rows:
+        checks.expect(checks.of_row(*values) == checksum, "a reservation")
+    return [
+        Reservation(reservation_id, version, True, state) for reservation_id, version, _, state, _ in rows
+    ]
 
 
 def incarnations(
@@ -105,15 +137,19 @@ def incarnations(
 ) -> list[Incarnation]:
     """All that wrote this file, in order. `cursors` are newer ones, from memory."""
     rows = connection.execute(
-        "SELECT incarnation_id, last_seq, cursor, ended, is_synced OR was_stopped OR (boot_id = ? AND boot_id != '') "
-        "FROM incarnations ORDER BY no",
-        (boot_id,),
+        "SELECT no, incarnation_id, boot_id, is_synced, was_stopped, last_seq, last_group, marks, checksum, "
+        "cursor, ended, progress_checksum FROM incarnations ORDER BY no"
     ).fetchall()
     newer = cursors or {}
-    return [
-        Incarnation(incarnation_id, last_seq, newer.get(incarnation_id, cursor), bool(ended), bool(closable))
-        for incarnation_id, last_seq, cursor, ended, closable in rows
-    ]
+    found = []
+    for *row, last_seq, last_group, marks, checksum, cursor, ended, progress_checksum in rows:
+        no, incarnation_id, booted, is_synced, was_stopped = row
+        checks.expect(checks.is_incarnation(row, last_seq, last_group, marks, checksum), "an incarnation")
+        checks.expect(checks.of_row(no, cursor, ended) == progress_checksum, "a cursor")
+        closable = is_synced or was_stopped or (booted == boot_id != "")
+        cursor = newer.get(incarnation_id, cursor)  # noqa: PLW2901
+        found.append(Incarnation(incarnation_id, last_seq, cursor, bool(ended), bool(closable)))
+    return found
 
 
 def read_bodies(
@@ -127,65 +163,108 @@ def read_bodies(
         return []
     no, last_seq = found
     last = min(last_seq, after + max_records)
-    # The disk may have turned bits of a row's types, too: whatever it is, a body is bytes.
     rows = connection.execute(
-        "SELECT id, coalesce(CAST(body AS BLOB), x'') FROM records WHERE id BETWEEN ? AND ? ORDER BY id",
+        f"SELECT {_RECORD} FROM records WHERE id BETWEEN ? AND ? ORDER BY id",  # noqa: S608
         (record_id(no, after + 1), record_id(no, last)),
     ).fetchall()
     bodies: list[bytes] = []
-    size, expected = 0, record_id(no, after + 1)
-    for row_id, body in rows:
+    size, expected, salt = 0, record_id(no, after + 1), checks.of_incarnation(no)
+    for row_id, body, checksum in rows:
+        # Rows are thrown away from the first on: of those that are left none is missing.
+        is_next = row_id == expected or (row_id > expected and not bodies)
+        is_right = checks.is_record(salt, row_id - record_id(no, 0), body, checksum)
+        checks.expect(is_next and is_right, "a record")
         size += len(body)
         if bodies and size > max_bytes:
             return bodies
         bodies.extend([b""] * (row_id - expected))
         bodies.append(body)
         expected = row_id + 1
-    bodies.extend([b""] * (record_id(no, last) + 1 - expected))
-    return bodies
+    missing = record_id(no, last) + 1 - expected
+    checks.expect(not (rows and missing), "a record")
+    return bodies + [b""] * missing
 
 
 def move_cursor(file: OutboxFile, incarnation_id: str, cursor: int) -> None:
     """What was acknowledged; the rows go a day later."""
-    moved = file.connection.execute(
-        "UPDATE incarnations SET cursor = ?1 WHERE incarnation_id = ?2 AND cursor < ?1 RETURNING no",
-        (cursor, incarnation_id),
-    ).fetchone()
-    if moved is None:
+    progress = _progress(file.connection, incarnation_id)
+    if progress is None or progress.cursor >= cursor:
         return
+    _go_on(file.connection, progress._replace(cursor=cursor))
     at = microseconds(file.clock.now())
-    file.connection.execute("INSERT INTO acknowledgements VALUES (?, ?, ?)", (moved[0], cursor, at))
-    file.connection.execute("DELETE FROM carried WHERE no = ? AND seq <= ?", (moved[0], cursor))
+    file.connection.execute("INSERT INTO acknowledgements VALUES (?, ?, ?)", (progress.no, cursor, at))
+    file.connection.execute("DELETE FROM carried WHERE no = ? AND seq <= ?", (progress.no, cursor))
 
 
 def rewind(file: OutboxFile, cursors: Mapping[str, int], generation: int) -> None:
     """Cursors of a control plane that was restored; incarnations that it names as open are open again."""
     for incarnation_id, cursor in cursors.items():
-        moved = file.connection.execute(
-            "UPDATE incarnations SET cursor = ?, ended = 0 WHERE incarnation_id = ? RETURNING no",
-            (cursor, incarnation_id),
-        ).fetchone()
-        if moved is not None:
+        progress = _progress(file.connection, incarnation_id)
+        if progress is not None:
+            _go_on(file.connection, progress._replace(cursor=cursor, ended=0))
             file.connection.execute(
-                "DELETE FROM acknowledgements WHERE no = ? AND seq > ?", (moved[0], cursor)
+                "DELETE FROM acknowledgements WHERE no = ? AND seq > ?", (progress.no, cursor)
             )
     file.set_meta("generation", str(generation))
 
 
+def _progress(connection: sqlite3.Connection, incarnation_id: str) -> _Progress | None:
+    row = connection.execute(
+        "SELECT no, cursor, ended, progress_checksum FROM incarnations WHERE incarnation_id = ?",
+        (incarnation_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    checks.expect(checks.of_row(*row[:3]) == row[3], "a cursor")
+    return _Progress(*row[:3])
+
+
+def _go_on(connection: sqlite3.Connection, progress: _Progress) -> None:
+    connection.execute(
+        "UPDATE incarnations SET cursor = ?, ended = ?, progress_checksum = ? WHERE no = ?",
+        (progress.cursor, progress.ended, checks.of_row(*progress), progress.no),
+    )
+
+
 def keep(connection: sqlite3.Connection, incarnation_id: str) -> list[session.LeaseAmount]:
     """Per lease of that incarnation: what open holds have, and charges in records that are still on their way."""
+    needed = {lease.lease_id: lease.held for lease in _leases(connection, incarnation_id)}
+    for lease_id, amount in _carried(connection):
+        if lease_id in needed:
+            needed[lease_id] += amount
+    return [
+        session.LeaseAmount(lease_id=lease_id, amount=amount)
+        for lease_id, amount in sorted(needed.items())
+        if amount > 0
+    ]
+
+
+def _leases(connection: sqlite3.Connection, incarnation_id: str) -> list[_Lease]:
     rows = connection.execute(
-        "SELECT lease_id, held + "
-        "(SELECT coalesce(sum(amount), 0) FROM carried WHERE carried.lease_id = leases.lease_id) AS needed "
-        "FROM leases JOIN incarnations USING (no) WHERE incarnation_id = ? AND needed > 0 ORDER BY lease_id",
+        f"SELECT {_LEASE} FROM leases WHERE no = (SELECT no FROM incarnations WHERE incarnation_id = ?)",  # noqa: S608
         (incarnation_id,),
     ).fetchall()
-    return [session.LeaseAmount(lease_id=lease_id, amount=amount) for lease_id, amount in rows]
+    return [_lease(row) for row in rows]
+
+
+def _lease(row: tuple[Any, ...]) -> _Lease:
+    lease = _Lease(*row)
+    checks.expect(checks.is_lease(*row), "a lease")
+    return lease
+
+
+def _carried(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+    rows = connection.execute("SELECT no, seq, lease_id, amount, checksum FROM carried").fetchall()
+    for *row, checksum in rows:
+        checks.expect(checks.of_row(*row) == checksum, "a charge")
+    return [(lease_id, amount) for _, _, lease_id, amount, _ in rows]
 
 
 def mark_ended(file: OutboxFile, incarnation_id: str) -> None:
     """The control plane has closed it."""
-    file.connection.execute("UPDATE incarnations SET ended = 1 WHERE incarnation_id = ?", (incarnation_id,))
+    progress = _progress(file.connection, incarnation_id)
+    if progress is not None:
+        _go_on(file.connection, progress._replace(ended=1))
 
 
 def presented(
@@ -194,17 +273,13 @@ def presented(
     """That incarnation's leases which are not given back in whole. One that ended before has no rows any more that
     could be sent again.
     """
-    rows = connection.execute(
-        "SELECT lease, returned FROM leases JOIN incarnations USING (no) "
-        "WHERE incarnation_id = ? AND returned < allotted",
-        (incarnation_id,),
-    ).fetchall()
     found = []
-    for encoded, returned in rows:
-        lease = session.PresentedLease.FromString(encoded)
-        lease.returned = returned
-        if lease.ends_at.ToDatetime(UTC) > ended_after:
-            found.append(lease)
+    for row in _leases(connection, incarnation_id):
+        if row.returned < row.allotted:
+            lease = session.PresentedLease.FromString(row.lease)
+            lease.returned = row.returned
+            if lease.ends_at.ToDatetime(UTC) > ended_after:
+                found.append(lease)
     return found
 
 
@@ -215,7 +290,8 @@ def purge(file: OutboxFile) -> bool:
     connection = file.connection
     deleted = 0
     for no, seq in connection.execute(
-        "SELECT no, max(seq) FROM acknowledgements WHERE at < ? GROUP BY no", (rows_before,)
+        "SELECT no, min(max(seq), cursor) FROM acknowledgements JOIN incarnations USING (no) WHERE at < ? GROUP BY no",
+        (rows_before,),
     ).fetchall():
         gone = connection.execute(
             "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?)",

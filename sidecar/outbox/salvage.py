@@ -11,7 +11,8 @@ from typing import Any, Final
 import structlog
 
 from purser.sync.v1 import session_pb2 as session
-from sidecar.outbox.encoding import with_uid
+from sidecar.outbox import checks
+from sidecar.outbox.encoding import garbled, with_uid
 from sidecar.outbox.file import SEQ_BITS, Connect, OutboxFile
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -28,13 +29,16 @@ _FIRST_PAGE: Final = (1).to_bytes(4, "big")
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """How much could be read of a file that was set aside. `unread`: numbers that records may have had."""
+    """How much could be read of a file that was set aside. `unread`: numbers that records may have had; `spoiled`: rows
+    with another checksum: of them only records are copied, as what nobody can read.
+    """
 
     records: int
     keys: int
     reservations: int
     leases: int
     unread: int
+    spoiled: int
 
 
 def is_beheaded(path: Path) -> bool:
@@ -138,19 +142,20 @@ def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
     fresh one.
     """
     if is_beheaded(broken) and not _give_head(broken):
-        return Salvaged(0, 0, 0, 0, 0)  # unopened: the log stays as it is
+        return Salvaged(0, 0, 0, 0, 0, 0)  # unopened: the log stays as it is
     try:
         old = connect(broken)
     except sqlite3.Error:
-        return Salvaged(0, 0, 0, 0, 0)
+        return Salvaged(0, 0, 0, 0, 0, 0)
     with contextlib.closing(old):
         uids = _Uids(old)
         _in_group(into, lambda: _copy_installation(old, into))
-        records, unread = _copy_records(old, into, uids)
-        keys = _copy(old, into, "keys", "customer_id, key, content_hash, answer, at")
-        reservations = _copy(old, into, "reservations", "reservation_id, version, is_open, state, at")
-        leases = _copy(old, into, "leases", "lease_id, lease, allotted, held, returned")
-    result = Salvaged(records, keys, reservations, leases, unread)
+        records, unread, spoiled = _copy_records(old, into, uids)
+        keys, _ = _copy(old, into, "keys", _KEY, lambda row: row)
+        reservations, bad_reservations = _copy(old, into, "reservations", _RESERVATION, _reservation)
+        leases, bad_leases = _copy(old, into, "leases", _LEASE, _lease)
+    spoiled += bad_reservations + bad_leases
+    result = Salvaged(records, keys, reservations, leases, unread, spoiled)
     _log.warning(
         "outbox salvaged",
         file=str(broken),
@@ -158,15 +163,21 @@ def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
         keys=keys,
         reservations=reservations,
         unread=unread,
+        spoiled=spoiled,
     )
     return result
 
 
 def _copy_installation(old: sqlite3.Connection, into: OutboxFile) -> None:
     with contextlib.suppress(sqlite3.Error):
-        row = old.execute("SELECT value FROM meta WHERE name = 'installation_id'").fetchone()
-        if row is not None:
-            into.set_meta("installation_id", row[0])
+        installation_id = _word(old, "installation_id")
+        if installation_id:
+            into.set_meta("installation_id", installation_id)
+
+
+def _word(old: sqlite3.Connection, name: str) -> str:
+    row = old.execute("SELECT value, checksum FROM meta WHERE name = ?", (name,)).fetchone()
+    return "" if row is None or checks.of_row(name, row[0]) != row[1] else str(row[0])
 
 
 class _Uids:
@@ -176,10 +187,15 @@ class _Uids:
         self._outbox_id = ""
         self._incarnations: dict[int, str] = {}
         with contextlib.suppress(sqlite3.Error):
-            row = old.execute("SELECT value FROM meta WHERE name = 'outbox_id'").fetchone()
-            self._outbox_id = "" if row is None else row[0]
+            self._outbox_id = _word(old, "outbox_id")
         with contextlib.suppress(sqlite3.Error):
-            self._incarnations = dict(old.execute("SELECT no, incarnation_id FROM incarnations").fetchall())
+            rows = old.execute(
+                "SELECT no, incarnation_id, boot_id, is_synced, was_stopped, last_seq, last_group, marks, checksum "
+                "FROM incarnations"
+            ).fetchall()
+            for *row, last_seq, last_group, marks, checksum in rows:
+                if checks.is_incarnation(row, last_seq, last_group, marks, checksum):
+                    self._incarnations[row[0]] = row[1]
 
     def of(self, row_id: int) -> session.RecordUid | None:
         incarnation = self._incarnations.get(row_id >> SEQ_BITS)
@@ -189,34 +205,60 @@ class _Uids:
         return session.RecordUid(outbox_id=self._outbox_id, incarnation_id=incarnation, seq=seq)
 
 
-def _copy_records(old: sqlite3.Connection, into: OutboxFile, uids: _Uids) -> tuple[int, int]:
-    copied, unread, expected = 0, 0, None
-    for rows in _chunks(old, "records", "id, body"):
+def _copy_records(old: sqlite3.Connection, into: OutboxFile, uids: _Uids) -> tuple[int, int, int]:
+    copied, unread, spoiled, expected = 0, 0, 0, None
+    # The disk may have turned bits of a row's types, too: whatever it is, a body is bytes.
+    columns = "id, coalesce(CAST(body AS BLOB), x''), CASE typeof(body) WHEN 'blob' THEN checksum END"
+    for rows in _chunks(old, "records", columns):
         bodies = []
-        for row_id, body in rows:
+        for row_id, body, checksum in rows:
             uid = uids.of(row_id)
-            try:
-                bodies.append(body if uid is None else with_uid(body, uid))
-            except Exception as error:  # noqa: BLE001 - a body of rubbish is what a broken file is made of
-                _log.warning("record can not be read", id=row_id, error=str(error))
-                unread += 1
+            salt, seq = checks.of_incarnation(row_id >> SEQ_BITS), row_id & ((1 << SEQ_BITS) - 1)
+            is_right = checks.is_record(salt, seq, body, checksum)
+            spoiled += not is_right
+            whole = body if is_right else garbled(body)
+            bodies.append(whole if uid is None else with_uid(whole, uid))
             if expected is not None and row_id > expected and row_id >> SEQ_BITS == expected >> SEQ_BITS:
                 unread += row_id - expected
             expected = row_id + 1
         _in_group(into, lambda bodies=bodies: [into.append(body) for body in bodies])  # type: ignore[misc]
         copied += len(bodies)
-    return copied, unread
+    return copied, unread, spoiled
 
 
-def _copy(old: sqlite3.Connection, into: OutboxFile, table: str, columns: str) -> int:
-    copied = 0
+_KEY: Final = "customer_id, key, content_hash, answer, at"
+_RESERVATION: Final = "reservation_id, version, is_open, state, at, checksum"
+_LEASE: Final = "lease_id, no, lease, allotted, held, returned, rest, checksum"
+
+_Row = tuple[Any, ...]
+
+
+def _reservation(row: _Row) -> _Row | None:
+    *values, _, checksum = row
+    return row if checks.of_row(*values) == checksum else None
+
+
+def _lease(row: _Row) -> _Row | None:
+    """Of a lease of a file that was set aside no incarnation is known."""
+    if not checks.is_lease(*row):
+        return None
+    lease_id, _, lease, allotted, *amounts, _ = row
+    return (lease_id, None, lease, allotted, *amounts, checks.of_row(lease_id, None, lease, allotted))
+
+
+def _copy(
+    old: sqlite3.Connection, into: OutboxFile, table: str, columns: str, mend: Callable[[_Row], _Row | None]
+) -> tuple[int, int]:
+    """How many rows were copied, and how many were spoiled. `mend`: what becomes of a row; None: it is spoiled."""
+    copied, spoiled = 0, 0
     marks = ", ".join("?" * len(columns.split(",")))
     sql = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608
     for rows in _chunks(old, table, f"rowid, {columns}"):
-        values = [row[1:] for row in rows]
+        values = [mended for row in rows if (mended := mend(row[1:])) is not None]
         _in_group(into, lambda values=values: into.connection.executemany(sql, values))  # type: ignore[misc]
         copied += len(values)
-    return copied
+        spoiled += len(rows) - len(values)
+    return copied, spoiled
 
 
 def _in_group(into: OutboxFile, do: Callable[[], object]) -> None:

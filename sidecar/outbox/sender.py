@@ -62,7 +62,6 @@ class Sender:
         self._turn = turn
         self._backoff = Backoff(random)
         self._most = MAX_RECORDS
-        self._is_suspect = False
         self._retry_at = 0.0
         self._refusals_at = 0.0
         self._purge_at = 0.0
@@ -111,10 +110,7 @@ class Sender:
         self._metrics.outbox_pending_records.set(sum(i.last_seq - i.cursor for i in waiting))
         for incarnation in waiting:
             batch = self._shelf.read_batch(
-                incarnation.incarnation_id,
-                max_records=self._most,
-                max_bytes=MAX_BYTES,
-                checked=self._is_suspect,
+                incarnation.incarnation_id, max_records=self._most, max_bytes=MAX_BYTES
             )
             if batch is not None:
                 return batch
@@ -136,7 +132,6 @@ class Sender:
             return
         self._backoff.worked()
         self._retry_at = 0.0
-        self._is_suspect = False
         self._metrics.upload_stuck.set(0)
         self._metrics.upload_records.inc(batch.size)
         self._metrics.upload_duplicates.inc(len(reply.duplicate_seqs))
@@ -147,15 +142,12 @@ class Sender:
         self._shelf.acknowledge(batch.identity.incarnation_id, reply.cursor)
 
     def _failed(self, batch: EncodedBatch, code: str, message: str) -> None:
-        """Half as much next time, down to the one record that may be the cause; that one is tried for ever. Where it is
-        not the network's fault, what can not be read is found before, and carried as such.
-        """
+        """Half as much next time, down to the one record that may be the cause; that one is tried for ever."""
         self._metrics.upload_failures.labels(code).inc()
         self._most = max(1, batch.size // 2)
         seconds = self._backoff.failed()
         self._retry_at = self._clock.monotonic() + seconds
-        self._is_suspect = code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
-        is_alone = batch.size == 1 and self._is_suspect
+        is_alone = batch.size == 1 and code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
         self._metrics.upload_stuck.set(1 if is_alone else 0)
         log = _log.error if is_alone else _log.warning
         log("upload failed", code=code, error=message, first_seq=batch.first_seq, records=batch.size)

@@ -29,9 +29,7 @@ class Shelf(Protocol):
     def incarnations(self) -> Sequence[Incarnation]:
         """All that wrote this file, in order, the present one last."""
 
-    def read_batch(
-        self, incarnation_id: str, *, max_records: int, max_bytes: int, checked: bool = False
-    ) -> EncodedBatch | None:
+    def read_batch(self, incarnation_id: str, *, max_records: int, max_bytes: int) -> EncodedBatch | None:
         """The next run above the cursor. None: everything is acknowledged. One record is answered whatever its size."""
 
     def acknowledge(self, incarnation_id: str, cursor: int) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from purser.sync.v1 import session_pb2 as session
 from sidecar.outbox import keeping
-from sidecar.outbox.encoding import EncodedBatch, encode_batch, readable
+from sidecar.outbox.encoding import EncodedBatch, encode_batch
 from sidecar.outbox.file import (
     Connect,
     Job,
@@ -275,10 +275,13 @@ class SqliteOutbox:
                 connection.close()
 
     def _read(self, what: Callable[[sqlite3.Connection], _Read]) -> _Read:
+        file = self._file
         try:
             with self._reader() as connection:
                 return what(connection)
         except sqlite3.Error as error:
+            if keeping.is_damage(error):
+                self._writer.found_damage(file, str(error))
             raise OutboxFailed(f"the outbox can not be read: {error}") from error
 
     def _drop_readers(self) -> None:
@@ -312,9 +315,7 @@ class SqliteOutbox:
             cursors = dict(self._cursors)
         return self._read(lambda connection: keeping.incarnations(connection, self._boot_id, cursors))
 
-    def read_batch(
-        self, incarnation_id: str, *, max_records: int, max_bytes: int, checked: bool = False
-    ) -> EncodedBatch | None:
+    def read_batch(self, incarnation_id: str, *, max_records: int, max_bytes: int) -> EncodedBatch | None:
         """See `Shelf`."""
         with self._acknowledged:
             cursor = self._cursors.get(incarnation_id, 0)
@@ -324,8 +325,6 @@ class SqliteOutbox:
                 connection, incarnation_id, after=cursor, max_records=max_records, max_bytes=max_bytes
             )
         )
-        if checked:
-            bodies = [readable(body) for body in bodies]
         return encode_batch(identity, cursor + 1, bodies) if bodies else None
 
     def acknowledge(self, incarnation_id: str, cursor: int) -> None:

@@ -4,6 +4,7 @@ It fails in the open: a store that does not take writes turns new ones away at o
 Whatever goes wrong, foreseen or not, everybody who waits is told, and the next group comes.
 """
 
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -130,6 +131,16 @@ class GroupWriter:
 
     def _mark_damaged(self, cause: str) -> None:
         self._damage = cause
+
+    def found_damage(self, file: OutboxFile, cause: str) -> None:
+        """Somebody could not read it: it is set aside before the next group, unless it was. Waits for nothing."""
+
+        def mark(current: OutboxFile) -> None:
+            if current is file:
+                self._mark_damaged(cause)
+
+        with contextlib.suppress(OutboxFailed):  # it is closed, and looked over at the next start
+            self.submit(Pending[object]((), mark, drains=True))
 
     def submit(self, pending: Pending[Answer]) -> Pending[Answer]:
         """Hands work in. Raises what new work is turned away with while the store takes none."""

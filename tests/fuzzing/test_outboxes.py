@@ -58,14 +58,24 @@ def opened(folder: Path) -> SqliteOutbox:
     )
 
 
-def write(outbox: SqliteOutbox, name: str) -> None:
-    """A record with a key, and a reservation for every tenth."""
-    reservation = Reservation(f"r-{name}", 1, True, name.encode() * 9) if name.endswith("0") else None
+def made(name: str) -> usage.Usage:
+    """What is used under this name."""
     record = usage.Usage(decision_id=name, content_hash=b"h" * 32)
     record.event.attributes["padding"] = "x" * 150
-    (result,) = outbox.commit_all(
-        [Write(record.SerializeToString(), KeyEntry("acme", f"k-{name}", b"h", name.encode()), reservation)]
-    )
+    record.event.measures["points"] = str(int.from_bytes(name.encode()))
+    return record
+
+
+def hold(name: str) -> Reservation:
+    """What is reserved under this name."""
+    return Reservation(f"r-{name}", 1, True, name.encode() * 9)
+
+
+def write(outbox: SqliteOutbox, name: str) -> None:
+    """A record with a key, and a reservation for every tenth."""
+    key = KeyEntry("acme", f"k-{name}", b"h", name.encode())
+    reservation = hold(name) if name.endswith("0") else None
+    (result,) = outbox.commit_all([Write(made(name).SerializeToString(), key, reservation)])
     assert isinstance(result, Written)
 
 
@@ -104,20 +114,28 @@ def copies() -> Iterator[Copies]:
         yield Copies(old, new, foreign, names)
 
 
-def read_back(outbox: SqliteOutbox) -> list[str]:
-    """Every record that waits for upload and can be read, in order."""
-    found: list[str] = []
+def records(outbox: SqliteOutbox) -> list[usage.Record]:
+    """What waits for upload, in order."""
+    found: list[usage.Record] = []
     for incarnation in outbox.incarnations():
-        batch = outbox.read_batch(
-            incarnation.incarnation_id, max_records=10_000, max_bytes=1 << 30, checked=True
-        )
+        batch = outbox.read_batch(incarnation.incarnation_id, max_records=10_000, max_bytes=1 << 30)
         if batch is not None:
             request = usage.ReportBatchRequest.FromString(batch.payload)
             assert [record.seq for record in request.records] == list(
                 range(batch.first_seq, batch.last_seq + 1)
             )
-            found += [record.usage.decision_id for record in request.records if record.HasField("usage")]
+            found += request.records
     return found
+
+
+def read_back(outbox: SqliteOutbox) -> list[str]:
+    """The names of those that can be read: each is as it was written, and so is what is reserved."""
+    found = [record.usage for record in records(outbox) if record.HasField("usage")]
+    for one in found:
+        assert one == made(one.decision_id)
+    for held in outbox.open_reservations():
+        assert held == hold(held.reservation_id.removeprefix("r-"))
+    return [one.decision_id for one in found]
 
 
 def goes_on(folder: Path, look: Callable[[list[str]], None]) -> None:
@@ -215,18 +233,23 @@ def test_a_torn_outbox_says_nothing_that_was_not_written(
     st.booleans(),
     st.booleans(),
 )
-def test_an_outbox_with_flipped_bits_is_opened(
+def test_an_outbox_with_flipped_bits_says_nothing_that_was_not_written(
     copies: Copies, flips: list[tuple[int, int]], in_header: bool, in_log: bool
 ) -> None:
-    """Whatever bit of it has turned: nothing crashes, and new usage is taken."""
+    """Whatever bit of it has turned: nothing crashes, no amount is another one, and new usage is taken."""
     folder = Path(tempfile.mkdtemp())
+
+    def look(found: list[str]) -> None:
+        assert set(found) <= copies.records
+        assert len(found) == len(set(found))
+
     try:
         main, log = bytearray(copies.new.main), bytearray(copies.new.log)
         for place, bits in flips:
             damaged = log if in_log else main
             damaged[place % (100 if in_header else len(damaged))] ^= bits
         put(folder, bytes(main), bytes(log))
-        goes_on(folder, lambda _found: None)
+        goes_on(folder, look)
     finally:
         shutil.rmtree(folder)
 
@@ -257,11 +280,12 @@ def test_a_folder_in_the_place_of_a_file(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name / "inside").is_dir()
 
 
-def test_a_file_of_another_version(copies: Copies, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 9])
+def test_a_file_of_another_version(copies: Copies, tmp_path: Path, version: int) -> None:
     """It is left as it is, and the error says whose it is: a newer version may read it."""
     put(tmp_path, copies.new.main, copies.new.log)
     connection = sqlite3.connect(tmp_path / "outbox.sqlite3")
-    connection.execute("PRAGMA user_version = 9")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     with pytest.raises(OutboxUnusable, match="another version"):
         opened(tmp_path)

@@ -1,6 +1,8 @@
 """Ways to break a sidecar."""
 
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -227,17 +229,19 @@ def credit_comes_back_twice() -> Iterator[None]:
         yield
 
 
-@sabotage("rot")
+@sabotage("rot", seed=3)
 def a_salvage_closes() -> Iterator[None]:
     """What could not be read of a spoiled file is free for others: it goes on under its old name."""
     real = salvage._copy_installation
 
     def copied(old: Any, into: Any) -> None:
         real(old, into)
-        row = old.execute("SELECT value FROM meta WHERE name = 'outbox_id'").fetchone()
-        if row is not None:
-            into.set_meta("outbox_id", row[0])
-            into.identity = replace(into.identity, outbox_id=row[0])
+        outbox_id = ""
+        with suppress(sqlite3.Error):
+            outbox_id = salvage._word(old, "outbox_id")
+        if outbox_id:
+            into.set_meta("outbox_id", outbox_id)
+            into.identity = replace(into.identity, outbox_id=outbox_id)
 
     with mock.patch.object(salvage, "_copy_installation", copied):
         yield

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.outbox.port import OutboxUnusable
-from tests.fuzzing.test_outboxes import kill, opened, read_back, write
+from purser.sync.v1 import session_pb2 as session
+from sidecar.outbox.port import OutboxFailed, OutboxUnusable, Reservation, Write
+from tests.fuzzing.test_outboxes import kill, opened, read_back, records, write
 
 NO_TEXT = "CAST(x'ff' AS TEXT)"
 
@@ -39,7 +40,7 @@ def test_a_text_that_is_none_sets_the_file_aside(tmp_path: Path, sql: str) -> No
 
 
 def test_a_body_that_is_no_bytes_stops_no_upload(tmp_path: Path) -> None:
-    """It is handed on as what it is, or as a number that holds nothing; the records around it are uploaded."""
+    """It is handed on as what nobody can read; the records around it are uploaded."""
     outbox = opened(tmp_path)
     for name in ("a1", "a2", "a3"):
         write(outbox, name)
@@ -50,6 +51,101 @@ def test_a_body_that_is_no_bytes_stops_no_upload(tmp_path: Path) -> None:
     damage(tmp_path, "UPDATE records SET body = 7 WHERE id & 0xff = 2")
     outbox = opened(tmp_path)
     assert read_back(outbox) == ["a3"]
+    assert [record.garbled for record in records(outbox) if record.HasField("garbled")] == [b"", b"7"]
+    outbox.close()
+
+
+TURNED = {
+    "a record's body": "UPDATE records SET body = CAST(replace(body, x'696e', x'696f') AS BLOB) WHERE id & 0xff = 2",
+    "a record's number": "UPDATE records SET id = id | 0x100 WHERE id & 0xff = 2",
+    "what an open reservation holds": "UPDATE reservations SET state = 'a19a10a10a10a10a10a10a10a10'",
+    "a reservation's version": "UPDATE reservations SET version = version | 8",
+    "how far an incarnation wrote": "UPDATE incarnations SET last_seq = last_seq & 5",
+    "whether it stopped in order": "UPDATE incarnations SET was_stopped = 0 WHERE was_stopped = 1",
+    "when its machine was started": "UPDATE incarnations SET boot_id = 'boos'",
+    "how far it was uploaded": "UPDATE incarnations SET cursor = cursor | 2",
+    "whether it was closed": "UPDATE incarnations SET ended = 1",
+    "what a lease is": "UPDATE leases SET lease = x'07' || substr(lease, 2)",
+    "how large a lease is": "UPDATE leases SET allotted = allotted | 64",
+    "whose a lease is": "UPDATE leases SET no = 2",
+    "what holds have of a lease": "UPDATE leases SET held = held | 4",
+    "what came back of a lease": "UPDATE leases SET returned = returned | 4",
+    "the name of the outbox": "UPDATE meta SET value = value || 'x' WHERE name = 'outbox_id'",
+}
+
+
+@pytest.mark.parametrize("sql", TURNED.values(), ids=TURNED)
+def test_a_bit_that_turned_sets_the_file_aside(tmp_path: Path, sql: str) -> None:
+    """Whatever it made of a row that can still be read: nothing of it is taken for what was written, and what is right
+    is sent again under its old uid, where that is known.
+    """
+    outbox = opened(tmp_path)
+    before = outbox.identity
+    for name in ("a0", "a1", "a2"):
+        write(outbox, name)
+    lease = session.PresentedLease(lease_id="lse", slices=[session.Slice(grant_id="g", amount=10)])
+    outbox.record_leases([lease])
+    outbox.close()
+    damage(tmp_path, sql)
+    outbox = opened(tmp_path)
+    assert list(tmp_path.glob("outbox.sqlite3.aside-*"))
+    assert outbox.identity.outbox_id != before.outbox_id
+    found = read_back(outbox)
+    is_record = sql.startswith("UPDATE records")
+    assert found == (["a0", "a2"] if is_record else ["a0", "a1", "a2"])
+    garbled = [record.first_written.seq for record in records(outbox) if record.HasField("garbled")]
+    assert len(garbled) == is_record
+    assert [held.state for held in outbox.open_reservations()] == (
+        [] if sql.startswith("UPDATE reservations") else [b"a0" * 9]
+    )
+    outbox.close()
+
+
+def test_a_bit_that_turns_while_it_runs_sets_the_file_aside(tmp_path: Path) -> None:
+    """Whoever reads the row hears that it can not be read; soon after that everything else goes on in a new file."""
+    outbox = opened(tmp_path)
+    before = outbox.identity
+    for name in ("a1", "a2", "a3"):
+        write(outbox, name)
+    damage(tmp_path, TURNED["a record's body"])
+    with pytest.raises(OutboxFailed, match="spoiled a record"):
+        read_back(outbox)
+    write(outbox, "a4")
+    assert outbox.identity.outbox_id != before.outbox_id
+    assert read_back(outbox) == ["a1", "a3", "a4"]
+    (garbled,) = [record for record in records(outbox) if record.HasField("garbled")]
+    assert (garbled.first_written.outbox_id, garbled.first_written.seq) == (before.outbox_id, 2)
+    assert len(list(tmp_path.glob("outbox.sqlite3.aside-*[0-9]"))) == 1
+    outbox.close()
+
+
+def test_a_record_that_is_gone_from_among_others_is_damage(tmp_path: Path) -> None:
+    """Nobody takes it for a number that held nothing: what it charged to its lease is not free again."""
+    outbox = opened(tmp_path)
+    before = outbox.identity
+    for name in ("a1", "a2", "a3"):
+        write(outbox, name)
+    damage(tmp_path, "DELETE FROM records WHERE id & 0xff = 2")
+    with pytest.raises(OutboxFailed, match="spoiled a record"):
+        read_back(outbox)
+    write(outbox, "a4")
+    assert read_back(outbox) == ["a1", "a3", "a4"]
+    assert outbox.identity.outbox_id != before.outbox_id
+    outbox.close()
+
+
+def test_what_a_commit_meets_of_a_spoiled_row_fails_that_commit(tmp_path: Path) -> None:
+    """It is not built upon: nothing is written, and the next one goes into a new file."""
+    outbox = opened(tmp_path)
+    write(outbox, "a0")
+    damage(tmp_path, TURNED["what an open reservation holds"])
+    with pytest.raises(OutboxFailed, match="spoiled a reservation"):
+        outbox.commit(Write(reservation=Reservation("r-a0", 2, False, b"")))
+    outbox._writer.step(timeout_seconds=0)
+    write(outbox, "a1")
+    assert list(tmp_path.glob("outbox.sqlite3.aside-*"))
+    assert list(outbox.open_reservations()) == []
+    assert read_back(outbox) == ["a0", "a1"]
     outbox.close()
 
 
