@@ -1,7 +1,7 @@
 """What the file holds beside usage: leases, returns, cursors, incarnations, refusals; and what is thrown away."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ KEYS_KEPT: Final = timedelta(days=40)
 PURGE_SLICE: Final = 500
 MAX_REFUSALS: Final = 20_000
 
-_RECORD: Final = "id, body, checksum"
+_RECORDS: Final = "SELECT id, body, checksum FROM records WHERE id BETWEEN ? AND ? ORDER BY id"
 _LEASE: Final = "lease_id, no, lease, allotted, held, returned, rest, checksum"
 
 _NO_TEXT: Final = "Could not decode to UTF-8"
@@ -61,14 +61,25 @@ def look_over(connection: sqlite3.Connection) -> None:
     _carried(connection)
     open_reservations(connection)
     incarnations(connection, "")
-    for no, cursor in connection.execute("SELECT no, cursor FROM incarnations").fetchall():
-        rows = connection.execute(
-            f"SELECT {_RECORD} FROM records WHERE id BETWEEN ? AND ?",  # noqa: S608
-            (record_id(no, cursor + 1), record_id(no + 1, 0) - 1),
-        )
-        salt = checks.of_incarnation(no)
-        for row_id, *row in rows:
-            checks.expect(checks.is_record(salt, row_id - record_id(no, 0), *row), "a record")
+    for no, cursor, last_seq in connection.execute(
+        "SELECT no, cursor, last_seq FROM incarnations"
+    ).fetchall():
+        rows = connection.execute(_RECORDS, (record_id(no, cursor + 1), record_id(no + 1, 0) - 1))
+        seq = cursor
+        for seq, _ in _in_order(rows, no, cursor):  # noqa: B007
+            pass
+        checks.expect(seq in {cursor, last_seq}, "a record")
+
+
+def _in_order(rows: Iterable[tuple[Any, ...]], no: int, after: int) -> Iterator[tuple[int, bytes]]:
+    """Numbers and bodies. Rows are thrown away from the first on: of those that are left none is missing."""
+    salt, first, expected = checks.of_incarnation(no), record_id(no, 0), 0
+    for row_id, body, checksum in rows:
+        seq = row_id - first
+        is_next = seq == expected if expected else seq > after
+        checks.expect(is_next and checks.is_record(salt, seq, body, checksum), "a record")
+        yield seq, body
+        expected = seq + 1
 
 
 def insert_leases(file: OutboxFile, leases: Iterable[session.PresentedLease]) -> None:
@@ -163,24 +174,16 @@ def read_bodies(
         return []
     no, last_seq = found
     last = min(last_seq, after + max_records)
-    rows = connection.execute(
-        f"SELECT {_RECORD} FROM records WHERE id BETWEEN ? AND ? ORDER BY id",  # noqa: S608
-        (record_id(no, after + 1), record_id(no, last)),
-    ).fetchall()
+    rows = connection.execute(_RECORDS, (record_id(no, after + 1), record_id(no, last))).fetchall()
     bodies: list[bytes] = []
-    size, expected, salt = 0, record_id(no, after + 1), checks.of_incarnation(no)
-    for row_id, body, checksum in rows:
-        # Rows are thrown away from the first on: of those that are left none is missing.
-        is_next = row_id == expected or (row_id > expected and not bodies)
-        is_right = checks.is_record(salt, row_id - record_id(no, 0), body, checksum)
-        checks.expect(is_next and is_right, "a record")
+    size = 0
+    for seq, body in _in_order(rows, no, after):
         size += len(body)
         if bodies and size > max_bytes:
             return bodies
-        bodies.extend([b""] * (row_id - expected))
+        bodies.extend([b""] * (seq - 1 - after - len(bodies)))
         bodies.append(body)
-        expected = row_id + 1
-    missing = record_id(no, last) + 1 - expected
+    missing = last - after - len(bodies)
     checks.expect(not (rows and missing), "a record")
     return bodies + [b""] * missing
 
