@@ -1,4 +1,4 @@
-"""Many rows at once: appended, changed, and looked up by keys of two parts."""
+"""Many rows at once: appended, changed, and looked up by keys of several columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Column, Select, Table, Text, Update, bindparam, func, insert, tuple_, update
+from sqlalchemy import Column, Select, Table, Update, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,8 +16,8 @@ from control_plane.db.parts import in_parts
 COPIED: Final = 16
 """From so many rows on, PostgreSQL is given them by COPY: a half of what INSERTs cost it, and a quarter of what they
 cost us."""
-_PAIRS: Final = 250
-"""Keys in one statement, where each is two parameters."""
+_PARAMETERS: Final = 500
+"""Of keys in one statement, where each column is one."""
 
 
 async def append(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -84,28 +84,26 @@ async def _copy(connection: AsyncConnection, table: Table, rows: Sequence[Mappin
         ) from error
 
 
-def by_pairs(
-    dialect: str,
-    wanted: Select[Any],
-    columns: tuple[Column[str], Column[str]],
-    pairs: Sequence[tuple[str, str]],
-) -> Iterator[tuple[Select[Any], dict[str, list[str]]]]:
+def by_keys(
+    dialect: str, wanted: Select[Any], columns: Sequence[Column[Any]], keys: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[Select[Any], dict[str, list[Any]]]]:
     """`wanted` of these keys, in as many statements as it takes, each with its parameters.
 
-    PostgreSQL takes them as two arrays: a list of hundreds of pairs is parsed and planned anew each time, which costs
-    more than the look-up.
+    PostgreSQL takes an array for each column: a list of hundreds of keys is parsed and planned anew each time, which
+    costs more than the look-up.
     """
     if dialect == "postgresql":
-        first, second = (bindparam(name, type_=ARRAY(Text)) for name in ("firsts", "seconds"))
-        asked = func.unnest(first, second).table_valued("one", "other", name="asked").render_derived()
-        is_asked = (columns[0] == asked.c.one) & (columns[1] == asked.c.other)
-        yield (
-            wanted.join_from(columns[0].table, asked, is_asked),
-            {
-                "firsts": [pair[0] for pair in pairs],
-                "seconds": [pair[1] for pair in pairs],
-            },
-        )
+        names = [f"asked_{column.name}" for column in columns]
+        arrays = [
+            bindparam(name, type_=ARRAY(column.type)) for name, column in zip(names, columns, strict=True)
+        ]
+        asked = func.unnest(*arrays).table_valued(*names, name="asked").render_derived()
+        if keys:
+            of_columns = map(list, zip(*keys, strict=True))
+            yield (
+                wanted.where(tuple_(*columns).in_(select(*asked.c))),
+                dict(zip(names, of_columns, strict=True)),
+            )
         return
-    for part in in_parts(pairs, _PAIRS):
+    for part in in_parts(keys, _PARAMETERS // len(columns)):
         yield wanted.where(tuple_(*columns).in_(part)), {}

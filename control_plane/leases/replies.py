@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 
-from control_plane.db.bulk import append
+from control_plane.db.among import among
+from control_plane.db.bulk import append, by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.tables import HolderKey, holder_key, lease_requests, of_holder
 from purser.sync.v1 import session_pb2 as session
@@ -24,9 +25,13 @@ async def stored_replies(
 ) -> dict[HolderKey, bytes]:
     """What those were answered that were answered before, by holder; each holder has one of the requests."""
     key = (lease_requests.c.outbox_id, lease_requests.c.incarnation_id, lease_requests.c.request_id)
-    asked = [(*holder_key(request.holder), request.request_id) for request in requests]
-    rows = await uow.connection.execute(select(*key, lease_requests.c.reply).where(tuple_(*key).in_(asked)))
-    return {(outbox_id, incarnation_id): bytes(reply) for outbox_id, incarnation_id, _, reply in rows}
+    keys = [(*holder_key(request.holder), request.request_id) for request in requests]
+    wanted, connection = select(*key, lease_requests.c.reply), uow.connection
+    found: dict[HolderKey, bytes] = {}
+    for query, asked in by_keys(connection.dialect.name, wanted, key, keys):
+        rows = await connection.execute(query, asked)
+        found |= {(outbox_id, incarnation_id): bytes(reply) for outbox_id, incarnation_id, _, reply in rows}
+    return found
 
 
 async def store_replies(uow: UnitOfWork, replies: Collection[Reply]) -> None:
@@ -52,7 +57,7 @@ async def forestall(uow: UnitOfWork, holder: session.Holder, request_ids: Collec
     if not wanted:
         return
     known = select(lease_requests.c.request_id).where(
-        of_holder(lease_requests, holder), lease_requests.c.request_id.in_(wanted)
+        of_holder(lease_requests, holder), among(lease_requests.c.request_id, wanted)
     )
     unknown = wanted - set((await uow.connection.execute(known)).scalars())
     refusal = session.LeaseRefusal(kind=session.REFUSAL_KIND_FAILED, message="it was given up before it came")

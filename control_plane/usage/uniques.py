@@ -3,16 +3,15 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import insert, select
 
+from control_plane.db.bulk import by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.identity import balance_id
 from control_plane.usage.pricing import Judged, window_of
 from control_plane.usage.tables import counted_values
 from sidecar.engine.evaluate import Bill, Charge
 from sidecar.engine.values import ZERO, BalanceKind, BalanceRef
-
-_VALUES_PER_STATEMENT = 200
 
 
 class Value(NamedTuple):
@@ -37,11 +36,10 @@ class Counted:
         events = [(judged, list(_values(judged))) for judged in several]
         table = counted_values.c
         wanted = sorted({value for _, values in events for _, value in values})
-        for start in range(0, len(wanted), _VALUES_PER_STATEMENT):
-            part = wanted[start : start + _VALUES_PER_STATEMENT]
-            columns = (table.balance_id, table.window, table.value)
-            found = await self._uow.connection.execute(select(*columns).where(tuple_(*columns).in_(part)))
-            self._seen.update(Value(*row) for row in found)
+        columns = (table.balance_id, table.window, table.value)
+        connection = self._uow.connection
+        for query, asked in by_keys(connection.dialect.name, select(*columns), columns, wanted):
+            self._seen.update(Value(*row) for row in await connection.execute(query, asked))
         for judged, values in events:
             for charge, value in values:
                 if value in self._seen:

@@ -163,11 +163,8 @@ def keys_are_not_guarded() -> Iterator[None]:
 @sabotage("restore", seed=3)
 def no_pause_after_a_restore() -> Iterator[None]:
     """A restored control plane leases at once what others hold."""
-
-    async def none(*_: Any) -> Pause:
-        return Pause(timedelta(), timedelta())
-
-    with mock.patch.object(acquire, "read_pause", none):
+    none = Pause(timedelta(), timedelta())
+    with mock.patch.object(acquire, "pause_of", return_value=none):
         yield
 
 
