@@ -110,6 +110,13 @@ def test_who_is_asked_to_stop_brings_everything_home(installation: Installation)
         books_match(made)
 
 
+def test_a_disk_that_fails_for_two_reasons_is_mended(installation: Installation) -> None:
+    """Whoever comes second finds that it works."""
+    scene = Scene(installation, History(), Random(0))
+    with hurt(FAULTS["fail_syncs"], scene) as first, hurt(FAULTS["fail_syncs"], scene) as second:
+        assert first.split()[0] == second.split()[0], "there is one machine with such a disk"
+
+
 def test_who_hears_nothing_for_long_comes_back_by_itself(installation: Installation) -> None:
     """Every packet is lost until keepalive has given up the connection: soon after the first one that arrives the
     sidecar is live again.
