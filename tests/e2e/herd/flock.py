@@ -8,6 +8,7 @@ are.
 import argparse
 import itertools
 import json
+import os
 import sys
 import threading
 from collections import Counter
@@ -142,6 +143,7 @@ class Flock:
 def main() -> None:
     for module, name in _LOOKS:
         setattr(module, name, SELDOM_SECONDS)
+    os.nice(5)  # the control plane has a machine of its own, in life
     # Each thread that waits for the interpreter's lock asks for it so often, and here are a thousand threads: at 5 ms,
     # the default, a process that once had too much to do was busy with asking alone.
     sys.setswitchinterval(0.1)
