@@ -1,6 +1,7 @@
 """Meters of unique values: each value costs one per window, whoever counted it first."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
@@ -57,14 +58,14 @@ class Counted:
         if not self._repeated:
             return judged.bill
         lines = tuple(
-            line._replace(allowances=tuple(self._costless(judged, charge) for charge in line.allowances))
+            replace(line, allowances=tuple(self._costless(judged, charge) for charge in line.allowances))
             for line in judged.bill.features
         )
-        return judged.bill._replace(features=lines)
+        return replace(judged.bill, features=lines)
 
     def _costless(self, judged: Judged, charge: Charge) -> Charge:
         if charge.value and self.repeated(judged.item.name, charge.ref):
-            return charge._replace(quantity=0, exact=ZERO)
+            return replace(charge, quantity=0, exact=ZERO)
         return charge
 
     async def save(self) -> None:
