@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.tables import gauge_holders, leases
-from control_plane.ledger.tables import balances
+from control_plane.ledger.tables import balances, grants
 from control_plane.usage.tables import dead_letters, events
 from purser.sync.v1 import usage_pb2 as sync_usage
 from tests.simulation.matching import Demand, uncovered
@@ -120,6 +121,18 @@ def _beyond(
             if total > base + cap:
                 yield f"{total} of {what} is spent, leased at {at:.3f} when {base} and {cap} was the limit"
                 break
+
+
+async def check_kept(uow: UnitOfWork, oracle: Oracle, at: float) -> None:
+    """What the books keep for what was decided, balance by balance. Facts burn what no lease has."""
+    kept = grants.c.leased + grants.c.quarantined + grants.c.presumed + grants.c.spent - grants.c.burned
+    query = (
+        select(balances.c.customer_id, balances.c.name, balances.c.scale, func.sum(kept).label("kept"))
+        .join_from(balances, grants)
+        .group_by(balances.c.id)
+    )
+    for row in (await uow.connection.execute(query)).all():
+        oracle.check_kept(row.customer_id, row.name, int(row.kept) // 10**row.scale, at)
 
 
 async def stranded(plane: Plane, oracle: Oracle) -> list[str]:

@@ -245,6 +245,8 @@ class Stream:
                 held.settled = max(points, held.settled)
                 if not response.recorded_as:
                     held.decided = max(points, held.decided)
+                elif response.recorded_as == held.key:
+                    held.decided = 0  # its one event is a fact
             self._say(f"settle {points}{' for good' if final else ''}: {told.value} {why}")
             held.is_open &= not (final and told is Told.ACCEPTED)
             self._done(told)

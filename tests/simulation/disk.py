@@ -41,6 +41,8 @@ class Disk:
         self._open: list[Connection] = []
         self._locks: list[IO[bytes]] = []
         self._kept: dict[str, bytes] | None = None
+        self._sizes: list[tuple[float, int]] = []
+        """How long the log was before each commit, and when."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def connect(self, path: Path) -> sqlite3.Connection:
@@ -64,6 +66,7 @@ class Disk:
         if not statement.lstrip().upper().startswith(_WRITES):
             return
         if statement.startswith("COMMIT") and self._hub.current is not None and not self._hub.is_closed:
+            self._sizes.append((self._hub.time(), self._log_size()))
             # It takes its time, in which others run: what fails then fails after that.
             self._hub.sleep(
                 self._random.random() ** 4 * (2.0 if self._hub.time() < self.slow_until else 0.01)
@@ -82,17 +85,20 @@ class Disk:
     def _die(self, connection: "Connection", statement: str) -> None:
         """`kill -9` in the middle of it; where it commits, perhaps after it, or with half of it on the disk."""
         self.dies_in = None
-        log = self.folder / f"{FILE}-wal"
-        before = log.stat().st_size if log.exists() else 0
+        before = self._log_size()
         dice = self._random.random()
         if statement.startswith("COMMIT") and dice < 0.6:
             connection.really("COMMIT")
-            after = log.stat().st_size if log.exists() else 0
+            after = self._log_size()
             if dice < 0.3 and after > before:
                 self.pull(torn_to=self._random.randrange(before, after))
                 self._hub.never_return()
         self.pull()
         self._hub.never_return()
+
+    def _log_size(self) -> int:
+        log = self.folder / f"{FILE}-wal"
+        return log.stat().st_size if log.exists() else 0
 
     def pull(self, torn_to: int | None = None) -> None:
         """The process is dead: its connections go, and its files stay exactly as they are."""
@@ -126,12 +132,16 @@ class Disk:
         self._kept = None
 
     def lose_unsynced(self) -> bool:
-        """The machine went down: of the log, which only a checkpoint syncs, the end is missing. False: nothing is."""
+        """The machine went down: of the log, which only a checkpoint syncs, the end is missing. False: it is empty."""
         files = self._read()
         log = files.get(f"{FILE}-wal", b"")
         if not log:
             return False
-        files[f"{FILE}-wal"] = log[: self._random.randrange(len(log))]
+        # Only the last seconds: a loss of more than the control plane has seen gives itself away.
+        since = self._hub.time() - self._random.expovariate(0.7)
+        synced = [size for at, size in self._sizes if at < since]
+        end = min(synced[-1] if synced else 0, len(log))
+        files[f"{FILE}-wal"] = log[: self._random.randrange(end, len(log) + 1)]
         self._write(files)
         return True
 

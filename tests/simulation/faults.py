@@ -137,12 +137,21 @@ class Faults:
         self._later(act.seconds, node.start)
 
     def reboot(self, act: Act) -> None:
-        """The machine goes down without a warning. Only `process_crash` acknowledges what is not synced."""
+        """The machine goes down without a warning, and its way to the control plane goes first: what it acknowledges in
+        between nobody else has seen.
+        """
+        node = self._stage.nodes[act.node]
+        node.become(Condition.SILENT)
+        self._later(act.number % 4, self._go_down, act)
+
+    def _go_down(self, act: Act) -> None:
+        """Only `process_crash` acknowledges what is not synced."""
         node = self._stage.nodes[act.node]
         node.kill()
         if node.durability is Durability.PROCESS_CRASH and node.disk.lose_unsynced():
             self._lost_disk(act, 0.0)
         node.boots += 1
+        node.become(Condition.UP)
         self._later(act.seconds, node.start)
 
     def rot(self, act: Act) -> None:
@@ -150,13 +159,20 @@ class Faults:
         node = self._stage.nodes[act.node]
         node.kill()
         if node.disk.rot():
-            self._lost_disk(act, 0.0)
+            self._lost_disk(act, 0.0, is_doubtful=True)
         self._later(act.seconds, node.start)
 
-    def _lost_disk(self, act: Act, since: float, *, is_unnoticed: bool = False) -> None:
+    def _lost_disk(
+        self, act: Act, since: float, *, is_unnoticed: bool = False, is_doubtful: bool = False
+    ) -> None:
         node = self._stage.nodes[act.node]
-        is_remote = node.durability is Durability.REMOTE
-        self._stage.oracle.lost_disk(node.name, since, is_unnoticed=is_unnoticed, is_remote=is_remote)
+        self._stage.oracle.lost_disk(
+            node.name,
+            since,
+            is_unnoticed=is_unnoticed,
+            is_doubtful=is_doubtful,
+            is_remote=node.durability is Durability.REMOTE,
+        )
 
     # The control plane
 

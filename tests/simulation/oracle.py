@@ -38,6 +38,8 @@ class Use:
     """The same, when it was in the books already."""
     is_forgotten: bool = False
     """And the control plane has heard nothing of that time: nobody can know that it was spent."""
+    is_doubtful: bool = False
+    """That may be so: a log in which pages are garbage ends there, and nobody sees that it went on."""
 
     @property
     def was_accepted(self) -> bool:
@@ -80,6 +82,7 @@ class Held:
     """Its sidecar's disk went back to an earlier state: what was settled since may be forgotten, and it open again."""
     may_be_lost: bool = False
     is_forgotten: bool = False
+    is_doubtful: bool = False
 
     def promised(self, at: float) -> int:
         """What it is certain to have of its balance."""
@@ -127,22 +130,42 @@ class Oracle:
         """What was decided, and what reservations hold, is never more than was given."""
         if customer_id not in self.given:
             return
+        spent, held = self._spent_and_held(customer_id, at, with_doubtful=True)
+        if spent + held > self.given[customer_id]:
+            self.violations.append(
+                f"oversold: {customer_id} has {spent} decided and {held} held, of {self.given[customer_id]}"
+            )
+
+    def check_kept(self, customer_id: str, balance: str, kept: int, at: float) -> None:
+        """Nor more than the books `kept` for leases: what is free again there can be given to somebody else, whether
+        anybody asks for it in this history or not.
+        """
+        spent, held = self._spent_and_held(customer_id, at, with_doubtful=False)
+        if spent + held > kept:
+            self.violations.append(
+                f"free again: {customer_id} has {spent} decided and {held} held, and {balance} keeps {kept}"
+            )
+
+    def _spent_and_held(self, customer_id: str, at: float, *, with_doubtful: bool) -> tuple[int, int]:
+        """What a disk has lost counts, too: its caller was told. Doubtful is also a reservation whose end was not
+        heard of: it may have become a fact.
+        """
         spent = sum(
             use.amount
             for use in self.uses.values()
             if use.customer_id == customer_id
             and use.was_accepted
             and not (use.is_fact or use.is_forgotten or use.key in self.holds)
+            and (with_doubtful or not use.is_doubtful)
         )
         held = sum(
             hold.promised(at)
             for hold in self.holds.values()
-            if hold.customer_id == customer_id and not hold.is_forgotten
+            if hold.customer_id == customer_id
+            and not hold.is_forgotten
+            and (with_doubtful or not (hold.is_doubtful or (hold.is_ending and hold.is_open)))
         )
-        if spent + held > self.given[customer_id]:
-            self.violations.append(
-                f"oversold: {customer_id} has {spent} decided and {held} held, of {self.given[customer_id]}"
-            )
+        return spent, held
 
     def _check_seats(self, use: Use) -> None:
         """Who holds a seat for certain: added, and no removal that could have come after."""
@@ -198,21 +221,24 @@ class Oracle:
                 f"{held.key} was reserved at {node} for {held.amount} and is not known there"
             )
 
-    def lost_disk(self, node: str, since: float, *, is_unnoticed: bool, is_remote: bool) -> None:
-        """A sidecar's disk went back to how it was then: what it acknowledged after that may be gone. `is_remote`: but
-        what it acknowledged was in the books.
+    def lost_disk(
+        self, node: str, since: float, *, is_unnoticed: bool, is_doubtful: bool, is_remote: bool
+    ) -> None:
+        """A sidecar's disk went back to how it was then: what it acknowledged after that may be gone. `is_unnoticed`:
+        nobody can know; `is_doubtful`: or perhaps nobody can. `is_remote`: but what it acknowledged was in the books.
         """
         for use in self.uses.values():
             if any(where == node and at >= since for at, _, where in use.told):
                 use.may_be_lost |= not is_remote
                 use.is_only_booked |= is_remote
                 use.is_forgotten |= is_unnoticed
+                use.is_doubtful |= is_doubtful
         for held in self.holds.values():
             if node.endswith(f"-{held.node}"):
                 held.is_set_back = held.is_open = True
-                if held.since >= since:
-                    held.may_be_lost = True
-                    held.is_forgotten |= is_unnoticed
+                held.may_be_lost |= held.since >= since
+                held.is_forgotten |= is_unnoticed  # or what was settled of it since
+                held.is_doubtful |= is_doubtful
 
     # At the end
 

@@ -84,13 +84,15 @@ class Sold:
     """Empty: a gauge has holders, and no events."""
     counts: bool = False
     """Each event is one, whatever it measures; else it is as many as its points."""
+    finishes: bool = True
+    """Whoever is cut off may finish its leases."""
 
 
 CUSTOMERS: Final = {
     "acme": Sold("prepaid", "jobs", "job"),
-    "ring": Sold("metered", "calls", "call", counts=True),
+    "ring": Sold("metered", "calls", "call", counts=True, finishes=False),
     "page": Sold("hourly", "pages", "page"),
-    "pace": Sold("paced", "pings", "ping", counts=True),
+    "pace": Sold("paced", "pings", "ping", counts=True, finishes=False),
     "task": Sold("capped", "tasks", "task"),
     "team": Sold("team", "seats", counts=True),
 }

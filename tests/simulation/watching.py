@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from math import inf
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
 from sqlalchemy import select
@@ -16,10 +16,15 @@ from control_plane.leases.tables import sessions
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync_usage
 from sidecar.leases.book import LeaseBook
+from sidecar.leases.held import DRIFT
 from tests.simulation.network import Wire
 from tests.simulation.oracle import Oracle
 from tests.simulation.plane import BASE
+from tests.simulation.story import CUSTOMERS
 from tests.simulation.threads import Hub
+
+MOMENT: Final = 1e-5
+"""Instants are rounded to microseconds on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class Watch:
             found = take(book, draws, now, finish_until)
             for one in found:
                 if not one.is_rate:
-                    self._spent(one.lease_id, is_finishing=finish_until is not None)
+                    may_finish = finish_until is not None and CUSTOMERS[one.ref.customer_id].finishes
+                    self._spent(one.lease_id, is_finishing=may_finish)
             return found
 
         async def inserted(uow: Any, made: Any) -> None:
@@ -82,11 +88,18 @@ class Watch:
             yield
 
     def _spent(self, lease_id: str, *, is_finishing: bool) -> None:
-        """Nothing is spent of a lease that has ended in true time, but under `finish_lease`; nor of a grant."""
-        late = self._hub.time() - self._ends[lease_id]
+        """Nothing is spent of a lease before its beginning, nor after its true end, but under `finish_lease`; nor
+        of a grant after that.
+        """
+        now, lease = self._hub.time(), self.leases.get(lease_id)
+        if lease is not None and now < lease.begins - (lease.begins - lease.at) * DRIFT - MOMENT:
+            self._oracle.violations.append(
+                f"spent of lease {lease_id} {lease.begins - now:.3f} s before it begins"
+            )
+        late = now - self._ends[lease_id]
         if late > 0 and not is_finishing:
             self._oracle.violations.append(f"spent of lease {lease_id} {late:.3f} s after its end")
-        late = self._hub.time() - self._grants_end[lease_id]
+        late = now - self._grants_end[lease_id]
         if late > 0:
             self._oracle.violations.append(f"spent of a grant {late:.3f} s after its end, by {lease_id}")
 

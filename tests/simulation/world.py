@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from control_plane.ledger.audit import audit, oversold
-from tests.simulation.books import check_books, stranded
+from tests.simulation.books import check_books, check_kept, stranded
 from tests.simulation.callers import Callers
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
@@ -128,13 +128,17 @@ class World:
     # Checking
 
     async def _audit(self) -> None:
-        if not self.plane.alive or self.hub.time() < self._audit_at:
-            return
-        self._audit_at = self.hub.time() + AUDIT_SECONDS
+        if self.plane.alive and self.hub.time() >= self._audit_at:
+            self._audit_at = self.hub.time() + AUDIT_SECONDS
+            await self._look_at_the_books()
+
+    async def _look_at_the_books(self) -> None:
         async with self.plane.alive[0].database.read() as uow:
             self.oracle.violations += await audit(uow)
             if not self.plane.restores and (amount := await oversold(uow)):
                 self.oracle.violations.append(f"the books are oversold by {amount}")
+            if not self.plane.restores:
+                await check_kept(uow, self.oracle, self.hub.time())
 
     async def _check_all(self) -> None:
         for node in self.stage.nodes:
@@ -143,6 +147,7 @@ class World:
             elif node.unsent:
                 self.oracle.violations.append(f"{node.name} has {node.unsent} records that were not sent")
         self.oracle.violations += await stranded(self.plane, self.oracle)
+        await self._look_at_the_books()
         await check_books(self.plane, self.oracle, self.watch, self.offers, self.hub.time())
 
 

@@ -230,3 +230,14 @@ def leases_outlive_their_grants() -> Iterator[None]:
 
     with mock.patch.object(Granting, "_new_lease", made):
         yield
+
+
+@sabotage(seed=1)
+def grants_are_leased_before_they_begin() -> Iterator[None]:
+    """A grant is leased as soon as it is there, whenever it begins."""
+
+    def active(grant: GrantRow, at: Any) -> bool:
+        return grant.ends_at is None or at < grant.ends_at
+
+    with mock.patch.object(GrantRow, "active", active):
+        yield

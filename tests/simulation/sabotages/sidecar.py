@@ -8,6 +8,7 @@ from unittest import mock
 from purser.sync.v1 import session_pb2 as session
 from sidecar.app import Sidecar, Surroundings
 from sidecar.deciding.reserving.commits import Commits
+from sidecar.deciding.spending import Till
 from sidecar.engine import resolve
 from sidecar.engine.subscribed import subscribed
 from sidecar.leases import held
@@ -15,7 +16,7 @@ from sidecar.leases.keeper import Keeper
 from sidecar.leases.requests import from_wire
 from sidecar.leases.returning import Returning
 from sidecar.outbox import keeping, salvage
-from sidecar.outbox.port import OutboxFailed
+from sidecar.outbox.port import Incarnation, OutboxFailed
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.outbox.writer import GroupWriter
@@ -175,6 +176,31 @@ def drift_is_ignored() -> Iterator[None]:
         yield
 
 
+@sabotage(seed=11)
+def next_periods_are_spent_at_once() -> Iterator[None]:
+    """A lease that was taken ahead is spent before it begins."""
+    real = held.HeldLease.__init__
+
+    def made(lease: Any, *args: Any, **times: Any) -> None:
+        real(lease, *args, **times)
+        lease.begins_at = lease.arrived_at
+
+    with mock.patch.object(held.HeldLease, "__init__", made):
+        yield
+
+
+@sabotage("refuse", seed=3)
+def leases_are_finished_where_none_may_be() -> Iterator[None]:
+    """Features that say `deny` finish their leases, too."""
+
+    def finish_until(till: Till, _bill: Any) -> float | None:
+        pulse = till.view.pulse
+        return None if pulse.is_connected or pulse.confirmed_at is None else pulse.confirmed_at + 10.0
+
+    with mock.patch.object(Till, "finish_until", finish_until):
+        yield
+
+
 @sabotage("set_wall")
 def leases_by_the_wall_clock() -> Iterator[None]:
     """Who sets the clock back makes leases longer."""
@@ -214,6 +240,18 @@ def a_salvage_closes() -> Iterator[None]:
             into.identity = replace(into.identity, outbox_id=row[0])
 
     with mock.patch.object(salvage, "_copy_installation", copied):
+        yield
+
+
+@sabotage("reboot", seed=25)
+def a_reboot_closes() -> Iterator[None]:
+    """What a machine lost that went down is free for others: its sessions are closed as after any restart."""
+    real = keeping.incarnations
+
+    def incarnations(*args: Any) -> list[Incarnation]:
+        return [replace(one, closable=True) for one in real(*args)]
+
+    with mock.patch.object(keeping, "incarnations", incarnations):
         yield
 
 
