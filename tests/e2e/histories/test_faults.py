@@ -73,8 +73,9 @@ def test_a_fault_alone(installation: Installation, name: str) -> None:
                     seconds=20,
                     what=f"somebody hears that something is wrong: {name}",
                 )
-        for machine in installation.machines:
-            machine.sidecar.wait_until_ready()
+        # Of the replicas, too: one that starts while the next test takes the database away ends, as it says.
+        for server in (*installation.replicas, *(machine.sidecar for machine in installation.machines)):
+            server.wait_until_ready()
         _flows(history, len(history.calls))
         made.callers.stop()
         made.callers.finish()
