@@ -12,6 +12,8 @@ from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from control_plane.db.types import is_storable
+
 _TEXTS: Final = ARRAY(Text())
 
 
@@ -25,7 +27,7 @@ class _Ids(TypeDecorator[list[str]]):
         return dialect.type_descriptor(_TEXTS if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> Any:
-        possible = [one for one in value or () if "\0" not in one]  # neither database has a row of such an id
+        possible = [one for one in value or () if is_storable(one)]  # neither database has a row of any other
         return possible if dialect.name == "postgresql" else json.dumps(possible)
 
 

@@ -23,6 +23,8 @@ class Counted(NamedTuple):
 
 async def read_cursors(uow: UnitOfWork, holders: Collection[HolderKey]) -> Mapping[HolderKey, Counted]:
     """By holder."""
+    if not holders:
+        return {}
     of_outbox: defaultdict[str, dict[str, tuple[int, bool]]] = defaultdict(dict)
     columns = (sessions.c.outbox_id, sessions.c.incarnation_id, sessions.c.cursor, sessions.c.highest_seq)
     theirs = among(sessions.c.outbox_id, {outbox_id for outbox_id, _ in holders})

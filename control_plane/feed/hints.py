@@ -23,6 +23,8 @@ async def missed_hints(
     """What a follower that was away since then has not heard: the balances, by customer, of those it follows where its
     own or its parent's may have changed.
     """
+    if not followed:
+        return {}
     query = select(customers.c.id, customers.c.parent_id).where(among(customers.c.id, followed))
     parents: dict[str, str | None] = {row.id: row.parent_id for row in await uow.connection.execute(query)}
     named = parents.keys() | {parent for parent in parents.values() if parent}

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, delete, select, tuple_
 
 from control_plane.db.among import among
-from control_plane.db.parts import in_parts
+from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.gauges import Change, State, held_by, read_changes, write_changes
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
@@ -122,8 +122,8 @@ async def _let_go(uow: UnitOfWork, asks: ColumnElement[bool], ending: Ending) ->
     if not told:
         return {}
     await uow.connection.execute(delete(gauge_asks).where(asks))
-    for over in in_parts(sorted(told)):
-        told -= await _keys(uow, _among(over))
+    others = await read_by_keys(uow.connection, select(*ASK_KEY).distinct(), ASK_KEY, sorted(told))
+    told -= {(balance_id, holder_id, event_key) for balance_id, holder_id, event_key in others}
     return await _end(uow, told, ending)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 
 from control_plane.db.among import among
-from control_plane.db.bulk import append, by_keys
+from control_plane.db.bulk import append, read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.tables import HolderKey, holder_key, lease_requests, of_holder
 from purser.sync.v1 import session_pb2 as session
@@ -26,12 +26,8 @@ async def stored_replies(
     """What those were answered that were answered before, by holder; each holder has one of the requests."""
     key = (lease_requests.c.outbox_id, lease_requests.c.incarnation_id, lease_requests.c.request_id)
     keys = [(*holder_key(request.holder), request.request_id) for request in requests]
-    wanted, connection = select(*key, lease_requests.c.reply), uow.connection
-    found: dict[HolderKey, bytes] = {}
-    for query, asked in by_keys(connection.dialect.name, wanted, key, keys):
-        rows = await connection.execute(query, asked)
-        found |= {(outbox_id, incarnation_id): bytes(reply) for outbox_id, incarnation_id, _, reply in rows}
-    return found
+    rows = await read_by_keys(uow.connection, select(*key, lease_requests.c.reply), key, keys)
+    return {(outbox_id, incarnation_id): bytes(reply) for outbox_id, incarnation_id, _, reply in rows}
 
 
 async def store_replies(uow: UnitOfWork, replies: Collection[Reply]) -> None:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import bindparam, insert, select, update
 
-from control_plane.db.bulk import by_keys
+from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.rows import LeaseRow
 from control_plane.leases.settle import Freed
@@ -137,11 +137,10 @@ async def _applied(
     found: set[tuple[Uid, str]] = set()
     awaited: dict[_AwaitedKey, int] = {}
     columns = (table.outbox_id, table.incarnation_id, table.seq, table.lease_id)
-    connection = uow.connection
-    for query, asked in by_keys(connection.dialect.name, select(*columns, table.amount), columns, keys):
-        for outbox_id, incarnation_id, seq, lease_id, amount in await connection.execute(query, asked):
-            if seq == _AWAITED_SEQ:
-                awaited[outbox_id, incarnation_id, lease_id] = amount
-            else:
-                found.add((Uid(outbox_id, incarnation_id, seq), lease_id))
+    rows = await read_by_keys(uow.connection, select(*columns, table.amount), columns, keys)
+    for outbox_id, incarnation_id, seq, lease_id, amount in rows:
+        if seq == _AWAITED_SEQ:
+            awaited[outbox_id, incarnation_id, lease_id] = amount
+        else:
+            found.add((Uid(outbox_id, incarnation_id, seq), lease_id))
     return found, awaited

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import insert, select, update
 
-from control_plane.db.bulk import by_keys
+from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.letting_go import end_session, gauges_asked
 from control_plane.leases.presented import enter_presented
@@ -201,11 +201,10 @@ async def acquiring_sessions(
     key = sessions.c.outbox_id, sessions.c.incarnation_id
     wanted = select(sessions).order_by(*key).with_for_update(skip_locked=len(requests) > 1)
     found = {}
-    for query, asked in by_keys(uow.connection.dialect.name, wanted, key, sorted(epochs)):
-        for values in (await uow.connection.execute(query, asked)).mappings():
-            row = SessionRow(**values)
-            if row.state == OPEN and row.epoch == epochs[holder_key(row)]:
-                found[holder_key(row)] = row
+    for values in await read_by_keys(uow.connection, wanted, key, sorted(epochs)):
+        row = SessionRow(**values._asdict())
+        if row.state == OPEN and row.epoch == epochs[holder_key(row)]:
+            found[holder_key(row)] = row
     return found
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from control_plane.db.among import among
-from control_plane.db.bulk import append, by_keys, update_rows
+from control_plane.db.bulk import AnyRow, append, read_by_keys, update_rows
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.ledger.journal import Journal
@@ -146,8 +146,7 @@ class Vault:
         dated = [(identity, start) for identity, start in pairs if start is not None]
         timeless = [identity for identity, start in pairs if start is None]
         columns = grants.c.balance_id, grants.c.window_start
-        for query, asked in by_keys(self._uow.connection.dialect.name, select(grants), columns, dated):
-            await self._read(query, asked)
+        self._take(await read_by_keys(self._uow.connection, select(grants), columns, dated))
         if timeless:
             await self._read(
                 select(grants).where(among(grants.c.balance_id, timeless), grants.c.window_start.is_(None))
@@ -162,9 +161,12 @@ class Vault:
         if unread:
             await self._read(select(grants).where(among(grants.c.id, unread)))
 
-    async def _read(self, query: Select[Any], parameters: Mapping[str, Any] | None = None) -> None:
-        for row in (await self._uow.connection.execute(query, parameters)).mappings():
-            self.held[row["balance_id"]].known(GrantRow(**row))
+    async def _read(self, query: Select[Any]) -> None:
+        self._take(await self._uow.connection.execute(query))
+
+    def _take(self, rows: Iterable[AnyRow]) -> None:
+        for row in rows:
+            self.held[row.balance_id].known(GrantRow(**row._asdict()))
 
     async def save(self) -> None:
         """Writes every changed row, raises their balances' versions, and appends the books."""

@@ -66,7 +66,10 @@ async def forget(uow: UnitOfWork, uids: Sequence[str]) -> None:
 
 async def buried(uow: UnitOfWork, uids: Iterable[str]) -> set[str]:
     """Which of these are dead letters already."""
-    query = select(dead_letters.c.uid).where(among(dead_letters.c.uid, uids))
+    asked = list(uids)
+    if not asked:
+        return set()
+    query = select(dead_letters.c.uid).where(among(dead_letters.c.uid, asked))
     return set((await uow.connection.execute(query)).scalars())
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
 
-from control_plane.db.bulk import by_keys
+from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.identity import balance_id
 from control_plane.usage.pricing import Judged, window_of
@@ -38,9 +38,8 @@ class Counted:
         table = counted_values.c
         wanted = sorted({value for _, values in events for _, value in values})
         columns = (table.balance_id, table.window, table.value)
-        connection = self._uow.connection
-        for query, asked in by_keys(connection.dialect.name, select(*columns), columns, wanted):
-            self._seen.update(Value(*row) for row in await connection.execute(query, asked))
+        rows = await read_by_keys(self._uow.connection, select(*columns), columns, wanted)
+        self._seen.update(Value(*row) for row in rows)
         for judged, values in events:
             for charge, value in values:
                 if value in self._seen:
