@@ -93,7 +93,7 @@ def no_epoch_fence() -> Iterator[None]:
         yield
 
 
-@sabotage("put_back", seed=10)
+@sabotage("put_back", seed=41)
 def rolled_back_disk_goes_on() -> Iterator[None]:
     """A disk that was put back is taken for what it was."""
     with mock.patch.object(sessions, "_rolled_back", return_value=False):
