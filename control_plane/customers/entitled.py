@@ -11,7 +11,7 @@ from sqlalchemy import Row, or_, select
 
 from control_plane.catalog.revisions import current_revision, read_catalogs, revision_at
 from control_plane.customers.tables import customers, subjects
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.subscriptions.tables import subscription_pins, subscriptions
 from sidecar.engine.customer import Customer, PastDuePolicy, Subscription, SubscriptionState
@@ -65,15 +65,13 @@ async def at_instant(uow: UnitOfWork, customer_id: str, occurred_at: datetime) -
 async def revisions_of(uow: UnitOfWork, customer_ids: Collection[str]) -> set[int]:
     """Every catalog revision that these customers can have been entitled by: those of their pins, and the newest."""
     found = {await current_revision(uow)}
-    possible = sorted(name for name in set(customer_ids) if is_storable(name))
-    for some in in_parts(possible):
-        pinned = (
-            select(subscription_pins.c.catalog_revision)
-            .join(subscriptions, subscriptions.c.id == subscription_pins.c.subscription_id)
-            .where(subscriptions.c.customer_id.in_(some))
-            .distinct()
-        )
-        found.update((await uow.connection.execute(pinned)).scalars())
+    pinned = (
+        select(subscription_pins.c.catalog_revision)
+        .join(subscriptions, subscriptions.c.id == subscription_pins.c.subscription_id)
+        .where(among(subscriptions.c.customer_id, customer_ids))
+        .distinct()
+    )
+    found.update((await uow.connection.execute(pinned)).scalars())
     return found
 
 
@@ -96,13 +94,12 @@ async def compile_entitlements(
 
 async def owners_of(uow: UnitOfWork, subject_ids: Collection[str]) -> dict[str, str]:
     """Whose each subject is; one that nobody has registered is not in the answer."""
-    found: dict[str, str] = {}
-    for some in in_parts([name for name in sorted(set(subject_ids)) if is_storable(name)]):
-        rows = await uow.connection.execute(
-            select(subjects.c.id, subjects.c.customer_id).where(subjects.c.id.in_(some))
-        )
-        found.update({row.id: row.customer_id for row in rows})
-    return found
+    if not subject_ids:
+        return {}
+    rows = await uow.connection.execute(
+        select(subjects.c.id, subjects.c.customer_id).where(among(subjects.c.id, subject_ids))
+    )
+    return {row.id: row.customer_id for row in rows}
 
 
 async def read_customers(
@@ -111,25 +108,20 @@ async def read_customers(
     """Every one of these customers, those that do not exist included. `pinned_at`: as they were pinned then."""
     found: dict[str, Customer] = {}
     wanted = sorted(set(customer_ids))
-    possible = [name for name in wanted if is_storable(name)]
-    for some in in_parts(possible):
-        rows = (await uow.connection.execute(select(customers).where(customers.c.id.in_(some)))).all()
-        held = await _subscriptions(uow, [row.id for row in rows], pinned_at)
-        for row in rows:
-            suspended = row.suspended_at is not None and (pinned_at is None or row.suspended_at <= pinned_at)
-            found[row.id] = Customer(
-                customer_id=row.id,
-                exists=True,
-                parent_id=row.parent_id or "",
-                suspended=suspended,
-                subscriptions=tuple(held.get(row.id, ())),
-            )
+    if not wanted:
+        return found
+    rows = (await uow.connection.execute(select(customers).where(among(customers.c.id, wanted)))).all()
+    held = await _subscriptions(uow, [row.id for row in rows], pinned_at)
+    for row in rows:
+        suspended = row.suspended_at is not None and (pinned_at is None or row.suspended_at <= pinned_at)
+        found[row.id] = Customer(
+            customer_id=row.id,
+            exists=True,
+            parent_id=row.parent_id or "",
+            suspended=suspended,
+            subscriptions=tuple(held.get(row.id, ())),
+        )
     return {name: found.get(name) or Customer(customer_id=name, exists=False) for name in wanted}
-
-
-def is_storable(name: str) -> bool:
-    """Can a row have this id? PostgreSQL keeps no NUL in text, and refuses a statement with one."""
-    return "\0" not in name
 
 
 async def _subscriptions(
@@ -144,7 +136,7 @@ async def _subscriptions(
     rows = await uow.connection.execute(
         select(subscriptions)
         .where(
-            subscriptions.c.customer_id.in_(customer_ids),
+            among(subscriptions.c.customer_id, customer_ids),
             or_(subscriptions.c.ends_at.is_(None), subscriptions.c.ends_at > recent),
         )
         .order_by(subscriptions.c.customer_id, subscriptions.c.starts_at, subscriptions.c.id)
@@ -161,7 +153,7 @@ async def _as_pinned(
     pins: defaultdict[str, list[Row[Any]]] = defaultdict(list)
     for row in await uow.connection.execute(
         select(subscription_pins)
-        .where(subscription_pins.c.subscription_id.in_(ids))
+        .where(among(subscription_pins.c.subscription_id, ids))
         .order_by(subscription_pins.c.subscription_id, subscription_pins.c.from_at)
     ):
         pins[row.subscription_id].append(row)

@@ -1,23 +1,37 @@
-"""Many rows at once: appended, changed, and looked up by keys of two parts."""
+"""Many rows at once: appended, changed, and looked up by keys of several columns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Column, Select, Table, Text, Update, bindparam, func, insert, tuple_, update
+from sqlalchemy import (
+    Column,
+    Row,
+    Select,
+    Table,
+    TableValuedAlias,
+    Update,
+    bindparam,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from control_plane.db.parts import in_parts
+AnyRow = Row[*tuple[Any, ...]]
+"""A row of a statement whose columns the type checker does not know."""
 
 COPIED: Final = 16
 """From so many rows on, PostgreSQL is given them by COPY: a half of what INSERTs cost it, and a quarter of what they
 cost us."""
-_PAIRS: Final = 250
-"""Keys in one statement, where each is two parameters."""
+_PARAMETERS: Final = 500
+"""Of keys in one statement on SQLite, where each column is one."""
 
 
 async def append(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -47,8 +61,7 @@ async def update_rows(
 
 @cache
 def _update_of_arrays(table: Table, key: str, names: tuple[str, ...]) -> Update:
-    arrays = [bindparam(f"all_{name}", type_=ARRAY(table.c[name].type)) for name in names]
-    given = func.unnest(*arrays).table_valued(*names, name="given").render_derived()
+    given = _given([table.c[name] for name in names])
     changed: dict[str, Any] = {name: given.c[name] for name in names if name != key}
     return update(table).where(table.c[key] == given.c[key]).values(changed)
 
@@ -84,28 +97,35 @@ async def _copy(connection: AsyncConnection, table: Table, rows: Sequence[Mappin
         ) from error
 
 
-def by_pairs(
-    dialect: str,
+async def read_by_keys(
+    connection: AsyncConnection,
     wanted: Select[Any],
-    columns: tuple[Column[str], Column[str]],
-    pairs: Sequence[tuple[str, str]],
-) -> Iterator[tuple[Select[Any], dict[str, list[str]]]]:
-    """`wanted` of these keys, in as many statements as it takes, each with its parameters.
+    columns: Sequence[Column[Any]],
+    keys: Sequence[tuple[Any, ...]],
+) -> Sequence[AnyRow]:
+    """The rows of `wanted` that have one of these keys.
 
-    PostgreSQL takes them as two arrays: a list of hundreds of pairs is parsed and planned anew each time, which costs
-    more than the look-up.
+    PostgreSQL takes an array for each column: a list of hundreds of keys is parsed and planned anew each time, which
+    costs more than the look-up.
     """
-    if dialect == "postgresql":
-        first, second = (bindparam(name, type_=ARRAY(Text)) for name in ("firsts", "seconds"))
-        asked = func.unnest(first, second).table_valued("one", "other", name="asked").render_derived()
-        is_asked = (columns[0] == asked.c.one) & (columns[1] == asked.c.other)
-        yield (
-            wanted.join_from(columns[0].table, asked, is_asked),
-            {
-                "firsts": [pair[0] for pair in pairs],
-                "seconds": [pair[1] for pair in pairs],
-            },
-        )
-        return
-    for part in in_parts(pairs, _PAIRS):
-        yield wanted.where(tuple_(*columns).in_(part)), {}
+    if not keys:
+        return ()
+    if connection.dialect.name == "postgresql":
+        query = wanted.where(tuple_(*columns).in_(select(*_given(columns).c)))
+        of_columns = zip(columns, zip(*keys, strict=True), strict=True)
+        values = {f"all_{column.name}": list(several) for column, several in of_columns}
+        rows: Sequence[AnyRow] = (await connection.execute(query, values)).all()
+        return rows
+    found: list[AnyRow] = []
+    at_once = _PARAMETERS // len(columns)
+    for start in range(0, len(keys), at_once):
+        query = wanted.where(tuple_(*columns).in_(keys[start : start + at_once]))
+        found += (await connection.execute(query)).all()
+    return found
+
+
+def _given(columns: Sequence[Column[Any]]) -> TableValuedAlias:
+    """A row for each place in the arrays `all_…`, a parameter for each column."""
+    arrays = [bindparam(f"all_{column.name}", type_=ARRAY(column.type)) for column in columns]
+    names = [column.name for column in columns]
+    return func.unnest(*arrays).table_valued(*names, name="given").render_derived()

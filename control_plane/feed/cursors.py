@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import select
 
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.sessions import ENDED, SET_ASIDE
 from control_plane.leases.tables import HolderKey, sessions
@@ -23,14 +23,14 @@ class Counted(NamedTuple):
 
 async def read_cursors(uow: UnitOfWork, holders: Collection[HolderKey]) -> Mapping[HolderKey, Counted]:
     """By holder."""
+    if not holders:
+        return {}
     of_outbox: defaultdict[str, dict[str, tuple[int, bool]]] = defaultdict(dict)
     columns = (sessions.c.outbox_id, sessions.c.incarnation_id, sessions.c.cursor, sessions.c.highest_seq)
-    for some in in_parts({outbox_id for outbox_id, _ in holders}):
-        query = select(*columns).where(
-            sessions.c.outbox_id.in_(some), sessions.c.state.not_in((ENDED, SET_ASIDE))
-        )
-        for row in await uow.connection.execute(query):
-            of_outbox[row.outbox_id][row.incarnation_id] = row.cursor, row.cursor >= row.highest_seq
+    theirs = among(sessions.c.outbox_id, {outbox_id for outbox_id, _ in holders})
+    query = select(*columns).where(theirs, sessions.c.state.not_in((ENDED, SET_ASIDE)))
+    for row in await uow.connection.execute(query):
+        of_outbox[row.outbox_id][row.incarnation_id] = row.cursor, row.cursor >= row.highest_seq
     found: dict[HolderKey, Counted] = {}
     for outbox_id, incarnation_id in holders:
         rows = of_outbox[outbox_id]

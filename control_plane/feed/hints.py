@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import select
 
 from control_plane.customers.tables import customers
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.faults import Faults, is_connection_lost
 from control_plane.ledger.balances import changed_since, hints
@@ -23,10 +23,10 @@ async def missed_hints(
     """What a follower that was away since then has not heard: the balances, by customer, of those it follows where its
     own or its parent's may have changed.
     """
-    parents: dict[str, str | None] = {}
-    for some in in_parts(followed):
-        query = select(customers.c.id, customers.c.parent_id).where(customers.c.id.in_(some))
-        parents.update({row.id: row.parent_id for row in await uow.connection.execute(query)})
+    if not followed:
+        return {}
+    query = select(customers.c.id, customers.c.parent_id).where(among(customers.c.id, followed))
+    parents: dict[str, str | None] = {row.id: row.parent_id for row in await uow.connection.execute(query)}
     named = parents.keys() | {parent for parent in parents.values() if parent}
     changed = await changed_since(uow, since - OVERLAP, named)
     return await hints_of(

@@ -11,7 +11,7 @@ from sqlalchemy import and_, exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from control_plane.customers.tables import customers
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.feed.connected import Connected
@@ -265,11 +265,11 @@ class Poller:
     async def _with_children(self, uow: UnitOfWork, changed: Collection[str]) -> Sequence[str]:
         """Followed customers among these, and those whose parent is among them: they show its budgets too."""
         wanted = set(changed) & self._customers.keys()
-        for some in in_parts(changed):
+        if changed:
             children = await uow.connection.execute(
-                select(customers.c.id).where(customers.c.parent_id.in_(some))
+                select(customers.c.id).where(among(customers.c.parent_id, changed))
             )
-            wanted.update(self._customers.keys() & set(children.scalars()))
+            wanted |= self._customers.keys() & set(children.scalars())
         return sorted(wanted)
 
 

@@ -13,7 +13,7 @@ from control_plane.leases.grant import Granting, refusal
 from control_plane.leases.obeyed import Pending, answers_to, others_of, wait_obeyed
 from control_plane.leases.recalls import post_recalls
 from control_plane.leases.replies import Reply, store_replies, stored_replies
-from control_plane.leases.restored import read_pause
+from control_plane.leases.restored import pause_of, read_generation
 from control_plane.leases.rounds import Rounds
 from control_plane.leases.rows import OPEN, insert_leases
 from control_plane.leases.seen import SEEN_EVERY, note_seen
@@ -190,14 +190,15 @@ async def _answer(
     asked = await ask_all(uow, requests)
     every = [item for items in asked for item in items]
     await open_asked(vault, every, requests)
-    pause = await read_pause(uow, settings)
+    generation = await read_generation(uow)
+    pause = pause_of(generation, settings, uow.now)
     held_back: Collection[str] = ()
     if is_alone and not pause.leases:
         missing = await _missing(vault, requests[0], every, recalled)
         if isinstance(missing, Pending):
             return [missing]
         held_back = missing
-    granting = await Granting.begin(vault, settings, pause)
+    granting = await Granting.begin(vault, settings, pause, generation.revision)
     replies: list[session.AcquireLeasesResponse | Pending | None] = []
     for request, items in zip(requests, asked, strict=True):
         if not is_alone and any(item.is_missing for item in items):

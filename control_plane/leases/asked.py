@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import select
 
 from control_plane.customers.entitled import load_all
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.letting_go import give_up
 from control_plane.leases.replies import forestall
@@ -128,7 +129,7 @@ async def open_asked(
         for request in requests
         for item in request.returns
     ]
-    theirs = leases.c.id.in_([item.lease_id for item in returns])
+    theirs = among(leases.c.id, (item.lease_id for item in returns))
     also = (
         (await uow.connection.execute(select(leases.c.balance_id).where(theirs))).scalars() if returns else ()
     )

@@ -179,14 +179,15 @@ async def _told(uow: UnitOfWork, change: Change, by: Ask) -> set[str]:
     return set((await uow.connection.execute(query)).scalars())
 
 
-async def settle(uow: UnitOfWork, change: Change, *, about: str) -> None:
-    """Books a change, whatever the limit: at its verdict's instant where there was one, else at its own.
+async def settle(uow: UnitOfWork, change: Change, *, about: str, by_verdict: bool) -> None:
+    """Books a change, whatever the limit: at its verdict's instant where that allowed it, else at its own. A request
+    for a verdict may arrive long after its asker went on without one, and would put the change after later ones.
 
     Raises AmountOutOfRange where what is held of `about` would leave 63 bits.
     """
     changes = await read_changes(uow, change.balance_id, change.holder_id)
     verdict = next((one for one in changes if one.event_key == change.event_key), None)
-    if verdict is not None:
+    if verdict is not None and by_verdict:
         change.at = verdict.at
         if verdict.state is State.LAPSED:
             log = structlog.get_logger("control_plane.leases")

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
+from control_plane.db.among import among
 from control_plane.leases import gauges, rates, verdicts
 from control_plane.leases.asked import Asked
 from control_plane.leases.restored import Pause, refused
@@ -33,12 +34,14 @@ class Granting:
         self._holders: defaultdict[str, set[HolderKey]] = defaultdict(set)
 
     @classmethod
-    async def begin(cls, vault: Vault, settings: LeaseSettings, pause: Pause) -> "Granting":
-        """Finds out who holds what of the balances that are held locked."""
-        granting = cls(vault, settings, pause, await vault.uow.read_revision())
+    async def begin(cls, vault: Vault, settings: LeaseSettings, pause: Pause, revision: int) -> "Granting":
+        """Finds out who holds what of the balances that are held locked. `revision`: the newest that this transaction
+        sees.
+        """
+        granting = cls(vault, settings, pause, revision)
         query = (
             select(leases.c.balance_id, leases.c.outbox_id, leases.c.incarnation_id)
-            .where(leases.c.balance_id.in_(list(vault.held)), leases.c.state == OPEN)
+            .where(among(leases.c.balance_id, vault.held), leases.c.state == OPEN)
             .distinct()
         )
         for identity, outbox_id, incarnation_id in await vault.uow.connection.execute(query):

@@ -10,7 +10,8 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, delete, select, tuple_
 
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
+from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.gauges import Change, State, held_by, read_changes, write_changes
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
@@ -42,7 +43,9 @@ async def give_up(
     uow: UnitOfWork, balance_id: str, holder: session.Holder, request_ids: Collection[str]
 ) -> bool:
     """These requests came to nothing: a verdict that no other was told of is over. Was there one?"""
-    mine = _told(holder) & (gauge_asks.c.balance_id == balance_id) & gauge_asks.c.request_id.in_(request_ids)
+    mine = (
+        _told(holder) & (gauge_asks.c.balance_id == balance_id) & among(gauge_asks.c.request_id, request_ids)
+    )
     return bool(await _let_go(uow, mine, _lapse))
 
 
@@ -80,7 +83,7 @@ async def sweep_verdicts(uow: UnitOfWork, settings: LeaseSettings) -> int:
     for holding in (await vault.lock(ids)).values():
         holding.touched = True
     columns = gauge_changes.c.balance_id, gauge_changes.c.holder_id, gauge_changes.c.event_key
-    due = select(*columns).where(silent, gauge_changes.c.balance_id.in_(ids)).limit(SWEPT_AT_ONCE)
+    due = select(*columns).where(silent, among(gauge_changes.c.balance_id, ids)).limit(SWEPT_AT_ONCE)
     keys = [(balance, holder, event) for balance, holder, event in await uow.connection.execute(due)]
     ending: Ending = _presume
     if settings.quarantine_policy is QuarantinePolicy.RELEASE:
@@ -119,8 +122,8 @@ async def _let_go(uow: UnitOfWork, asks: ColumnElement[bool], ending: Ending) ->
     if not told:
         return {}
     await uow.connection.execute(delete(gauge_asks).where(asks))
-    for over in in_parts(sorted(told)):
-        told -= await _keys(uow, _among(over))
+    others = await read_by_keys(uow.connection, select(*ASK_KEY).distinct(), ASK_KEY, sorted(told))
+    told -= {(balance_id, holder_id, event_key) for balance_id, holder_id, event_key in others}
     return await _end(uow, told, ending)
 
 

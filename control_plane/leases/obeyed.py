@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, or_, select
 
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.leases.rows import OPEN, QUARANTINED
@@ -56,7 +57,7 @@ async def others_of(uow: UnitOfWork, holder: session.Holder, balance_ids: Collec
         return set()
     columns = (leases.c.balance_id, leases.c.id, leases.c.state, leases.c.outbox_id, leases.c.incarnation_id)
     query = select(*columns).where(
-        leases.c.balance_id.in_(balance_ids),
+        among(leases.c.balance_id, balance_ids),
         leases.c.state.in_((OPEN, QUARANTINED)),
         leases.c.unsettled > 0,
         or_(leases.c.outbox_id != holder.outbox_id, leases.c.incarnation_id != holder.incarnation_id),
@@ -74,7 +75,7 @@ async def answers_to(uow: UnitOfWork, recall_ids: Mapping[str, str]) -> Answers:
     query = (
         select(said.outbox_id, said.incarnation_id, said.lease_ids, sessions.c.cursor >= said.last_seq)
         .join(sessions, by)
-        .where(said.recall_id.in_(recall_ids.values()))
+        .where(among(said.recall_id, recall_ids.values()))
     )
     for outbox_id, incarnation_id, lease_ids, is_booked in await uow.connection.execute(query):
         found.heard.add((outbox_id, incarnation_id))

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from sqlalchemy import select
 
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.returns import await_returns
 from control_plane.leases.rows import LeaseRow, Slice, insert_leases
@@ -74,10 +74,7 @@ async def _unknown(
 ) -> Sequence[session.PresentedLease]:
     by_id = {lease.lease_id: lease for lease in presented if lease.slices and lease.HasField("ends_at")}
     ids = sorted(by_id)
-    known: set[str] = set()
-    for part in in_parts(ids):
-        query = select(leases.c.id).where(leases.c.id.in_(part))
-        known.update((await uow.connection.execute(query)).scalars())
+    known = set((await uow.connection.execute(select(leases.c.id).where(among(leases.c.id, ids)))).scalars())
     return [by_id[lease_id] for lease_id in ids if lease_id not in known]
 
 
@@ -92,9 +89,8 @@ async def _open(vault: Vault, new: Sequence[session.PresentedLease]) -> None:
         if found is not None and not found.spec.unlimited:
             wanted[ref, at] = Wanted(ref, found.spec, at, found.entitlements.grants)
     names = sorted({piece.grant_id for lease in new for piece in lease.slices})
-    for part in in_parts(names):
-        query = select(grants.c.balance_id).where(grants.c.id.in_(part))
-        also.update((await vault.uow.connection.execute(query)).scalars())
+    query = select(grants.c.balance_id).where(among(grants.c.id, names))
+    also.update((await vault.uow.connection.execute(query)).scalars())
     await open_balances(vault, list(wanted.values()), also=also)
     await vault.load_grants(names)
     for holding in vault.held.values():

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, delete, select
 
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.rows import OPEN, PRESUMED, QUARANTINED, LeaseRow, read_leases, update_leases
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
@@ -28,7 +29,10 @@ async def sweep_leases(uow: UnitOfWork, settings: LeaseSettings) -> int:
     rows = (await uow.connection.execute(query)).all()
     if rows:
         await _settle(
-            uow, settings, due & leases.c.id.in_([row.id for row in rows]), {row.balance_id for row in rows}
+            uow,
+            settings,
+            due & among(leases.c.id, (row.id for row in rows)),
+            {row.balance_id for row in rows},
         )
     return len(rows)
 

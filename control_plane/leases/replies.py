@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 
-from control_plane.db.bulk import append
+from control_plane.db.among import among
+from control_plane.db.bulk import append, read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.tables import HolderKey, holder_key, lease_requests, of_holder
 from purser.sync.v1 import session_pb2 as session
@@ -24,8 +25,8 @@ async def stored_replies(
 ) -> dict[HolderKey, bytes]:
     """What those were answered that were answered before, by holder; each holder has one of the requests."""
     key = (lease_requests.c.outbox_id, lease_requests.c.incarnation_id, lease_requests.c.request_id)
-    asked = [(*holder_key(request.holder), request.request_id) for request in requests]
-    rows = await uow.connection.execute(select(*key, lease_requests.c.reply).where(tuple_(*key).in_(asked)))
+    keys = [(*holder_key(request.holder), request.request_id) for request in requests]
+    rows = await read_by_keys(uow.connection, select(*key, lease_requests.c.reply), key, keys)
     return {(outbox_id, incarnation_id): bytes(reply) for outbox_id, incarnation_id, _, reply in rows}
 
 
@@ -52,7 +53,7 @@ async def forestall(uow: UnitOfWork, holder: session.Holder, request_ids: Collec
     if not wanted:
         return
     known = select(lease_requests.c.request_id).where(
-        of_holder(lease_requests, holder), lease_requests.c.request_id.in_(wanted)
+        of_holder(lease_requests, holder), among(lease_requests.c.request_id, wanted)
     )
     unknown = wanted - set((await uow.connection.execute(known)).scalars())
     refusal = session.LeaseRefusal(kind=session.REFUSAL_KIND_FAILED, message="it was given up before it came")

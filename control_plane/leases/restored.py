@@ -22,9 +22,10 @@ got; a million changes are many between two backups."""
 
 
 class Generation(NamedTuple):
-    """Which history of the database this is, and whether it was restored."""
+    """Which history of the database this is, how far it is, and whether it was restored."""
 
     number: int
+    revision: int
     restored_at: datetime | None
     resumed_at: datetime | None
 
@@ -70,7 +71,12 @@ async def mark_restored(uow: UnitOfWork) -> Marked:
 
 async def read_generation(uow: UnitOfWork) -> Generation:
     """As of this transaction."""
-    columns = revisions.c.generation, revisions.c.restored_at, revisions.c.resumed_at
+    columns = (
+        revisions.c.generation,
+        revisions.c.revision,
+        revisions.c.restored_at,
+        revisions.c.resumed_at,
+    )
     return Generation(*(await uow.connection.execute(select(*columns))).one())
 
 
@@ -84,19 +90,18 @@ async def note_resumed(uow: UnitOfWork, generation: Generation) -> None:
         )
 
 
-async def read_pause(uow: UnitOfWork, settings: LeaseSettings) -> Pause:
+def pause_of(generation: Generation, settings: LeaseSettings, now: datetime) -> Pause:
     """How long nothing is leased or shared yet.
 
     It lasts as long as a lease (a share) that was handed out at its beginning, as the control plane counts that. It
     counts from the first session after the restore and not from the restore: however long the control plane
     was away, everybody who is waiting for it has the whole pause to come back and present what they hold.
     """
-    generation = await read_generation(uow)
     if generation.restored_at is None:
         return Pause(timedelta(), timedelta())
-    began = generation.resumed_at or uow.now
+    began = generation.resumed_at or now
     ends = (settings.lengthened(began, began + ttl) for ttl in (settings.ttl, settings.rate_ttl))
-    return Pause(*(max(timedelta(), end - uow.now) for end in ends))
+    return Pause(*(max(timedelta(), end - now) for end in ends))
 
 
 def refused(left: timedelta) -> session.Acquired:

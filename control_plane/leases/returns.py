@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import bindparam, insert, select, tuple_, update
+from sqlalchemy import bindparam, insert, select, update
 
-from control_plane.db.parts import IN_LIST, in_parts
+from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.rows import LeaseRow
 from control_plane.leases.settle import Freed
@@ -136,12 +136,11 @@ async def _applied(
     keys += {(*item.uid[:2], _AWAITED_SEQ, item.lease_id) for item in wanted}
     found: set[tuple[Uid, str]] = set()
     awaited: dict[_AwaitedKey, int] = {}
-    for part in in_parts(keys, IN_LIST // 4):
-        columns = (table.outbox_id, table.incarnation_id, table.seq, table.lease_id)
-        query = select(*columns, table.amount).where(tuple_(*columns).in_(part))
-        for outbox_id, incarnation_id, seq, lease_id, amount in await uow.connection.execute(query):
-            if seq == _AWAITED_SEQ:
-                awaited[outbox_id, incarnation_id, lease_id] = amount
-            else:
-                found.add((Uid(outbox_id, incarnation_id, seq), lease_id))
+    columns = (table.outbox_id, table.incarnation_id, table.seq, table.lease_id)
+    rows = await read_by_keys(uow.connection, select(*columns, table.amount), columns, keys)
+    for outbox_id, incarnation_id, seq, lease_id, amount in rows:
+        if seq == _AWAITED_SEQ:
+            awaited[outbox_id, incarnation_id, lease_id] = amount
+        else:
+            found.add((Uid(outbox_id, incarnation_id, seq), lease_id))
     return found, awaited

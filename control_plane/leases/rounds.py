@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-AT_ONCE: Final = 2
-"""Rounds at a time: one is worked on while the other waits for the database."""
-MOST: Final = 32
+MOST: Final = 64
 """Of those who ask in one round: each waits for all, and the round's locks are held so long."""
+LONG_SECONDS: Final = 0.2
+"""A round that takes longer, because others hold what it needs, holds up nobody else: another one begins."""
+AT_ONCE: Final = 4
+"""Rounds at a time, all but one of them long."""
 
 Asked = TypeVar("Asked")
 Told = TypeVar("Told")
@@ -36,26 +38,43 @@ class Rounds(Generic[Asked, Told]):
         self._answer = answer
         self._waiting: deque[_Asking[Asked, Told]] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._next_up: asyncio.Task[None] | None = None
+        """The one of them that takes who asks next, once it has answered those whom it has."""
 
     async def take_part(self, key: Hashable, asked: Asked) -> Told:
         """The answer, from a round in which nobody else has this key.
 
         A round goes on to its end when a caller is cancelled; who is cancelled before it begins is left out.
         """
-        loop = asyncio.get_running_loop()
-        asking: _Asking[Asked, Told] = _Asking(key, asked, loop.create_future())
+        asking: _Asking[Asked, Told] = _Asking(key, asked, asyncio.get_running_loop().create_future())
         self._waiting.append(asking)
-        if len(self._running) < AT_ONCE:
-            self._running.add(loop.create_task(self._run()))
+        self._begin()
         return await asking.told
 
+    def _begin(self) -> None:
+        if self._waiting and self._next_up is None and len(self._running) < AT_ONCE:
+            self._next_up = asyncio.get_running_loop().create_task(self._run())
+            self._running.add(self._next_up)
+
     async def _run(self) -> None:
+        me = asyncio.current_task()
+        assert me is not None, "it is run as a task"
         try:
-            while taken := self._next():
-                await self._tell(taken)
+            while self._next_up is me and (taken := self._next()):
+                is_long = asyncio.get_running_loop().call_later(LONG_SECONDS, self._pass_by, me)
+                try:
+                    await self._tell(taken)
+                finally:
+                    is_long.cancel()
         finally:
             # Before anything else runs: whoever asks next finds that nobody is at it.
-            self._running.discard(asyncio.current_task())
+            self._running.discard(me)
+            self._pass_by(me)
+
+    def _pass_by(self, task: "asyncio.Task[None]") -> None:
+        if self._next_up is task:
+            self._next_up = None
+        self._begin()
 
     def _next(self) -> list[_Asking[Asked, Told]]:
         """Those of the next round, the longest waiting first."""

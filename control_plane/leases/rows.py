@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import select
 
+from control_plane.db.among import among
 from control_plane.db.bulk import append, update_rows
-from control_plane.db.parts import in_parts
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.tables import lease_slices, leases
 
@@ -103,10 +103,10 @@ async def read_leases(uow: UnitOfWork, condition: Any, *, lock: bool = True) -> 
     query = select(leases).where(condition).order_by(leases.c.id)
     rows = (await uow.connection.execute(query.with_for_update() if lock else query)).mappings()
     found = {row["id"]: LeaseRow(**row) for row in rows}
-    for part in in_parts(found):
+    if found:
         slices = (
             select(lease_slices.c.lease_id, lease_slices.c.grant_id, lease_slices.c.amount)
-            .where(lease_slices.c.lease_id.in_(part))
+            .where(among(lease_slices.c.lease_id, found))
             .order_by(lease_slices.c.lease_id, lease_slices.c.position)
         )
         for lease_id, grant_id, amount in await uow.connection.execute(slices):

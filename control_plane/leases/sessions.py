@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import insert, select, tuple_, update
+from sqlalchemy import insert, select, update
 
+from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.letting_go import end_session, gauges_asked
 from control_plane.leases.presented import enter_presented
@@ -197,16 +198,11 @@ async def acquiring_sessions(
     locked already: nobody waits for what somebody else has sent.
     """
     epochs = {holder_key(request.holder): request.epoch for request in requests}
-    theirs = tuple_(sessions.c.outbox_id, sessions.c.incarnation_id).in_(sorted(epochs))
-    query = (
-        select(sessions)
-        .where(theirs)
-        .order_by(sessions.c.outbox_id, sessions.c.incarnation_id)
-        .with_for_update(skip_locked=len(requests) > 1)
-    )
+    key = sessions.c.outbox_id, sessions.c.incarnation_id
+    wanted = select(sessions).order_by(*key).with_for_update(skip_locked=len(requests) > 1)
     found = {}
-    for values in (await uow.connection.execute(query)).mappings():
-        row = SessionRow(**values)
+    for values in await read_by_keys(uow.connection, wanted, key, sorted(epochs)):
+        row = SessionRow(**values._asdict())
         if row.state == OPEN and row.epoch == epochs[holder_key(row)]:
             found[holder_key(row)] = row
     return found

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import func, or_, select
 
 from control_plane.customers import entitled
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.rows import OPEN, QUARANTINED, read_leases
 from control_plane.leases.tables import gauge_holders, leases, peaks
@@ -98,7 +98,7 @@ async def standings(uow: UnitOfWork, customer_id: str) -> list[Standing]:
     mine = (
         select(balances)
         .where(
-            or_(balances.c.id.in_(wanted), (balances.c.customer_id == customer_id)),
+            or_(among(balances.c.id, wanted), (balances.c.customer_id == customer_id)),
             balances.c.kind != BalanceKind.RATE.name,
         )
         .order_by(balances.c.subject_id, balances.c.name)
@@ -239,7 +239,9 @@ async def _spent_by_leases(vault: Vault, ids: Collection[str]) -> dict[str, tupl
     still.
     """
     spent: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
-    unsettled = leases.c.balance_id.in_(ids) & leases.c.state.in_((OPEN, QUARANTINED)) & (leases.c.spent > 0)
+    unsettled = (
+        among(leases.c.balance_id, ids) & leases.c.state.in_((OPEN, QUARANTINED)) & (leases.c.spent > 0)
+    )
     for lease in (await read_leases(vault.uow, unsettled, lock=False)).values():
         for piece in lease.spent_slices():
             spent[piece.grant_id][lease.state == QUARANTINED] += piece.amount
@@ -252,7 +254,7 @@ async def _overage(vault: Vault, ids: Collection[str]) -> dict[str, dict[datetim
     missing = func.sum(facts.c.amount - facts.c.covered)
     query = (
         select(facts.c.balance_id, facts.c.window_start, missing)
-        .where(facts.c.balance_id.in_(ids), facts.c.covered < facts.c.amount)
+        .where(among(facts.c.balance_id, ids), facts.c.covered < facts.c.amount)
         .group_by(facts.c.balance_id, facts.c.window_start)
     )
     found: defaultdict[str, dict[datetime | None, int]] = defaultdict(dict)
@@ -268,7 +270,7 @@ async def _held(vault: Vault, ids: Collection[str]) -> dict[str, tuple[int, int]
     sums = func.sum(gauge_holders.c.quantity), func.sum(gauge_holders.c.presumed)
     query = (
         select(gauge_holders.c.balance_id, *sums)
-        .where(gauge_holders.c.balance_id.in_(ids))
+        .where(among(gauge_holders.c.balance_id, ids))
         .group_by(gauge_holders.c.balance_id)
     )
     rows = await vault.uow.connection.execute(query)
@@ -279,14 +281,14 @@ async def _peaks(vault: Vault, ids: Collection[str]) -> dict[tuple[str, str], tu
     if not ids:
         return {}
     query = select(peaks.c.balance_id, peaks.c.window, peaks.c.highest, peaks.c.latest).where(
-        peaks.c.balance_id.in_(ids)
+        among(peaks.c.balance_id, ids)
     )
     rows = await vault.uow.connection.execute(query)
     return {(identity, window): (highest, latest) for identity, window, highest, latest in rows}
 
 
 async def changed_since(
-    uow: UnitOfWork, at: datetime, among: Collection[str] | None = None
+    uow: UnitOfWork, at: datetime, customer_ids: Collection[str] | None = None
 ) -> Collection[str]:
     """Customers, of all or of these, whose balances may stand otherwise than at that instant: rows changed, or usage of
     leases came in.
@@ -297,9 +299,6 @@ async def changed_since(
         .where(or_(balances.c.changed_at >= at, balances.c.id.in_(by_lease)))
         .distinct()
     )
-    if among is None:
-        return set((await uow.connection.execute(query)).scalars())
-    found: set[str] = set()
-    for some in in_parts(among):
-        found.update((await uow.connection.execute(query.where(balances.c.customer_id.in_(some)))).scalars())
-    return found
+    if customer_ids is not None:
+        query = query.where(among(balances.c.customer_id, customer_ids))
+    return set((await uow.connection.execute(query)).scalars())

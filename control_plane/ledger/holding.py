@@ -7,11 +7,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from control_plane.db.bulk import append, update_rows
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
+from control_plane.db.bulk import AnyRow, append, read_by_keys, update_rows
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.feed.bus import Bus
 from control_plane.ledger.journal import Journal
@@ -110,9 +110,9 @@ class Vault:
         Call it once per unit of work if you can: a second call may meet another transaction's first half-way,
         and PostgreSQL then picks a victim, which is tried again.
         """
-        missing = sorted(set(ids) - self.held.keys())
-        for part in in_parts(missing):
-            query = select(balances).where(balances.c.id.in_(part)).order_by(balances.c.id)
+        missing = set(ids) - self.held.keys()
+        if missing:
+            query = select(balances).where(among(balances.c.id, missing)).order_by(balances.c.id)
             query = query if self._reading else query.with_for_update()
             for row in (await self._uow.connection.execute(query)).mappings():
                 self.held[row["id"]] = Holding(BalanceRow(**row))
@@ -120,10 +120,11 @@ class Vault:
 
     async def load_live(self, ids: Collection[str]) -> None:
         """Reads the grants of locked balances whose end is not booked yet; once."""
-        for part in in_parts(one for one in ids if one not in self._live):
-            self._live.update(part)
+        unread = set(ids) - self._live
+        if unread:
+            self._live |= unread
             await self._read(
-                select(grants).where(grants.c.balance_id.in_(part), grants.c.expiry_booked.is_(False))
+                select(grants).where(among(grants.c.balance_id, unread), grants.c.expiry_booked.is_(False))
             )
 
     async def looked_at(self, ids: Collection[str]) -> "Vault":
@@ -144,13 +145,11 @@ class Vault:
         ]
         dated = [(identity, start) for identity, start in pairs if start is not None]
         timeless = [identity for identity, start in pairs if start is None]
-        for part in in_parts(dated):
+        columns = grants.c.balance_id, grants.c.window_start
+        self._take(await read_by_keys(self._uow.connection, select(grants), columns, dated))
+        if timeless:
             await self._read(
-                select(grants).where(tuple_(grants.c.balance_id, grants.c.window_start).in_(part))
-            )
-        for ids in in_parts(timeless):
-            await self._read(
-                select(grants).where(grants.c.balance_id.in_(ids), grants.c.window_start.is_(None))
+                select(grants).where(among(grants.c.balance_id, timeless), grants.c.window_start.is_(None))
             )
         for identity, start in pairs:
             self.held[identity].loaded_windows.add(start)
@@ -158,12 +157,16 @@ class Vault:
     async def load_grants(self, ids: Collection[str]) -> None:
         """Reads single grants of locked balances."""
         have = {identity for holding in self.held.values() for identity in holding.grants}
-        for part in in_parts(set(ids) - have):
-            await self._read(select(grants).where(grants.c.id.in_(part)))
+        unread = set(ids) - have
+        if unread:
+            await self._read(select(grants).where(among(grants.c.id, unread)))
 
     async def _read(self, query: Select[Any]) -> None:
-        for row in (await self._uow.connection.execute(query)).mappings():
-            self.held[row["balance_id"]].known(GrantRow(**row))
+        self._take(await self._uow.connection.execute(query))
+
+    def _take(self, rows: Iterable[AnyRow]) -> None:
+        for row in rows:
+            self.held[row.balance_id].known(GrantRow(**row._asdict()))
 
     async def save(self) -> None:
         """Writes every changed row, raises their balances' versions, and appends the books."""

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from control_plane.catalog.revisions import current_revision, read_catalogs
 from control_plane.customers.records import find_subject
 from control_plane.customers.tables import customers
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.types import from_micros, to_micros
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import AlreadyExists, FieldProblem, Invalid
@@ -128,14 +128,13 @@ async def list_events(
 async def shown(uow: UnitOfWork, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Events as JSON: as they were sent, with what became of them and what they cost."""
     costs: defaultdict[str, list[Row[Any]]] = defaultdict(list)
-    for some in in_parts(row.uid for row in rows):
-        found = await uow.connection.execute(
-            select(event_costs)
-            .where(event_costs.c.event_uid.in_(some))
-            .order_by(event_costs.c.event_uid, event_costs.c.line)
-        )
-        for cost in found:
-            costs[cost.event_uid].append(cost)
+    found = await uow.connection.execute(
+        select(event_costs)
+        .where(among(event_costs.c.event_uid, (row.uid for row in rows)))
+        .order_by(event_costs.c.event_uid, event_costs.c.line)
+    )
+    for cost in found:
+        costs[cost.event_uid].append(cost)
     scales = await Scales.read(uow, ())
     return [await _event(uow, scales, row, costs[row.uid]) for row in rows]
 

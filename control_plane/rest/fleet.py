@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Query, Request
 from sqlalchemy import Row, select
 from starlette.responses import Response
 
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import WrongState
 from control_plane.feed.connected import Connected
@@ -96,21 +96,20 @@ async def declare(
 
 async def _touched(uow: UnitOfWork, touched: Mapping[str, Touched]) -> list[dict[str, Any]]:
     items = []
-    for ids in in_parts(sorted(touched)):
-        query = select(balances).where(balances.c.id.in_(ids)).order_by(balances.c.id)
-        for row in await uow.connection.execute(query):
-            one = touched[row.id]
-            items.append(
-                {
-                    "customer_id": row.customer_id,
-                    "subject_id": row.subject_id or None,
-                    "balance": row.name,
-                    "unit": row.unit,
-                    "leases": one.leases,
-                    "verdicts": one.verdicts,
-                    "amount": amount(one.amount, row.scale),
-                }
-            )
+    query = select(balances).where(among(balances.c.id, touched)).order_by(balances.c.id)
+    for row in await uow.connection.execute(query):
+        one = touched[row.id]
+        items.append(
+            {
+                "customer_id": row.customer_id,
+                "subject_id": row.subject_id or None,
+                "balance": row.name,
+                "unit": row.unit,
+                "leases": one.leases,
+                "verdicts": one.verdicts,
+                "amount": amount(one.amount, row.scale),
+            }
+        )
     return items
 
 
@@ -146,15 +145,14 @@ async def list_leases(
         rows = (await uow.connection.execute(wanted)).all()
         slices: dict[str, list[dict[str, Any]]] = {row.id: [] for row in rows}
         scales = {row.id: row.scale for row in rows}
-        for ids in in_parts(sorted(slices)):
-            taken = await uow.connection.execute(
-                select(lease_slices)
-                .where(lease_slices.c.lease_id.in_(ids))
-                .order_by(lease_slices.c.lease_id, lease_slices.c.position)
-            )
-            for one in taken:
-                value = amount(one.amount, scales[one.lease_id])
-                slices[one.lease_id].append({"grant_id": one.grant_id, "amount": value})
+        taken = await uow.connection.execute(
+            select(lease_slices)
+            .where(among(lease_slices.c.lease_id, slices))
+            .order_by(lease_slices.c.lease_id, lease_slices.c.position)
+        )
+        for one in taken:
+            value = amount(one.amount, scales[one.lease_id])
+            slices[one.lease_id].append({"grant_id": one.grant_id, "amount": value})
     return respond(page([_lease(row, slices[row.id]) for row in rows], [(row.id,) for row in rows], limit))
 
 

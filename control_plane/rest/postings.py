@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.tables import postings
 from control_plane.rest.forms import instant
@@ -17,10 +17,9 @@ from control_plane.usage.tables import event_costs, events
 async def shown(uow: UnitOfWork, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Rows of `transactions` as JSON, in their order."""
     lines: defaultdict[str, list[Row[Any]]] = defaultdict(list)
-    for ids in in_parts(row.id for row in rows):
-        some = select(postings).where(postings.c.transaction_id.in_(ids))
-        for line in await uow.connection.execute(some.order_by(postings.c.transaction_id, postings.c.line)):
-            lines[line.transaction_id].append(line)
+    theirs = select(postings).where(among(postings.c.transaction_id, (row.id for row in rows)))
+    for line in await uow.connection.execute(theirs.order_by(postings.c.transaction_id, postings.c.line)):
+        lines[line.transaction_id].append(line)
     scales = await Scales.read(uow, {line.balance_id for each in lines.values() for line in each})
     sources = await _Sources.read(uow, {row.event_uid for row in rows if row.event_uid})
     return [
@@ -49,15 +48,13 @@ class _Sources:
 
     @classmethod
     async def read(cls, uow: UnitOfWork, uids: set[str]) -> "_Sources":
-        keys: dict[str, str] = {}
-        rated: dict[tuple[str, str], Row[Any]] = {}
         cost = event_costs.c
-        for some in in_parts(uids):
-            found = select(events.c.uid, events.c.idempotency_key).where(events.c.uid.in_(some))
-            keys |= {row.uid: row.idempotency_key for row in await uow.connection.execute(found)}
-            costs = select(cost.event_uid, cost.feature, cost.rate_card, cost.catalog_revision)
-            rows = await uow.connection.execute(costs.where(cost.event_uid.in_(some)))
-            rated |= {(row.event_uid, row.feature): row for row in rows}
+        rated: dict[tuple[str, str], Row[Any]] = {}
+        found = select(events.c.uid, events.c.idempotency_key).where(among(events.c.uid, uids))
+        keys = {row.uid: row.idempotency_key for row in await uow.connection.execute(found)}
+        costs = select(cost.event_uid, cost.feature, cost.rate_card, cost.catalog_revision)
+        rows = await uow.connection.execute(costs.where(among(cost.event_uid, uids)))
+        rated |= {(row.event_uid, row.feature): row for row in rows}
         return cls(keys, rated)
 
     def key(self, transaction: Row[Any]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 
 from control_plane.catalog.revisions import current_revision, read_catalogs
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.tables import balances
 from control_plane.rest.forms import amount, scale_of
@@ -22,10 +22,10 @@ class Scales:
     @classmethod
     async def read(cls, uow: UnitOfWork, balance_ids: Collection[str | None]) -> "Scales":
         """With these balances' names and scales at hand."""
-        wanted = sorted({balance_id for balance_id in balance_ids if balance_id is not None})
-        rows: list[Any] = []
-        for some in in_parts(wanted):
-            rows += (await uow.connection.execute(select(balances).where(balances.c.id.in_(some)))).all()
+        wanted = {balance_id for balance_id in balance_ids if balance_id is not None}
+        if not wanted:
+            return cls(uow, {})
+        rows = await uow.connection.execute(select(balances).where(among(balances.c.id, wanted)))
         return cls(uow, {row.id: row for row in rows})
 
     def name(self, balance_id: str | None) -> str | None:

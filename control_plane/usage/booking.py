@@ -363,7 +363,8 @@ class _Booking:
                 adds=event.gauge_change is GaugeChange.ADD,
                 state=gauges.State.BOOKED,
             )
-            await gauges.settle(self._uow, change, about=f"{ref.balance} of {ref.customer_id}")
+            about = f"{ref.balance} of {ref.customer_id}"
+            await gauges.settle(self._uow, change, about=about, by_verdict=judged.item.usage.by_verdict)
         else:
             await verdicts.note(
                 self._uow,

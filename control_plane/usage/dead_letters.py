@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import delete, func, select, update
 
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.errors import NotFound
 from control_plane.leases.returns import Uid
@@ -60,17 +60,17 @@ async def bury(uow: UnitOfWork, dead: Sequence[Dead]) -> None:
 
 async def forget(uow: UnitOfWork, uids: Sequence[str]) -> None:
     """Takes out what was buried in this transaction, and was refused to its caller instead."""
-    for part in in_parts(uids):
-        await uow.connection.execute(delete(dead_letters).where(dead_letters.c.uid.in_(part)))
+    if uids:
+        await uow.connection.execute(delete(dead_letters).where(among(dead_letters.c.uid, uids)))
 
 
 async def buried(uow: UnitOfWork, uids: Iterable[str]) -> set[str]:
     """Which of these are dead letters already."""
-    found: set[str] = set()
-    for part in in_parts(uids):
-        query = select(dead_letters.c.uid).where(dead_letters.c.uid.in_(part))
-        found.update((await uow.connection.execute(query)).scalars())
-    return found
+    asked = list(uids)
+    if not asked:
+        return set()
+    query = select(dead_letters.c.uid).where(among(dead_letters.c.uid, asked))
+    return set((await uow.connection.execute(query)).scalars())
 
 
 async def list_dead_letters(

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import delete, select
 
-from control_plane.db.bulk import append, by_pairs
+from control_plane.db.bulk import append, read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.usage.records import Item
 from control_plane.usage.tables import event_keys
@@ -46,10 +46,9 @@ class Keys:
     async def load(self, items: Iterable[Item]) -> None:
         """Reads who has these keys."""
         keys = sorted({item.key for item in items})
-        connection = self._uow.connection
-        for query, asked in by_pairs(connection.dialect.name, _WINNERS, _KEY, keys):
-            for customer_id, key, event_uid, content_hash in await connection.execute(query, asked):
-                self._winners[customer_id, key] = Winner(event_uid, bytes(content_hash))
+        rows = await read_by_keys(self._uow.connection, _WINNERS, _KEY, keys)
+        for customer_id, key, event_uid, content_hash in rows:
+            self._winners[customer_id, key] = Winner(event_uid, bytes(content_hash))
 
     def standing(self, item: Item) -> Standing:
         """What the record is to its key."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import select
 
 from control_plane.customers import entitled
-from control_plane.db.parts import in_parts
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.rows import PRESUMED, LeaseRow, read_leases
 from control_plane.leases.settle import Freed
@@ -77,10 +77,7 @@ class Opening:
         return opened
 
     async def _read_leases(self, ids: Sequence[str], *, lock: bool) -> dict[str, LeaseRow]:
-        found: dict[str, LeaseRow] = {}
-        for part in in_parts(ids):
-            found |= await read_leases(self.uow, leases.c.id.in_(part), lock=lock)
-        return found
+        return await read_leases(self.uow, among(leases.c.id, ids), lock=lock) if ids else {}
 
     async def _wanted_uncovered(
         self, decided: Sequence[Item], glimpsed: Mapping[str, LeaseRow], spending: Mapping[str, int]
@@ -118,8 +115,9 @@ class Opening:
 
     async def _read_units(self, held: Iterable[LeaseRow]) -> dict[str, str]:
         units = {holding.row.id: holding.row.unit for holding in self.vault.held.values()}
-        for part in in_parts(sorted({lease.balance_id for lease in held} - units.keys())):
-            query = select(balances.c.id, balances.c.unit).where(balances.c.id.in_(part))
+        unknown = {lease.balance_id for lease in held} - units.keys()
+        if unknown:
+            query = select(balances.c.id, balances.c.unit).where(among(balances.c.id, unknown))
             units.update((row.id, row.unit) for row in await self.uow.connection.execute(query))
         return units
 

@@ -1,18 +1,18 @@
 """Meters of unique values: each value costs one per window, whoever counted it first."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import insert, select
 
+from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.identity import balance_id
 from control_plane.usage.pricing import Judged, window_of
 from control_plane.usage.tables import counted_values
 from sidecar.engine.evaluate import Bill, Charge
 from sidecar.engine.values import ZERO, BalanceKind, BalanceRef
-
-_VALUES_PER_STATEMENT = 200
 
 
 class Value(NamedTuple):
@@ -37,11 +37,9 @@ class Counted:
         events = [(judged, list(_values(judged))) for judged in several]
         table = counted_values.c
         wanted = sorted({value for _, values in events for _, value in values})
-        for start in range(0, len(wanted), _VALUES_PER_STATEMENT):
-            part = wanted[start : start + _VALUES_PER_STATEMENT]
-            columns = (table.balance_id, table.window, table.value)
-            found = await self._uow.connection.execute(select(*columns).where(tuple_(*columns).in_(part)))
-            self._seen.update(Value(*row) for row in found)
+        columns = (table.balance_id, table.window, table.value)
+        rows = await read_by_keys(self._uow.connection, select(*columns), columns, wanted)
+        self._seen.update(Value(*row) for row in rows)
         for judged, values in events:
             for charge, value in values:
                 if value in self._seen:
@@ -59,14 +57,14 @@ class Counted:
         if not self._repeated:
             return judged.bill
         lines = tuple(
-            line._replace(allowances=tuple(self._costless(judged, charge) for charge in line.allowances))
+            replace(line, allowances=tuple(self._costless(judged, charge) for charge in line.allowances))
             for line in judged.bill.features
         )
-        return judged.bill._replace(features=lines)
+        return replace(judged.bill, features=lines)
 
     def _costless(self, judged: Judged, charge: Charge) -> Charge:
         if charge.value and self.repeated(judged.item.name, charge.ref):
-            return charge._replace(quantity=0, exact=ZERO)
+            return replace(charge, quantity=0, exact=ZERO)
         return charge
 
     async def save(self) -> None:

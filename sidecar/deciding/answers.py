@@ -97,8 +97,17 @@ class Answers:
 
 def _drawn(standing: Standing, draw: Draw, takes: Takes) -> Standing:
     over = draw.beyond + draw.uncovered
-    amount = draw.within + over
-    limit, used, overage, reserved, remaining, resets_at, next_expiry_at = standing
+    used, overage, reserved = standing.used, standing.overage, standing.reserved
     if takes is Takes.RESERVES:
-        return Standing(limit, used, overage, reserved + amount, remaining, resets_at, next_expiry_at)
-    return Standing(limit, used + amount, overage + over, reserved, remaining, resets_at, next_expiry_at)
+        reserved += draw.within + over
+    else:
+        used, overage = used + draw.within + over, overage + over
+    return Standing(
+        standing.limit,
+        used,
+        overage,
+        reserved,
+        standing.remaining,
+        standing.resets_at,
+        standing.next_expiry_at,
+    )

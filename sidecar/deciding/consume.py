@@ -84,6 +84,7 @@ class Consume:
                 draws=spent.outcome.draws,
                 costs=spent.outcome.costs,
                 covered=spent.taken,
+                by_verdict=any(verdict.request_id for verdict in (spent.verdicts or {}).values()),
             )
         return self.commit(Write(usage, entry, None, changes), spent, shown(spent), deadline=deadline)
 

@@ -3,6 +3,7 @@ plane is away.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from sidecar.deciding.reserved import Hold
@@ -69,8 +70,8 @@ def sum_funds(held: Mapping[BalanceRef, Fund], more: Mapping[BalanceRef, Fund]) 
 def without_rates(bill: Bill) -> Bill:
     """For what was reserved: rates were asked then, and are not asked again."""
     rates = {charge.ref for line in bill.features for charge in line.rates}
-    lines = tuple(line._replace(rates=()) for line in bill.features)
-    return bill._replace(features=lines, refs=tuple(ref for ref in bill.refs if ref not in rates))
+    lines = tuple(replace(line, rates=()) for line in bill.features)
+    return replace(bill, features=lines, refs=tuple(ref for ref in bill.refs if ref not in rates))
 
 
 def leasable(

@@ -1,7 +1,7 @@
 """From who asks and what for to a bill, with the trouble policies' word in it; and from there to what is spent."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -118,7 +118,7 @@ class Judge:
         """Values that were counted in their period already cost nothing."""
         for charge in found.charges:
             if charge.value and charge.spec.kind is not BalanceKind.GAUGE:
-                return found._replace(features=tuple(self._without_counted(line) for line in found.features))
+                return replace(found, features=tuple(self._without_counted(line) for line in found.features))
         return found
 
     def _judge(
@@ -146,7 +146,7 @@ class Judge:
         if stale is not FRESH:
             findings = (*found.findings, *stale.findings)
             refused = min((f.reason for f in findings if f.reason.refuses), default=Reason.OK)
-            found = found._replace(findings=findings, refused=refused)
+            found = replace(found, findings=findings, refused=refused)
         is_fallback = stale is not FRESH and not stale.refuses
         return Judged(found, party, party.entitlements, event, freshness, is_fallback=is_fallback)
 
@@ -172,7 +172,7 @@ class Judge:
         if party.refusal in _STRANGERS:
             policy = self.strangers.policy(feature, event_name)
         if party.refusal is Reason.CONTROL_PLANE_UNREACHABLE:
-            freshness = freshness._replace(source=ViewSource.FALLBACK)
+            freshness = replace(freshness, source=ViewSource.FALLBACK)
         if policy is OnUnknownCustomer.DEFAULT_PLAN:
             guest = self.strangers.guest(party.customer_id, self.till.now())
             if guest is not None:
@@ -183,7 +183,7 @@ class Judge:
                     f"{party.message}; on_unknown_customer: default_plan",
                     Reason.OK_FALLBACK,
                 )
-                found = found._replace(findings=(said, *found.findings))
+                found = replace(found, findings=(said, *found.findings))
                 return Judged(
                     found, party, guest, event, freshness, is_guest=True, is_fact=True, is_fallback=True
                 )
@@ -199,7 +199,7 @@ class Judge:
     def _named(self, judged: Judged, spent: Spent) -> Spent:
         outcome = spent.outcome
         if judged.is_fallback and outcome.allowed:
-            return spent._replace(outcome=outcome._replace(reason=Reason.OK_FALLBACK), is_fallback=True)
+            return spent._replace(outcome=replace(outcome, reason=Reason.OK_FALLBACK), is_fallback=True)
         return spent
 
     def _without_counted(self, line: FeatureBill) -> FeatureBill:
@@ -207,10 +207,11 @@ class Judge:
             if charge.value and not self.uniques.is_new(
                 charge.ref, self.till.period_start(charge.spec), charge.value
             ):
-                return charge._replace(quantity=0, exact=ZERO)
+                return replace(charge, quantity=0, exact=ZERO)
             return charge
 
-        return line._replace(
+        return replace(
+            line,
             allowances=tuple(fresh(charge) for charge in line.allowances),
             rates=tuple(fresh(charge) for charge in line.rates),
         )

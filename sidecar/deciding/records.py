@@ -68,11 +68,12 @@ def decided(
     draws: Sequence[Draw],
     costs: Sequence[CostCharge],
     covered: tuple[Taken, ...],
+    by_verdict: bool = False,
 ) -> tuple[bytes, tuple[LeaseChange, ...]]:
     """Decided usage, with what it charges and to which leases: a `purser.sync.v1.Usage`, written by hand; and what that
-    does to the leases.
+    does to the leases. `by_verdict`: the control plane allowed this change of a gauge.
     """
-    return DecidedForm(draws, costs).encoded(
+    usage, changes = DecidedForm(draws, costs).encoded(
         event.SerializeToString(),
         content_hash=content_hash,
         decision_id=decision_id,
@@ -80,6 +81,7 @@ def decided(
         view_revision=view_revision,
         covered=covered,
     )
+    return usage + (b"\x48\x01" if by_verdict else b""), changes
 
 
 class DecidedForm:

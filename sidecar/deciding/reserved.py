@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -136,7 +136,7 @@ def allot(holds: Sequence[Hold], draws: Sequence[Draw]) -> Allotted:
         if need:
             covered = draw.within + draw.beyond - need
             within = max(0, draw.within - covered)
-            missing.append(draw._replace(within=within, beyond=need - within, uncovered=0))
+            missing.append(replace(draw, within=within, beyond=need - within, uncovered=0))
     return Allotted(tuple(paid), tuple(hold for hold in left if hold.amount), tuple(missing))
 
 

@@ -4,7 +4,7 @@ it is final.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -299,8 +299,8 @@ class Till:
                 waived = waive_remote(self.waivers, bill, charge, adds=adds)
             if waived is not None:
                 counted, finding = waived
-                outcome = spent.outcome._replace(
-                    reason=Reason.OK_FALLBACK, findings=(*spent.outcome.findings, finding)
+                outcome = replace(
+                    spent.outcome, reason=Reason.OK_FALLBACK, findings=(*spent.outcome.findings, finding)
                 )
                 spent = spent._replace(outcome=outcome, waived=(*spent.waived, counted), is_fallback=True)
                 continue
@@ -343,7 +343,7 @@ class Till:
             said = f"{finding.finding}; {text}" if text else finding.finding
             findings.append(finding._replace(finding=said, reason=_REASONS.get(got.grade, finding.reason)))
         refusing = [finding.reason for finding in findings if finding.reason.refuses]
-        return outcome._replace(findings=tuple(findings), reason=min(refusing, default=outcome.reason))
+        return replace(outcome, findings=tuple(findings), reason=min(refusing, default=outcome.reason))
 
     def finish_until(self, bill: Bill) -> float | None:
         """Until when slices may be spent beyond their lease's end: only while cut off, and where the
@@ -378,7 +378,7 @@ def leased(draws: Sequence[Draw]) -> tuple[Draw, ...]:
 
 def _uncover(draw: Draw, held: int) -> Draw:
     covered = min(draw.within, held)
-    return draw._replace(within=covered, uncovered=draw.uncovered + draw.within - covered)
+    return replace(draw, within=covered, uncovered=draw.uncovered + draw.within - covered)
 
 
 def _with_waiver(bill: Bill, funds: Mapping[BalanceRef, Fund], waiver: Waiver) -> Outcome:
@@ -386,7 +386,7 @@ def _with_waiver(bill: Bill, funds: Mapping[BalanceRef, Fund], waiver: Waiver) -
     wider = dict(funds)
     for ref, amount in waiver.extra.items():
         fund = wider.get(ref, Fund(0))
-        wider[ref] = fund._replace(within=fund.within + amount)
+        wider[ref] = replace(fund, within=fund.within + amount)
     outcome = decide(bill, wider)
     draws = tuple(
         _uncover(draw, funds.get(draw.ref, Fund(0)).within)
@@ -396,6 +396,6 @@ def _with_waiver(bill: Bill, funds: Mapping[BalanceRef, Fund], waiver: Waiver) -
     )
     if not outcome.allowed:
         return outcome
-    return outcome._replace(
-        draws=draws, reason=Reason.OK_FALLBACK, findings=(*outcome.findings, *waiver.findings)
+    return replace(
+        outcome, draws=draws, reason=Reason.OK_FALLBACK, findings=(*outcome.findings, *waiver.findings)
     )

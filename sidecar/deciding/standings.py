@@ -1,7 +1,7 @@
 """How balances stand, for answers: the control plane's last word, and what this sidecar knows beyond it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sidecar.deciding.unreported import Unreported
@@ -38,15 +38,15 @@ class Standings:
 
     def one(self, ref: BalanceRef, spec: BalanceSpec, at: datetime) -> Standing:
         """Of one balance."""
-        limit, used, over, reserved, remaining, resets_at, next_expiry_at = told(
-            spec, self.view.hint(ref), at
-        )
+        hinted = told(spec, self.view.hint(ref), at)
+        limit, over = hinted.limit, hinted.overage
         outstanding = self.unreported.of(ref)
-        used = max(0, used + outstanding)
+        used = max(0, hinted.used + outstanding)
         if limit is not None and (used - limit > over or outstanding < 0):
             over = max(0, used - limit)
+        reserved = hinted.reserved + self.book.held(ref)
         return Standing(
-            limit, used, over, reserved + self.book.held(ref), remaining, resets_at, next_expiry_at
+            limit, used, over, reserved, hinted.remaining, hinted.resets_at, hinted.next_expiry_at
         )
 
 
@@ -65,7 +65,7 @@ def told(spec: BalanceSpec, hint: Hint | None, at: datetime) -> Standing:
 
 def after(standing: Standing, verdict: RemoteVerdict) -> Standing:
     """As the control plane has just said it."""
-    return standing._replace(limit=verdict.limit, used=verdict.used)
+    return replace(standing, limit=verdict.limit, used=verdict.used)
 
 
 def _end(spec: BalanceSpec, at: datetime) -> datetime | None:

@@ -1,8 +1,9 @@
 """What a request would touch: every entitled feature its event matches, their balances, and what stands in the way."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final
 
 from sidecar.engine.catalog import Aggregate, FeatureType, Meter, events_of
 from sidecar.engine.entitlement import (
@@ -167,13 +168,22 @@ def _mismatch(feature: str, finding: str) -> Finding:
 # ---- events
 
 
-class _Told(NamedTuple):
+@dataclass(init=False, slots=True)
+class _Told:
     """What is said of an event beside its charges."""
 
-    findings: list[Finding]
-    unrated: list[Unrated]
-    warnings: list[str]
-    explain: bool
+    findings: Final[list[Finding]]
+    unrated: Final[list[Unrated]]
+    warnings: Final[list[str]]
+    explain: Final[bool]
+
+    def __init__(
+        self, findings: list[Finding], unrated: list[Unrated], warnings: list[str], explain: bool
+    ) -> None:
+        self.findings = findings
+        self.unrated = unrated
+        self.warnings = warnings
+        self.explain = explain
 
 
 def _event(

@@ -1,9 +1,10 @@
 """The answer: everything that a caller needs to act on a decision."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final
 
 from sidecar.engine.catalog import ConfigValue, FeatureType
 from sidecar.engine.entitlement import BalanceSpec, Entitlements
@@ -22,27 +23,55 @@ class ViewSource(IntEnum):
     FALLBACK = 4
 
 
-class Freshness(NamedTuple):
+@dataclass(init=False, slots=True)
+class Freshness:
     """How old the view behind an answer is. `as_of` and `age` None: never confirmed."""
 
-    revision: int
-    as_of: datetime | None
-    age: timedelta | None
-    source: ViewSource
+    revision: Final[int]
+    as_of: Final[datetime | None]
+    age: Final[timedelta | None]
+    source: Final[ViewSource]
+
+    def __init__(
+        self, revision: int, as_of: datetime | None, age: timedelta | None, source: ViewSource
+    ) -> None:
+        self.revision = revision
+        self.as_of = as_of
+        self.age = age
+        self.source = source
 
 
-class Standing(NamedTuple):
+@dataclass(init=False, slots=True)
+class Standing:
     """How a balance stands, as the shell knows it: for answers, never for deciding. Amounts at the balance's scale."""
 
-    limit: int | None
+    limit: Final[int | None]
     """The limit or what was granted and is active. None: unlimited."""
-    used: int
-    overage: int = 0
-    reserved: int = 0
-    remaining: int | None = None
+    used: Final[int]
+    overage: Final[int]
+    reserved: Final[int]
+    remaining: Final[int | None]
     """Wallets: what is left. None: it follows from limit, used and reserved."""
-    resets_at: datetime | None = None
-    next_expiry_at: datetime | None = None
+    resets_at: Final[datetime | None]
+    next_expiry_at: Final[datetime | None]
+
+    def __init__(
+        self,
+        limit: int | None,
+        used: int,
+        overage: int = 0,
+        reserved: int = 0,
+        remaining: int | None = None,
+        resets_at: datetime | None = None,
+        next_expiry_at: datetime | None = None,
+    ) -> None:
+        self.limit = limit
+        self.used = used
+        self.overage = overage
+        self.reserved = reserved
+        self.remaining = remaining
+        self.resets_at = resets_at
+        self.next_expiry_at = next_expiry_at
 
 
 _BY_BALANCE = frozenset(REASON_OF_KIND.values())
@@ -50,46 +79,110 @@ _BY_BALANCE = frozenset(REASON_OF_KIND.values())
 Standings = Mapping[BalanceRef, Standing]
 
 
-class BalanceState(NamedTuple):
+@dataclass(init=False, slots=True)
+class BalanceState:
     """One balance that a decision touched. Amounts at `scale`; None: unlimited."""
 
-    balance: str
-    kind: BalanceKind
-    unit: str
-    scale: int
-    limit: int | None
-    used: int
-    remaining: int | None
-    overage: int
-    reserved: int
-    resets_at: datetime | None
-    next_expiry_at: datetime | None
+    balance: Final[str]
+    kind: Final[BalanceKind]
+    unit: Final[str]
+    scale: Final[int]
+    limit: Final[int | None]
+    used: Final[int]
+    remaining: Final[int | None]
+    overage: Final[int]
+    reserved: Final[int]
+    resets_at: Final[datetime | None]
+    next_expiry_at: Final[datetime | None]
+
+    def __init__(
+        self,
+        balance: str,
+        kind: BalanceKind,
+        unit: str,
+        scale: int,
+        limit: int | None,
+        used: int,
+        remaining: int | None,
+        overage: int,
+        reserved: int,
+        resets_at: datetime | None,
+        next_expiry_at: datetime | None,
+    ) -> None:
+        self.balance = balance
+        self.kind = kind
+        self.unit = unit
+        self.scale = scale
+        self.limit = limit
+        self.used = used
+        self.remaining = remaining
+        self.overage = overage
+        self.reserved = reserved
+        self.resets_at = resets_at
+        self.next_expiry_at = next_expiry_at
 
 
-class Amount(NamedTuple):
+@dataclass(init=False, slots=True)
+class Amount:
     """An amount of one unit at its scale."""
 
-    unit: str
-    value: int
-    scale: int
+    unit: Final[str]
+    value: Final[int]
+    scale: Final[int]
+
+    def __init__(self, unit: str, value: int, scale: int) -> None:
+        self.unit = unit
+        self.value = value
+        self.scale = scale
 
 
-class Decision(NamedTuple):
+@dataclass(init=False, slots=True)
+class Decision:
     """The answer to one question; fields as in `purser.v1.Decision`."""
 
-    decision_id: str
-    allowed: bool
-    reason: Reason
-    message: str
-    freshness: Freshness
-    value: ConfigValue = None
-    balances: tuple[BalanceState, ...] = ()
-    cost: Amount | None = None
-    shortfall: Amount | None = None
-    retry_after: timedelta | None = None
-    upgrade_options: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    explanation: tuple[Finding, ...] = ()
+    decision_id: Final[str]
+    allowed: Final[bool]
+    reason: Final[Reason]
+    message: Final[str]
+    freshness: Final[Freshness]
+    value: Final[ConfigValue]
+    balances: Final[tuple[BalanceState, ...]]
+    cost: Final[Amount | None]
+    shortfall: Final[Amount | None]
+    retry_after: Final[timedelta | None]
+    upgrade_options: Final[tuple[str, ...]]
+    warnings: Final[tuple[str, ...]]
+    explanation: Final[tuple[Finding, ...]]
+
+    def __init__(
+        self,
+        decision_id: str,
+        allowed: bool,
+        reason: Reason,
+        message: str,
+        freshness: Freshness,
+        value: ConfigValue = None,
+        balances: tuple[BalanceState, ...] = (),
+        cost: Amount | None = None,
+        shortfall: Amount | None = None,
+        retry_after: timedelta | None = None,
+        upgrade_options: tuple[str, ...] = (),
+        warnings: tuple[str, ...] = (),
+        explanation: tuple[Finding, ...] = (),
+    ) -> None:
+        self.decision_id = decision_id
+        self.allowed = allowed
+        self.reason = reason
+        self.message = message
+        self.freshness = freshness
+        self.value = value
+        self.balances = balances
+        self.cost = cost
+        self.shortfall = shortfall
+        self.retry_after = retry_after
+        self.upgrade_options = upgrade_options
+        self.warnings = warnings
+        self.explanation = explanation
 
 
 def build(

@@ -1,6 +1,7 @@
 """What an event costs by a rate card: exact in 60 digits, rounded once, half-even, to the unit's scale."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -23,16 +24,23 @@ class Line(NamedTuple):
     """Unrounded."""
 
 
-class Rated(NamedTuple):
+@dataclass(init=False, slots=True)
+class Rated:
     """A cost."""
 
-    unit: str
-    amount: int
+    unit: Final[str]
+    amount: Final[int]
     """Rounded once, at the unit's scale."""
-    exact: Decimal
+    exact: Final[Decimal]
     """Unrounded: the sum of the lines."""
-    lines: tuple[Line, ...]
+    lines: Final[tuple[Line, ...]]
     """Empty where none were asked for."""
+
+    def __init__(self, unit: str, amount: int, exact: Decimal, lines: tuple[Line, ...]) -> None:
+        self.unit = unit
+        self.amount = amount
+        self.exact = exact
+        self.lines = lines
 
 
 class NoPrice(NamedTuple):

@@ -105,13 +105,14 @@ def _verdict(allowed: bool, reason: Reason, message: str) -> bytes:
 
 
 def _balance(state: BalanceState) -> bytes:
-    name, kind, unit, scale, limit, used, remaining, overage, reserved, resets_at, next_expiry_at = state
-    encoded = _spec(name, kind, unit, scale, limit) + _amounts(used, remaining, scale)
-    if overage or reserved:
-        encoded += _digits(_OVERAGE, overage, scale) + _digits(_RESERVED, reserved, scale)
+    scale = state.scale
+    encoded = _spec(state.balance, state.kind, state.unit, scale, state.limit)
+    encoded += _amounts(state.used, state.remaining, scale)
+    if state.overage or state.reserved:
+        encoded += _digits(_OVERAGE, state.overage, scale) + _digits(_RESERVED, state.reserved, scale)
     else:
         encoded += _NOTHING_OVER_OR_RESERVED
-    return encoded + _ends(resets_at, next_expiry_at)
+    return encoded + _ends(state.resets_at, state.next_expiry_at)
 
 
 def _amounts(used: int, remaining: int | None, scale: int) -> bytes:

@@ -7,6 +7,7 @@ else goes the slow way, which says the same: a test compares them field by field
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -195,7 +196,7 @@ class FastConsumes:
         decision = answers.decision(
             prepared.judged, Spent(outcome), decision_id="", at=preparing.consume.parties.now()
         )
-        head, tail = encoding.around_balances(decision._replace(warnings=outcome.warnings))
+        head, tail = encoding.around_balances(replace(decision, warnings=outcome.warnings))
         specs = {charge.ref: charge.spec for charge in bill.charges}
         customer_id = prepared.judged.party.customer_id
         return Form(

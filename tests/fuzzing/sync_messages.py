@@ -185,6 +185,7 @@ used = st.builds(
     view_revision=numbers,
     charges=st.lists(charges, max_size=2),
     costs=st.lists(costs, max_size=2),
+    by_verdict=st.booleans(),
 )
 bodies: st.SearchStrategy[dict[str, Any]] = st.one_of(
     used.map(lambda made: {"usage": made}),

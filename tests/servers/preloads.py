@@ -44,6 +44,7 @@ class FailingCalls:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._enabled: set[tuple[int, str]] = set()
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -55,10 +56,13 @@ class FailingCalls:
     def enable(self, call: str, number: int, *, probability: float, pid: int) -> None:
         """From now on this call of the process (`posix/io/sync/fsync`) ends with this `errno`, as often as that."""
         self._say(f"enable_random name={call},failinfo={number},probability={probability}", pid)
+        self._enabled.add((pid, call))
 
     def disable(self, call: str, *, pid: int) -> None:
-        """It works again."""
-        self._say(f"disable name={call}", pid)
+        """It works again, or does so already: libfiu knows only once of what was enabled twice."""
+        if (pid, call) in self._enabled:
+            self._say(f"disable name={call}", pid)
+            self._enabled.discard((pid, call))
 
     def _say(self, command: str, pid: int) -> None:
         """Raises OSError where no process listens."""

@@ -56,8 +56,22 @@ FIU = Program(
     wheel_path="",
     advice="Install libfiu, on Linux (Debian: apt-get install fiu-utils).",
 )
+IP = Program(
+    name="ip",
+    folders=("/usr/sbin", "/sbin"),
+    apt_package="iproute2",
+    wheel_path="",
+    advice="Install iproute2, on Linux (Debian: apt-get install iproute2).",
+)
+NFT = Program(
+    name="nft",
+    folders=("/usr/sbin", "/sbin"),
+    apt_package="nftables",
+    wheel_path="",
+    advice="Install nftables, on Linux (Debian: apt-get install nftables).",
+)
 SERVERS = (POSTGRES, REDIS)
-FAULTS = (FAKETIME, FIU)
+FAULTS = (FAKETIME, FIU, IP, NFT)
 """Only the tests that need them fail without them."""
 
 

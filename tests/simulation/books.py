@@ -44,7 +44,7 @@ def _dead(letter: Any, oracle: Oracle) -> str | None:
     """
     event = sync_usage.Record.FromString(letter.record).usage.event
     held = oracle.holds.get(event.idempotency_key.partition("#")[0])
-    if letter.reason == "KEY_CONFLICT" and held is not None and held.may_be_lost:
+    if letter.reason == "KEY_CONFLICT" and held is not None and held.is_set_back:
         return None
     return f"a dead letter: {event.idempotency_key} {letter.reason} {letter.message}"
 

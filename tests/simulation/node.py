@@ -257,6 +257,12 @@ class Node:
         for done in calls.values():
             done(GONE)
 
+    def knows(self, generation: int) -> bool:
+        """Does it run, and has it opened a session since the control plane was restored for the last time? What it
+        uploaded before may have to be sent again, and until then it does not know.
+        """
+        return self.running is not None and self.running.sidecar._outbox.generation == generation
+
     @property
     def unsent(self) -> int:
         """Records that the books do not have, while it runs."""

@@ -282,6 +282,12 @@ class Plane:
         self.restores += 1
         return True
 
+    def generation(self) -> int:
+        """Of the books: another after each restore."""
+        with closing(sqlite3.connect(self.path)) as books:
+            found: int = books.execute("SELECT generation FROM revisions").fetchone()[0]
+        return found
+
     async def has_seen_more(self, outbox_id: str, known: Mapping[str, int]) -> bool:
         """Than a disk that was put back knows of itself?"""
         with closing(sqlite3.connect(self.path)) as books:

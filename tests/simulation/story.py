@@ -13,12 +13,15 @@ from tests.simulation.network import Weather
 TROUBLE_SECONDS: Final = 15.0
 """How long things happen; then everything is mended."""
 
+MAX_STALENESS: Final = 6
+"""Seconds that a sidecar which hears nothing may finish its leases."""
+
 PLANE: Final = PlaneSettings(
     lease_ttl="PT4S",  # type: ignore[arg-type]
     rate_ttl="PT4S",  # type: ignore[arg-type]
     grace="PT1S",  # type: ignore[arg-type]
     quarantine_timeout="PT30S",  # type: ignore[arg-type]
-    max_staleness="PT10S",  # type: ignore[arg-type]
+    max_staleness=f"PT{MAX_STALENESS}S",  # type: ignore[arg-type]
 )
 
 
@@ -54,12 +57,12 @@ rate_cards:
   jobs: {{event: job, unit: credit, prices: [{{dimension: points, per: 1, price: "1"}}]}}
   tasks: {{event: task, unit: credit, prices: [{{dimension: points, per: 1, price: "1"}}]}}
 features:
-  jobs: {{type: metered, event: job, rate_card: jobs, trouble: {{max_staleness: PT10S}}}}
-  calls: {{type: metered, meter: calls, trouble: {{on_unreachable: deny, max_staleness: PT10S}}}}
-  pages: {{type: metered, meter: pages, trouble: {{max_staleness: PT10S}}}}
-  pings: {{type: metered, meter: pings, trouble: {{on_unreachable: deny, max_staleness: PT10S}}}}
-  tasks: {{type: metered, event: task, rate_card: tasks, trouble: {{max_staleness: PT10S}}}}
-  seats: {{type: gauge, trouble: {{max_staleness: PT10S}}}}
+  jobs: {{type: metered, event: job, rate_card: jobs, trouble: {{max_staleness: PT{MAX_STALENESS}S}}}}
+  calls: {{type: metered, meter: calls, trouble: {{on_unreachable: deny, max_staleness: PT{MAX_STALENESS}S}}}}
+  pages: {{type: metered, meter: pages, trouble: {{max_staleness: PT{MAX_STALENESS}S}}}}
+  pings: {{type: metered, meter: pings, trouble: {{on_unreachable: deny, max_staleness: PT{MAX_STALENESS}S}}}}
+  tasks: {{type: metered, event: task, rate_card: tasks, trouble: {{max_staleness: PT{MAX_STALENESS}S}}}}
+  seats: {{type: gauge, trouble: {{max_staleness: PT{MAX_STALENESS}S}}}}
 plans:
   prepaid: {{entitlements: {{jobs: {{spends: credit}}}}}}
   metered: {{entitlements: {{calls: {{limit: {limits.calls}, every: P1M}}}}}}

@@ -17,12 +17,15 @@ from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync_usage
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.held import DRIFT
+from sidecar.view.pulse import Pulse
 from tests.simulation.network import Wire
 from tests.simulation.oracle import Oracle
 from tests.simulation.plane import BASE
-from tests.simulation.story import CUSTOMERS
-from tests.simulation.threads import Hub
+from tests.simulation.story import CUSTOMERS, MAX_STALENESS
+from tests.simulation.threads import Hub, Process
 
+STALEST: Final = MAX_STALENESS * (1 + DRIFT)
+"""So long a sidecar may finish its leases that hears nothing, in true seconds."""
 MOMENT: Final = 1e-5
 """Instants are rounded to microseconds on their way."""
 
@@ -46,6 +49,8 @@ class Watch:
         self._oracle = oracle
         self._ends: dict[str, float] = {}
         self._grants_end: dict[str, float] = {}
+        self._heard: dict[Process | None, float] = {}
+        """When each process of a sidecar last had a heartbeat."""
         self.leases: dict[str, GrantedLease] = {}
         self.charges: dict[str, list[tuple[str, int]]] = {}
         """By the uid of a record: from which leases it took how much, as it was sent."""
@@ -53,7 +58,7 @@ class Watch:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Inside the block."""
-        install, take, serve = LeaseBook.install, LeaseBook.take, Wire._serve
+        install, take, serve, beat = LeaseBook.install, LeaseBook.take, Wire._serve, Pulse.beat
 
         def installed(book: LeaseBook, ref: Any, lease: session.Lease, **times: Any) -> Any:
             self._ends[lease.lease_id] = (lease.ends_at.ToDatetime(UTC) - BASE).total_seconds()
@@ -68,6 +73,10 @@ class Watch:
                     may_finish = finish_until is not None and CUSTOMERS[one.ref.customer_id].finishes
                     self._spent(one.lease_id, is_finishing=may_finish)
             return found
+
+        def heard(pulse: Pulse, one: Any) -> None:
+            self._heard[self._process] = self._hub.time()
+            beat(pulse, one)
 
         async def inserted(uow: Any, made: Any) -> None:
             await insert_leases(uow, made)
@@ -84,12 +93,18 @@ class Watch:
             mock.patch.object(LeaseBook, "take", taken),
             mock.patch.object(acquire, "insert_leases", inserted),
             mock.patch.object(Wire, "_serve", served),
+            mock.patch.object(Pulse, "beat", heard),
         ):
             yield
 
+    @property
+    def _process(self) -> Process | None:
+        thread = self._hub.current
+        return None if thread is None else thread.process
+
     def _spent(self, lease_id: str, *, is_finishing: bool) -> None:
-        """Nothing is spent of a lease before its beginning, nor after its true end, but under `finish_lease`; nor
-        of a grant after that.
+        """Nothing is spent of a lease before its beginning, nor after its true end, but under `finish_lease` and until
+        `max_staleness`; nor of a grant after that.
         """
         now, lease = self._hub.time(), self.leases.get(lease_id)
         if lease is not None and now < lease.begins - (lease.begins - lease.at) * DRIFT - MOMENT:
@@ -99,6 +114,11 @@ class Watch:
         late = now - self._ends[lease_id]
         if late > 0 and not is_finishing:
             self._oracle.violations.append(f"spent of lease {lease_id} {late:.3f} s after its end")
+        unheard = now - self._heard.get(self._process, -inf)
+        if late > 0 and unheard > STALEST:
+            self._oracle.violations.append(
+                f"finished lease {lease_id} {unheard:.3f} s after the last heartbeat"
+            )
         late = now - self._grants_end[lease_id]
         if late > 0:
             self._oracle.violations.append(f"spent of a grant {late:.3f} s after its end, by {lease_id}")

@@ -120,10 +120,14 @@ class World:
             await self._until(self.hub.time() + 2.0)
             for node in self.stage.nodes:
                 node.start()
-            if all(node.running is not None and not node.unsent for node in self.stage.nodes) and not (
-                await stranded(self.plane, self.oracle)
-            ):
+            if await self._is_at_rest():
                 return
+
+    async def _is_at_rest(self) -> bool:
+        generation = self.plane.generation()
+        return all(node.knows(generation) and not node.unsent for node in self.stage.nodes) and not (
+            await stranded(self.plane, self.oracle)
+        )
 
     # Checking
 
@@ -141,9 +145,12 @@ class World:
                 await check_kept(uow, self.oracle, self.hub.time())
 
     async def _check_all(self) -> None:
+        generation = self.plane.generation()
         for node in self.stage.nodes:
             if node.running is None:
                 self.oracle.violations.append(f"{node.name} does not run")
+            elif not node.knows(generation):
+                self.oracle.violations.append(f"{node.name} has not opened a session of {generation}")
             elif node.unsent:
                 self.oracle.violations.append(f"{node.name} has {node.unsent} records that were not sent")
         self.oracle.violations += await stranded(self.plane, self.oracle)

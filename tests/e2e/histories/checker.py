@@ -80,7 +80,10 @@ def story(history: History) -> Story:
 
 def _if_it_lasts(call: Call, lost_disks: Iterable[LostDisk]) -> Call:
     lost = any(
-        lost.sidecar == call.asked.sidecar and call.told_at is not None and call.told_at <= lost.at
+        lost.sidecar == call.asked.sidecar
+        and call.told_at is not None
+        and call.told_at <= lost.at
+        and (call.asked.verb in _HOLDS or not lost.is_remote)
         for lost in lost_disks
     )
     return replace(call, answer=_ON_A_LOST_DISK) if lost and call.told is Told.ACCEPTED else call

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from sidecar.outbox.port import Durability
 from tests.e2e.fleet import ServerProcess, eventually
 from tests.e2e.histories.history import History
 from tests.e2e.histories.installation import Installation, Machine, Weakness
@@ -97,7 +98,7 @@ def lose_disk(scene: Scene) -> tuple[str, Mend] | None:
     if machine is None:
         return None
     machine.sidecar.kill()
-    scene.history.loses_disk(machine.name)
+    scene.history.loses_disk(machine.name, is_remote=machine.durability is Durability.REMOTE)
     scene.installation.lose_disk(machine)
     return machine.name, _launch(machine.sidecar)
 
@@ -196,6 +197,21 @@ def delay(scene: Scene) -> tuple[str, Mend] | None:
     return f"{machine.name} by {machine.way.delay_seconds} s", mend
 
 
+def _losing(*shares: tuple[int, int]) -> Fault:
+    """So many of a hundred packets vanish on the way there and on the way back: one of these."""
+
+    def fault(scene: Scene) -> tuple[str, Mend] | None:
+        machine = scene.random.choice(scene.installation.machines)
+        wire = machine.wire
+        if wire is None:
+            return None
+        there, back = scene.random.choice(shares)
+        wire.lose(there=there, back=back)
+        return f"{machine.name} {there} % there, {back} % back", lambda: wire.lose(there=0, back=0)
+
+    return fault
+
+
 # Disks and clocks
 
 
@@ -276,6 +292,8 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "silence_one_way": _on_the_way(Way.SILENT_OUT, Way.SILENT_BACK),
     "cut": cut,
     "delay": delay,
+    "lose_packets": _losing((10, 10), (30, 30), (60, 0), (0, 60)),
+    "lose_all_packets": _losing((100, 100), (100, 0), (0, 100)),
     "fill_disk": fill_disk,
     "fail_writes": _failing("posix/io/rw/pwrite"),
     "fail_syncs": _failing("posix/io/sync/fsync", "posix/io/sync/fdatasync"),

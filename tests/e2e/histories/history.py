@@ -115,6 +115,8 @@ class LostDisk:
 
     sidecar: str
     at: float
+    is_remote: bool = False
+    """But what it had acknowledged as used was in the books."""
 
 
 @dataclass(slots=True)
@@ -148,10 +150,10 @@ class History:
             granted.is_known = True
             self._write("granted", {"grant_id": granted.grant_id})
 
-    def loses_disk(self, sidecar: str) -> None:
+    def loses_disk(self, sidecar: str, *, is_remote: bool = False) -> None:
         """The process is dead, and its folder gone."""
         with self._lock:
-            lost = LostDisk(sidecar, time.monotonic())
+            lost = LostDisk(sidecar, time.monotonic(), is_remote)
             self.lost_disks.append(lost)
             self._write("lost_disk", asdict(lost))
 

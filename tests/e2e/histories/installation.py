@@ -21,6 +21,7 @@ from control_plane.db.engine import create_engine
 from control_plane.db.migrate import upgrade
 from control_plane.db.unit_of_work import Database
 from control_plane.ledger.audit import audit
+from sidecar.outbox.port import Durability
 from tests.e2e.fleet import ServerProcess, Sidecar, eventually
 from tests.e2e.histories import books
 from tests.e2e.histories.history import Account, History
@@ -28,6 +29,7 @@ from tests.e2e.histories.proxy import Proxies, Proxy
 from tests.servers import PostgresServer
 from tests.servers.preloads import FailingCalls, SetClock
 from tests.servers.process import ServerFailed, free_port
+from tests.servers.wire import Wire, why_no_wire
 
 PRICE: Final = Decimal("0.003")
 SEATS: Final = 3
@@ -50,6 +52,8 @@ plans:
 """
 # Short, so that a history of minutes has many of them, also beyond their end.
 SETTINGS: Final = ("lease_ttl=PT6S", "grace=PT1S", "rate_ttl=PT4S", "max_staleness=PT20S")
+DURABILITIES: Final = (Durability.POWER_LOSS, Durability.REMOTE, Durability.PROCESS_CRASH)
+"""Of the sidecars, in turn."""
 READ_SECONDS: Final = 60.0
 DISK_BYTES: Final = 256 * 1024 * 1024
 
@@ -73,6 +77,9 @@ class Machine:
     sidecar: Sidecar
     way: Proxy
     """To the control plane."""
+    wire: Wire | None
+    """On which that way begins. None: the machine permits none."""
+    durability: Durability
     weakness: Weakness
     disk: SmallDisk | None
     calls: FailingCalls | None
@@ -153,9 +160,10 @@ class Installation:
             exits.callback(replica.kill)
             replica.launch()
             self.replicas.append(replica)
-        for number, weakness in enumerate(self._weaknesses, 1):
-            way = proxies.before(lambda: [("127.0.0.1", grpc) for grpc, _ in ports], free_port())
-            machine = self._machine(f"sidecar-{number}", way, weakness, exits)
+        for number, weakness in enumerate(self._weaknesses):
+            wire = None if why_no_wire() else exits.enter_context(Wire())
+            way = proxies.before(lambda: [("127.0.0.1", grpc) for grpc, _ in ports], free_port(), wire)
+            machine = self._machine(number, way, wire, weakness, exits)
             exits.callback(machine.sidecar.client.close)
             exits.callback(machine.sidecar.kill)
             self.machines.append(machine)
@@ -176,7 +184,10 @@ class Installation:
         arguments += [part for setting in SETTINGS for part in ("--set", setting)]
         return ServerProcess(name, arguments, ready_url=f"http://127.0.0.1:{http}/readyz", folder=self.folder)
 
-    def _machine(self, name: str, way: Proxy, weakness: Weakness, exits: contextlib.ExitStack) -> Machine:
+    def _machine(
+        self, number: int, way: Proxy, wire: Wire | None, weakness: Weakness, exits: contextlib.ExitStack
+    ) -> Machine:
+        name, durability = f"sidecar-{number + 1}", DURABILITIES[number % len(DURABILITIES)]
         folder = self.folder / f"{name}-machine"
         folder.mkdir()
         disk = SmallDisk(self.folder / name) if Weakness.FULL in weakness else None
@@ -188,10 +199,11 @@ class Installation:
             name,
             control_plane=way.address,
             folder=self.folder,
+            options=("--durability", durability),
             module="tests.e2e.histories.set_clock" if clock else "clients.cli",
             environment=(calls.environment if calls else clock.environment if clock else {}),
         )
-        return Machine(sidecar, way, weakness, disk, calls, clock)
+        return Machine(sidecar, way, wire, durability, weakness, disk, calls, clock)
 
     def lose_disk(self, machine: Machine) -> None:
         """Of a sidecar that does not run."""

@@ -13,6 +13,8 @@ from enum import Enum
 from itertools import count
 from typing import Any, Final, Self
 
+from tests.servers.wire import Wire
+
 CHUNK: Final = 65536
 Address = tuple[str, int]
 
@@ -73,9 +75,9 @@ class Proxies:
         done: Future[None] = asyncio.run_coroutine_threadsafe(work, self._loop)
         done.result(30)
 
-    def before(self, targets: Callable[[], Sequence[Address]], port: int) -> Proxy:
-        """A proxy on this port."""
-        proxy = Proxy(self, targets, port)
+    def before(self, targets: Callable[[], Sequence[Address]], port: int, wire: Wire | None = None) -> Proxy:
+        """A proxy on this port; with a wire, at its far end."""
+        proxy = Proxy(self, targets, port, wire)
         self._proxies.append(proxy)
         self.run(proxy.listen())
         return proxy
@@ -91,8 +93,12 @@ async def _cancel_all() -> None:
 class Proxy:
     """Each new connection goes to the next of the targets that takes it."""
 
-    def __init__(self, proxies: Proxies, targets: Callable[[], Sequence[Address]], port: int) -> None:
+    def __init__(
+        self, proxies: Proxies, targets: Callable[[], Sequence[Address]], port: int, wire: Wire | None
+    ) -> None:
         self.port = port
+        self._host = wire.host if wire else "127.0.0.1"
+        self._bind = wire.bind if wire else socket.create_server
         self.delay_seconds = 0.0
         """What every piece is late, in both directions."""
         self._proxies = proxies
@@ -105,7 +111,7 @@ class Proxy:
     @property
     def address(self) -> str:
         """Where clients go."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self._host}:{self.port}"
 
     def become(self, way: Way) -> None:
         """From now on."""
@@ -128,7 +134,8 @@ class Proxy:
                 self._server = None
             await self._cut()
         elif self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            listening = self._bind((self._host, self.port))
+            self._server = await asyncio.start_server(self._serve, sock=listening)
 
     async def _cut(self) -> None:
         for writer in self._open:

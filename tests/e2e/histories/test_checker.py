@@ -124,6 +124,16 @@ def test_what_a_destroyed_disk_had_is_counted_apart(world: World) -> None:
     assert any("lost: k1" in line for line in check(world.history, world.books))
 
 
+def test_what_was_acknowledged_remotely_outlives_its_disk(world: World) -> None:
+    """A use was in the books; a reservation that was open may be gone all the same."""
+    held = world.history.call(Verb.RESERVE, "r3", sidecar="three", points=1, ttl_seconds=60.0, state="OPEN")
+    world.history.call(Verb.REPORT, "gone", sidecar="three", points=1)
+    world.history.loses_disk("three", is_remote=True)
+    world.history.lost_disks[:] = [replace(world.history.lost_disks[0], at=(held.told_at or 0) + 5)]
+    world.history.call(Verb.SETTLE, "r3", Told.FAILED, sidecar="three", points=1, why="RESERVATION_UNKNOWN")
+    assert [line.split(" was")[0] for line in check(world.history, world.books)] == ["lost: gone"]
+
+
 def _lie_lost(world: World) -> None:
     world.drop_event("fact")
 

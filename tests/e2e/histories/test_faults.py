@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -11,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from purser.types import Freshness
 from tests.e2e.fleet import eventually
 from tests.e2e.histories.books import read_all
 from tests.e2e.histories.callers import TTL_SECONDS
@@ -18,12 +20,17 @@ from tests.e2e.histories.faults import FAULTS, Scene, hurt
 from tests.e2e.histories.history import Call, History, Told, Verb
 from tests.e2e.histories.installation import Installation, Weakness
 from tests.e2e.histories.soaking import books_match, load, seats_come_back
+from tests.servers.wire import why_no_wire
 
 pytestmark = pytest.mark.timeout(300)  # the first one also starts the installation
 
 FLOWS: Final = 15
 """So many accepted calls say that everything flows."""
 MOMENT_SECONDS: Final = 1.0
+GIVEN_UP: Final = timedelta(seconds=17)
+"""A ping after 10 s, and 5 s for its answer."""
+BACK_SECONDS: Final = 12.0
+"""The longest pause between two tries to connect, the try that was under way, and some for a busy machine."""
 FELT: Final = {
     "kill_sidecar": Told.UNKNOWN,
     "stop_sidecar": Told.UNKNOWN,
@@ -31,6 +38,7 @@ FELT: Final = {
     "fill_disk": Told.FAILED,
 }
 """What some caller surely hears while it lasts."""
+NEED_A_WIRE: Final = ("lose_packets", "lose_all_packets")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,8 @@ def test_a_fault_alone(installation: Installation, name: str) -> None:
     """It comes and goes; nothing is lost, doubled, oversold or stranded, and all that was held comes back."""
     for server in (*installation.replicas, *(machine.sidecar for machine in installation.machines)):
         assert server.is_running, f"{server.name} did not survive an earlier test"
+    if name in NEED_A_WIRE and (why := why_no_wire()):
+        pytest.skip(why)
     history = History()
     scene = Scene(installation, history, Random(name))
     with load(installation, history, seed=name, callers=4, pace_seconds=0.02, prefix=f"{name}-") as made:
@@ -63,8 +73,9 @@ def test_a_fault_alone(installation: Installation, name: str) -> None:
                     seconds=20,
                     what=f"somebody hears that something is wrong: {name}",
                 )
-        for machine in installation.machines:
-            machine.sidecar.wait_until_ready()
+        # Of the replicas, too: one that starts while the next test takes the database away ends, as it says.
+        for server in (*installation.replicas, *(machine.sidecar for machine in installation.machines)):
+            server.wait_until_ready()
         _flows(history, len(history.calls))
         made.callers.stop()
         made.callers.finish()
@@ -98,6 +109,41 @@ def test_who_is_asked_to_stop_brings_everything_home(installation: Installation)
         assert out == []
         machine.sidecar.start()
         books_match(made)
+
+
+def test_a_disk_that_fails_for_two_reasons_is_mended(installation: Installation) -> None:
+    """Whoever comes second finds that it works."""
+    scene = Scene(installation, History(), Random(0))
+    with hurt(FAULTS["fail_syncs"], scene) as first, hurt(FAULTS["fail_syncs"], scene) as second:
+        assert first.split()[0] == second.split()[0], "there is one machine with such a disk"
+
+
+def test_who_hears_nothing_for_long_comes_back_by_itself(installation: Installation) -> None:
+    """Every packet is lost until keepalive has given up the connection: soon after the first one that arrives the
+    sidecar is live again.
+    """
+    machine = installation.machines[0]
+    if machine.wire is None:
+        pytest.skip(why_no_wire())
+    installation.prepaid(History(), "cut-off")
+
+    def freshness() -> Freshness:
+        return machine.sidecar.client.check(customer_id="cut-off", feature="jobs", event_name="job").freshness
+
+    def is_live() -> bool:
+        return freshness().source == "LIVE"
+
+    def is_given_up() -> bool:
+        age = freshness().age
+        return age is not None and age > GIVEN_UP
+
+    eventually(is_live, seconds=20, what="it is live")
+    machine.wire.lose(there=100, back=100)
+    try:
+        eventually(is_given_up, seconds=60, what="the connection is given up")
+    finally:
+        machine.wire.lose(there=0, back=0)
+    eventually(is_live, seconds=BACK_SECONDS, what="it is live again")
 
 
 def _is_used(call: Call, sidecar: str) -> bool:

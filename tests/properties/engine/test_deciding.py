@@ -1,5 +1,6 @@
 """Properties of deciding: see `sidecar/engine/README.md`."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 from hypothesis import given
@@ -73,8 +74,8 @@ def test_never_oversold(case: tuple[Bill, dict[BalanceRef, Fund]], fact: bool) -
 def test_facts_always_pass(case: tuple[Bill, dict[BalanceRef, Fund]]) -> None:
     """A fact is never refused, not even one that a decision would refuse for other reasons."""
     found, funds = case
-    refused = found._replace(
-        refused=Reason.NO_PRICE, findings=(Finding("rating", "llm", "none", Reason.NO_PRICE),)
+    refused = replace(
+        found, refused=Reason.NO_PRICE, findings=(Finding("rating", "llm", "none", Reason.NO_PRICE),)
     )
     assert decide(found, funds, fact=True).allowed
     assert decide(refused, funds, fact=True).allowed

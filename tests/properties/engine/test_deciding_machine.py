@@ -106,8 +106,8 @@ class DecidingMachine(RuleBasedStateMachine):
     def drawn(self, outcome: Outcome, sign: int = 1) -> None:
         """The funds after it; with -1 after it was given back."""
         for draw in outcome.draws:
-            within, beyond = self.funds[draw.ref][:2]
-            self.funds[draw.ref] = Fund(within - sign * draw.within, beyond - sign * draw.beyond)
+            fund = self.funds[draw.ref]
+            self.funds[draw.ref] = Fund(fund.within - sign * draw.within, fund.beyond - sign * draw.beyond)
             self.uncovered[draw.ref.balance] += sign * draw.uncovered
 
     def takes(self, asked: dict[str, Decimal], sign: int = 1) -> None:
@@ -173,9 +173,9 @@ class DecidingMachine(RuleBasedStateMachine):
     def the_engine_draws_what_the_sums_say(self) -> None:
         """Of each balance there is left what was there less what was used, to the last digit, and never less than 0."""
         for name, scale in SCALES.items():
-            within, beyond = self.funds[BalanceRef("c", "", name)][:2]
-            assert min(within, beyond) >= 0, name
-            assert within + beyond == self.left[name] * 10**scale, name
+            fund = self.funds[BalanceRef("c", "", name)]
+            assert min(fund.within, fund.beyond) >= 0, name
+            assert fund.within + fund.beyond == self.left[name] * 10**scale, name
             assert self.uncovered[name] == self.over[name] * 10**scale, name
 
 

@@ -93,7 +93,7 @@ def no_epoch_fence() -> Iterator[None]:
         yield
 
 
-@sabotage("put_back", seed=10)
+@sabotage("put_back", seed=41)
 def rolled_back_disk_goes_on() -> Iterator[None]:
     """A disk that was put back is taken for what it was."""
     with mock.patch.object(sessions, "_rolled_back", return_value=False):
@@ -163,11 +163,8 @@ def keys_are_not_guarded() -> Iterator[None]:
 @sabotage("restore", seed=3)
 def no_pause_after_a_restore() -> Iterator[None]:
     """A restored control plane leases at once what others hold."""
-
-    async def none(*_: Any) -> Pause:
-        return Pause(timedelta(), timedelta())
-
-    with mock.patch.object(acquire, "read_pause", none):
+    none = Pause(timedelta(), timedelta())
+    with mock.patch.object(acquire, "pause_of", return_value=none):
         yield
 
 

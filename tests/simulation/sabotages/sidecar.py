@@ -59,7 +59,7 @@ def held_before_commit() -> Iterator[None]:
         yield
 
 
-@sabotage("kill", seed=10)
+@sabotage("kill", seed=25)
 def close_frees_open_holds() -> Iterator[None]:
     """A closed session gives back what its reservations hold."""
 
@@ -70,7 +70,7 @@ def close_frees_open_holds() -> Iterator[None]:
         yield
 
 
-@sabotage("restore", seed=16)
+@sabotage("restore", seed=195)
 def leases_are_not_written() -> Iterator[None]:
     """They are spent before the outbox has them."""
     with mock.patch.object(SqliteOutbox, "record_leases", return_value=None):
@@ -203,6 +203,19 @@ def leases_are_finished_where_none_may_be() -> Iterator[None]:
         yield
 
 
+@sabotage("refuse", seed=79)
+def leases_are_finished_for_ever() -> Iterator[None]:
+    """However long nothing was heard."""
+    real = Till.finish_until
+
+    def finish_until(till: Till, bill: Any) -> float | None:
+        until = real(till, bill)
+        return None if until is None else until + 3600.0
+
+    with mock.patch.object(Till, "finish_until", finish_until):
+        yield
+
+
 @sabotage("set_wall")
 def leases_by_the_wall_clock() -> Iterator[None]:
     """Who sets the clock back makes leases longer."""
@@ -214,7 +227,7 @@ def leases_by_the_wall_clock() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=37)
+@sabotage(seed=43)
 def credit_comes_back_twice() -> Iterator[None]:
     """What a request carries back is not what the outbox carries back."""
     real = Returning.take_crumbs
@@ -259,7 +272,7 @@ def a_reboot_closes() -> Iterator[None]:
         yield
 
 
-@sabotage("vanish", seed=12)
+@sabotage("vanish", seed=37)
 def remote_repeats_are_not_waited_for() -> Iterator[None]:
     """Who repeats what was unknown is told that it is in the books, which it is not."""
     with mock.patch.object(SqliteOutbox, "_await_earlier", return_value=None):

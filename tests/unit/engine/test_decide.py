@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.engine.bill import NoMeter, bill
 from sidecar.engine.decide import decide
-from sidecar.engine.decision import Freshness, Standing, ViewSource, build
+from sidecar.engine.decision import Amount, Freshness, Standing, ViewSource, build
 from sidecar.engine.evaluate import Bill, Fund
 from sidecar.engine.values import AmountOutOfRange, BalanceRef, Event, Finding, GaugeChange, Reason
 from tests.unit.engine.worlds import NOW, entitled, example, inference, subscription
@@ -191,8 +191,8 @@ def test_a_decision_says_what_a_caller_needs() -> None:
         decision_id="d",
     )
     assert (answer.allowed, answer.reason) == (False, Reason.INSUFFICIENT_CREDITS)
-    assert answer.cost == ("usd", 14_232_000, 9)
-    assert answer.shortfall == ("usd", 14_232_000, 9)
+    assert answer.cost == Amount("usd", 14_232_000, 9)
+    assert answer.shortfall == Amount("usd", 14_232_000, 9)
     assert answer.upgrade_options == ("pack_50",)
     assert "wallet:usd" in answer.message
     assert [step.step for step in answer.explanation] == [

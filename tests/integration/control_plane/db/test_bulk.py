@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from control_plane.db.bulk import COPIED, append, by_pairs, update_rows
+from control_plane.db.bulk import COPIED, append, read_by_keys, update_rows
 from control_plane.db.types import INT64_MAX, AmountOutOfRange
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.leases.tables import sessions
@@ -127,9 +127,6 @@ async def test_pairs_are_found_by_both_parts(database: Database, count: int) -> 
         (ODD, "other"),
         ("other", f"{ODD}0000"),
     ]
-    found = []
     async with database.read() as uow:
-        connection = uow.connection
-        for query, parameters in by_pairs(connection.dialect.name, select(*KEY), KEY, asked):
-            found += [tuple(row) for row in await connection.execute(query, parameters)]
+        found = [tuple(row) for row in await read_by_keys(uow.connection, select(*KEY), KEY, asked)]
     assert sorted(found) == asked[: min(count, 100)]

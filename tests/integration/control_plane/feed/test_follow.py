@@ -390,6 +390,7 @@ async def waits_for_a_lock(database: Database) -> bool:
     )
     async with asyncio.timeout(10), database.engine.connect() as connection:
         while not (await connection.execute(waiting)).scalar():
+            await connection.rollback()  # within a transaction the activity is as it was at the first look
             await connection.execute(text("SELECT pg_sleep(0.01)"))
     return True
 

@@ -38,8 +38,9 @@ def write(
     quantity: int = 1,
     *,
     decided: bool = True,
+    by_verdict: bool = True,
 ) -> sync.Record:
-    """Writes the event of a verdict, or a fact."""
+    """Writes the event of a verdict, one that was decided without one, or a fact."""
     fields: dict[str, Any] = {"holder_id": who, "gauge_change": change, "gauge_feature": "seats", "name": ""}
     if change != REMOVE:
         fields["measures"] = {"quantity": str(quantity)}
@@ -47,6 +48,7 @@ def write(
         return holder.report_fact("acme", at=at, key=key, **fields)
     record = holder.consume(SEATS, at=at, key=key, **fields)
     record.usage.charges[0].feature = "seats"
+    record.usage.by_verdict = by_verdict
     return record
 
 
@@ -180,6 +182,29 @@ async def test_an_event_after_its_verdict_was_let_go(database: Database, clock: 
     stands = await standing(database)
     assert (stands.used, stands.granted, stands.overage) == (3, 2, 1)
     assert not (await ask(two, "dora", "d", clock())).allowed
+    await check_books(database)
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+async def test_a_request_that_comes_late_moves_nothing(
+    database: Database, clock: SteppedClock, is_given_up: bool
+) -> None:
+    """Who left while the control plane was silent left then, whenever the request for it arrives: who comes meanwhile
+    stays.
+    """
+    one, two = await begun(database, "one", "two")
+    removed_at = clock()
+    write(one, "ann", "r", removed_at, REMOVE, by_verdict=False)
+    clock.advance(seconds=5)
+    assert (await ask(two, "ann", "a", clock())).allowed
+    write(two, "ann", "a", clock())
+    clock.advance(seconds=5)
+    assert (await ask(one, "ann", "r", removed_at, need=0, adds=False, request_id="late")).allowed
+    if is_given_up:
+        await give_up(one, "late")
+    await two.upload()
+    await one.upload()
+    assert await used(database) == 1
     await check_books(database)
 
 

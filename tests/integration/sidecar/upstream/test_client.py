@@ -130,9 +130,10 @@ def link() -> Link:
 
 @pytest.fixture
 def upstream(server: Server, link: Link) -> Iterator[ControlPlane]:
-    """Connected to the server."""
+    """Connected to the server, and the link has heard of it: that can come later than a call's answer."""
     channel = open_channel(f"127.0.0.1:{server.port}", Security())
     client = ControlPlane(channel, link=link, clock=SystemClock(), metrics=Metrics(CollectorRegistry()))
+    grpc.channel_ready_future(channel).result(timeout=10)
     yield client
     client.close()
 

@@ -43,6 +43,7 @@ parts_taken = st.builds(Taken, refs, names, texts, amounts, amounts, st.booleans
     st.lists(draws, max_size=3),
     st.lists(costs, max_size=2),
     st.lists(parts_taken, max_size=4),
+    st.booleans(),
 )
 def test_decided_usage_written_by_hand_is_the_librarys(
     event: usage.UsageEvent,
@@ -53,6 +54,7 @@ def test_decided_usage_written_by_hand_is_the_librarys(
     draws: list[Draw],
     costs: list[CostCharge],
     covered: list[Taken],
+    by_verdict: bool,
 ) -> None:
     """Whatever is charged, the bytes are read as the message that the library would have written."""
     covered += [Taken(draw.ref, draw.feature, "lease", 7, 0, is_rate=False) for draw in draws[:1]]
@@ -65,6 +67,7 @@ def test_decided_usage_written_by_hand_is_the_librarys(
         draws=draws,
         costs=costs,
         covered=tuple(covered),
+        by_verdict=by_verdict,
     )
     said = sync.Usage(
         event=event,
@@ -74,6 +77,7 @@ def test_decided_usage_written_by_hand_is_the_librarys(
         view_revision=revision,
         charges=[charge(draw, covered) for draw in draws if draw.spec.kind is not BalanceKind.RATE],
         costs=[priced(cost) for cost in costs],
+        by_verdict=by_verdict,
     )
     set_instant(said.decided_at, decided_at)
     assert sync.Usage.FromString(written) == said

@@ -84,7 +84,7 @@ def test_a_shown_balance(spec: BalanceSpec, history: list[tuple[Hint | None, int
         unreported.charged(number, [(REF, outstanding - unreported.of(REF))])
         book.restore_hold(REF, "lease", reserved - book.held(REF))
         standing = standings.one(REF, spec, NOW)
-        after = standing._replace(used=standing.used + drawn)
+        after = replace(standing, used=standing.used + drawn)
         state = balance_state(spec, after)
         encoded = shown.encoded(NOW)
         is_over = state.limit is not None and state.used > state.limit

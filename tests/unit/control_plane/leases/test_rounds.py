@@ -25,13 +25,11 @@ class Books:
         return [one.upper() for one in asked]
 
 
-async def all_but_busy(books: Books) -> tuple[Rounds[str, str], list["asyncio.Task[str]"]]:
-    """Rounds that are all at work, each on one who asked alone."""
+async def at_work(books: Books) -> tuple[Rounds[str, str], list["asyncio.Task[str]"]]:
+    """Rounds of which one is at work, on somebody who asked alone."""
     rounds = Rounds(books.answer)
-    asking = []
-    for number in range(AT_ONCE):
-        asking.append(ask(rounds, f"first-{number}"))
-        await turn()
+    asking = [ask(rounds, "first")]
+    await turn()
     return rounds, asking
 
 
@@ -58,41 +56,41 @@ async def test_who_asks_alone_is_answered_alone() -> None:
 async def test_who_asks_meanwhile_shares_the_next_round() -> None:
     """In the order in which they came, each with its own answer."""
     books = Books()
-    rounds, asking = await all_but_busy(books)
+    rounds, asking = await at_work(books)
     asking += [ask(rounds, name) for name in "abc"]
     await turn()
-    assert len(books.rounds) == AT_ONCE
+    assert len(books.rounds) == 1
     books.let.set()
-    assert await asyncio.gather(*asking) == [*(f"FIRST-{n}" for n in range(AT_ONCE)), "A", "B", "C"]
-    assert books.rounds[AT_ONCE:] == [["a", "b", "c"]]
+    assert await asyncio.gather(*asking) == ["FIRST", "A", "B", "C"]
+    assert books.rounds[1:] == [["a", "b", "c"]]
 
 
 async def test_a_round_has_each_key_once() -> None:
     """The second waits for the next one, and loses its place to nobody of its key."""
     books = Books()
-    rounds, asking = await all_but_busy(books)
+    rounds, asking = await at_work(books)
     asking += [ask(rounds, name, key=name[0]) for name in ("a1", "b1", "a2", "a3", "b2")]
     await turn()
     books.let.set()
     await asyncio.gather(*asking)
-    assert books.rounds[AT_ONCE:] == [["a1", "b1"], ["a2", "b2"], ["a3"]]
+    assert books.rounds[1:] == [["a1", "b1"], ["a2", "b2"], ["a3"]]
 
 
 async def test_a_round_has_an_end() -> None:
     """More than it takes wait for the next one."""
     books = Books()
-    rounds, asking = await all_but_busy(books)
+    rounds, asking = await at_work(books)
     asking += [ask(rounds, f"{n:03}") for n in range(2 * MOST + 1)]
     await turn()
     books.let.set()
     await asyncio.gather(*asking)
-    assert [len(one) for one in books.rounds[AT_ONCE:]] == [MOST, MOST, 1]
+    assert [len(one) for one in books.rounds[1:]] == [MOST, MOST, 1]
 
 
 async def test_an_error_is_everybodys() -> None:
     """And the rounds after it are as ever."""
     books = Books()
-    rounds, asking = await all_but_busy(books)
+    rounds, asking = await at_work(books)
     asking += [ask(rounds, "a"), ask(rounds, "b")]
     await turn()
     books.error = OSError("the database is away")
@@ -107,13 +105,27 @@ async def test_an_error_is_everybodys() -> None:
 async def test_who_goes_away_before_it_begins_is_left_out() -> None:
     """Who goes away later is worked on to the end: its transaction is on its way."""
     books = Books()
-    rounds, asking = await all_but_busy(books)
+    rounds, (first,) = await at_work(books)
     gone, stays = ask(rounds, "gone"), ask(rounds, "stays")
     await turn()
     gone.cancel()
-    asking[0].cancel()
+    first.cancel()
     await turn()
     books.let.set()
     assert await stays == "STAYS"
-    assert books.rounds == [*([f"first-{n}"] for n in range(AT_ONCE)), ["stays"]]
-    assert await asyncio.gather(*asking[1:]) == [f"FIRST-{n}" for n in range(1, AT_ONCE)]
+    assert books.rounds == [["first"], ["stays"]]
+
+
+async def test_a_long_round_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits gets another round, up to so many; a long one that has ended takes nobody's place."""
+    monkeypatch.setattr("control_plane.leases.rounds.LONG_SECONDS", 0.01)
+    books = Books()
+    rounds, asking = await at_work(books)
+    for number in range(2 * AT_ONCE):
+        asking.append(ask(rounds, f"{number}"))
+        await asyncio.sleep(0.02)
+    assert books.rounds == [["first"], *([f"{number}"] for number in range(AT_ONCE - 1))]
+    books.let.set()
+    await asyncio.gather(*asking)
+    assert books.rounds[AT_ONCE:] == [[f"{number}" for number in range(AT_ONCE - 1, 2 * AT_ONCE)]]
+    assert await rounds.take_part("again", "again") == "AGAIN"

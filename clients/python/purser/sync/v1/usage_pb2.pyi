@@ -206,6 +206,7 @@ class Usage(_message.Message):
     VIEW_REVISION_FIELD_NUMBER: _builtins.int
     CHARGES_FIELD_NUMBER: _builtins.int
     COSTS_FIELD_NUMBER: _builtins.int
+    BY_VERDICT_FIELD_NUMBER: _builtins.int
     content_hash: _builtins.bytes
     """SHA-256 over what the caller sent, for the comparison of repeats. 32 bytes."""
     decided: _builtins.bool
@@ -214,6 +215,10 @@ class Usage(_message.Message):
     """The decision behind it. Empty for a fact."""
     view_revision: _builtins.int
     """The revision of the view that decided. 0 for a fact."""
+    by_verdict: _builtins.bool
+    """Of a gauge's change that is decided: a verdict of the control plane allowed it, and it is booked at the verdict's instant.
+    False: nobody was asked (a policy let it pass, or there is no limit), and it stands at its own.
+    """
     @_builtins.property
     def event(self) -> _usage_pb2.UsageEvent:
         """As the caller sent it, with the ids found and `occurred_at` filled in."""
@@ -241,10 +246,11 @@ class Usage(_message.Message):
         view_revision: _builtins.int = ...,
         charges: _abc.Iterable[Global___Charge] | None = ...,
         costs: _abc.Iterable[Global___Cost] | None = ...,
+        by_verdict: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at", "event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges", "content_hash", b"content_hash", "costs", b"costs", "decided", b"decided", "decided_at", b"decided_at", "decision_id", b"decision_id", "event", b"event", "view_revision", b"view_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_verdict", b"by_verdict", "charges", b"charges", "content_hash", b"content_hash", "costs", b"costs", "decided", b"decided", "decided_at", b"decided_at", "decision_id", b"decision_id", "event", b"event", "view_revision", b"view_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
