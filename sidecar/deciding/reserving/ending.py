@@ -41,8 +41,8 @@ class Ending:
             return self._write(reserved, _all_returned(reserved, ended), None)
         found = self._bill(reserved, state, deadline)
         if found is None:
-            event = self._fact(reserved, ended, reserved.reservation_id)
-            return self._write(reserved, _all_returned(reserved, ended), event)
+            ended = replace(_all_returned(reserved, ended), recorded_as=reserved.reservation_id)
+            return self._write(reserved, ended, self._fact(reserved, ended, reserved.reservation_id))
         settlement = self.settling.settle(reserved, found, deadline=deadline)
         units = units_of(reserved, settlement)
         ended = replace(

@@ -125,6 +125,22 @@ def test_a_restart_repeats_and_goes_on(tmp_path: Path) -> None:
         assert settled.recorded_as == ""
 
 
+def test_a_settle_for_a_customer_that_a_restart_forgot_says_so(tmp_path: Path) -> None:
+    """Nobody can tell what it touches: it is recorded as a fact, and the answer names the key."""
+    write_snapshot(tmp_path, as_of=datetime.now(UTC))
+    with offline_sidecar(tmp_path) as offline:
+        reserve = api.ReserveUsageRequest(reservation_id="r", event=event(""))
+        assert offline.stub.ReserveUsage(reserve, timeout=5).decision.allowed
+    for snapshot in tmp_path.rglob("*snapshot*"):
+        snapshot.unlink()
+    with offline_sidecar(tmp_path) as offline:
+        settle = api.SettleReservationRequest(reservation_id="r", event=event(""), final=True)
+        for _ in range(2):
+            settled = offline.stub.SettleReservation(settle, timeout=5)
+            assert settled.reservation.state == api.RESERVATION_STATE_SETTLED
+            assert settled.recorded_as == "r"
+
+
 def test_health_probes_and_reflection(tmp_path: Path) -> None:
     """Ready with a view; NOT_SERVING and 503 while draining, alive all the same; new calls are turned away."""
     write_snapshot(tmp_path, as_of=datetime.now(UTC))
