@@ -79,8 +79,10 @@ from sidecar.view.redis import connect as connect_redis
 from sidecar.view.snapshot import SnapshotFile
 
 EXPIRY_SECONDS: Final = 0.1
+RESTING_SECONDS: Final = 1.0
+"""The same, where nothing is reserved."""
 REFUSALS_SECONDS: Final = 2.0
-HEALTH_SECONDS: Final = 0.2
+HEALTH_SECONDS: Final = 1.0
 DRAIN_LOOK_SECONDS: Final = 0.02
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -157,7 +159,9 @@ class Sidecar:
                 why_not_ready=self.why_not_ready,
             ),
         )
-        self._loops.append(Loop("purser-health", self._look_after_health))
+        health = Loop("purser-health", self._look_after_health)
+        self._outbox.on_health(health.kick)
+        self._loops.append(health)
 
     # Wiring, from the bottom up
 
@@ -207,7 +211,8 @@ class Sidecar:
         self._keeper.on_work(keeping.kick)
         self._sender.on_work(sending.kick)
         self._sessions.on_work(meeting.kick)
-        self._outbox.on_waiting(sending.kick)
+        self._outbox.on_waiting(self._sender.kick)
+        self._outbox.on_written(self._sender.written)
         self._link.on_back(self._sessions.reconnected)
         self._link.on_back(self._sender.reconnected)
         self._link.on_back(self._keeper.reconnected)
@@ -451,7 +456,7 @@ class Sidecar:
 
     def _expire(self) -> float:
         self._expiry()
-        return EXPIRY_SECONDS
+        return EXPIRY_SECONDS if self._desk.is_busy else RESTING_SECONDS
 
     def _report_refusals(self) -> float:
         self._refusals.flush(self._outbox)

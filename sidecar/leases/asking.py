@@ -36,6 +36,11 @@ class Asking:
         """Balances that somebody waits for, or that are asked for."""
         return set(self._tickets) | set(self.in_flight)
 
+    @property
+    def is_busy(self) -> bool:
+        """Does somebody wait, or is something asked for?"""
+        return bool(self._tickets or self.requests)
+
     def wait_for(self, ticket: Ticket) -> None:
         """One call waits for one balance."""
         self._tickets.setdefault(ticket.ref, []).append(ticket)

@@ -40,6 +40,8 @@ _log = structlog.stdlib.get_logger(__name__)
 
 MAX_WANTS: Final = 100
 IDLE_STEP_SECONDS: Final = 0.1
+RESTING_STEP_SECONDS: Final = 1.0
+"""Where nothing is leased or asked for."""
 BETWEEN_SLICES_SECONDS: Final = 0.002
 RETRY_FIRST_SECONDS: Final = 0.1
 RETRY_LONGEST_SECONDS: Final = 5.0
@@ -203,7 +205,14 @@ class Keeper:
         self._send_new(demands, now)
         if self._round:
             return BETWEEN_SLICES_SECONDS
-        return FRESH_SECONDS / 2 if self._obeying.is_pending else IDLE_STEP_SECONDS
+        if self._obeying.is_pending:
+            return FRESH_SECONDS / 2
+        return RESTING_STEP_SECONDS if self._is_resting else IDLE_STEP_SECONDS
+
+    @property
+    def _is_resting(self) -> bool:
+        """Is nothing leased, asked for or to be told? Who changes that ends the rest."""
+        return not (self._book.lease_count() or self._asking.is_busy or self._giving_up.is_pending)
 
     def _follow_session(self) -> None:
         """A new outbox or incarnation: what the old one leased is not ours to spend."""

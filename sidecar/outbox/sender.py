@@ -21,6 +21,9 @@ _log = structlog.stdlib.get_logger(__name__)
 MAX_RECORDS: Final = 500
 MAX_BYTES: Final = 1 << 20
 INTERVAL_SECONDS: Final = 0.1
+"""So long writes are gathered for a batch."""
+REST_SECONDS: Final = 2.0
+"""Where nothing was written for an interval; who writes then ends it."""
 CALL_SECONDS: Final = 10.0
 REFUSALS_SECONDS: Final = 5.0
 MAX_REFUSALS: Final = 1_000
@@ -65,6 +68,9 @@ class Sender:
         self._retry_at = 0.0
         self._refusals_at = 0.0
         self._purge_at = 0.0
+        self._was_empty = False
+        self._rests = False
+        self._gathers = False
         self._wake: Callable[[], None] = lambda: None
 
     def on_work(self, wake: Callable[[], None]) -> None:
@@ -73,7 +79,14 @@ class Sender:
 
     def kick(self) -> None:
         """Uploads what is there without waiting for the interval."""
+        self._gathers = False
         self._wake()
+
+    def written(self) -> None:
+        """There may be something to upload. Called after each group of writes; heard only while there was nothing."""
+        if self._rests:
+            self._rests, self._gathers = False, True
+            self._wake()
 
     def reconnected(self) -> None:
         """The way to the control plane is back: what failed before says nothing about now."""
@@ -93,15 +106,21 @@ class Sender:
             with self._turn:
                 if not self._sessions.may_upload:
                     return INTERVAL_SECONDS
+                if self._gathers:
+                    self._gathers = False
+                    return INTERVAL_SECONDS
+                self._rests = self._was_empty  # before it is looked: who writes from here on is heard
                 batch = self._next_batch()
+                self._was_empty = batch is None
                 if batch is not None:
+                    self._rests = False
                     self._upload(batch)
             self._report_refusals(now)
         except (NotWritten, OutcomeUnknown) as error:
             _log.warning("outbox in trouble while uploading", cause=str(error))
             return 1.0
         if batch is None:
-            return INTERVAL_SECONDS
+            return min(REST_SECONDS if self._rests else INTERVAL_SECONDS, max(0.0, self._purge_at - now))
         return max(0.0, self._retry_at - self._clock.monotonic())
 
     def _next_batch(self) -> EncodedBatch | None:

@@ -156,6 +156,14 @@ class SqliteOutbox:
         """What to call when somebody waits for the control plane's acknowledgement: the sender's kick."""
         self._on_waiting = call
 
+    def on_health(self, call: Callable[[], None]) -> None:
+        """What to call when `is_healthy` has changed. Must not block."""
+        self._writer.on_health(call)
+
+    def on_written(self, call: Callable[[], None]) -> None:
+        """What to call when something was written that may have to be uploaded. Must not block."""
+        self._writer.on_written(call)
+
     @property
     def identity(self) -> Identity:
         """Who writes now."""

@@ -93,6 +93,16 @@ class GroupWriter:
         self._room_checked_at = -1.0
         self._runner: threading.Thread | None = None
         self._stopped = False
+        self._on_written: Callable[[], None] = lambda: None
+        self._on_health: Callable[[], None] = lambda: None
+
+    def on_health(self, call: Callable[[], None]) -> None:
+        """What to call when `is_healthy` has changed. Must not block."""
+        self._on_health = call
+
+    def on_written(self, call: Callable[[], None]) -> None:
+        """What to call after each group that was written. Must not block."""
+        self._on_written = call
 
     @property
     def is_healthy(self) -> bool:
@@ -153,11 +163,15 @@ class GroupWriter:
         return pending
 
     def _run(self) -> None:
-        while self.step(timeout_seconds=PROBE_SECONDS):
+        while self.step(timeout_seconds=PROBE_SECONDS if self._is_hurt else None):
             pass
 
-    def step(self, *, timeout_seconds: float) -> bool:
-        """Waits for work at most that long, then deals with all that is there. False: it was stopped."""
+    @property
+    def _is_hurt(self) -> bool:
+        return self._refusal is not None or self._must_reopen or self._damage is not None
+
+    def step(self, *, timeout_seconds: float | None) -> bool:
+        """Waits for work at most that long (None: till it comes), then deals with all that is there. False: stopped."""
         group, is_last = self._gather(timeout_seconds)
         try:
             self._deal_with(group)
@@ -188,11 +202,13 @@ class GroupWriter:
                 pending.fail(_again(refusal))
         return drains
 
-    def _gather(self, timeout_seconds: float) -> tuple[list[Pending[object]], bool]:
+    def _gather(self, timeout_seconds: float | None) -> tuple[list[Pending[object]], bool]:
         group: list[Pending[object]] = []
         writes = 0
         try:
-            first = self._queue.get(timeout=timeout_seconds) if timeout_seconds else self._queue.get_nowait()
+            first = (
+                self._queue.get_nowait() if timeout_seconds == 0 else self._queue.get(timeout=timeout_seconds)
+            )
             while True:
                 if first is None:
                     return group, True
@@ -223,6 +239,7 @@ class GroupWriter:
         for pending, answer in answered:
             pending.finish(answer)
         self._metrics.outbox_group_writes.observe(sum(len(p.writes) for p in group))
+        self._on_written()
 
     def _run_group(self, group: list[Pending[object]]) -> list[object]:
         file = self.file
@@ -295,6 +312,7 @@ class GroupWriter:
             _log.error("outbox takes no writes", cause=refusal.cause)
         self._refusal = refusal
         self._metrics.outbox_healthy.set(0)
+        self._on_health()
 
     def _check_room(self) -> None:
         now = self.file.clock.monotonic()
@@ -335,6 +353,8 @@ class GroupWriter:
             _log.info("outbox takes writes again")
         self._refusal = None
         self._metrics.outbox_healthy.set(1)
+        self._on_health()
+        self._on_written()
 
     def _probe(self) -> None:
         if self.file.free_bytes() < self._min_free_bytes:

@@ -35,6 +35,11 @@ class Desk:
             self.remember(reserved, None)
         return len(self._open)
 
+    @property
+    def is_busy(self) -> bool:
+        """Is anything reserved?"""
+        return bool(self._open)
+
     def is_pinned(self, customer_id: str) -> bool:
         """Has this customer an open reservation?"""
         return customer_id in self._per_customer

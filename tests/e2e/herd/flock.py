@@ -16,18 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import grpc._common
-
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
-from sidecar import app
 from sidecar.app import Sidecar, machine
 from sidecar.config import Settings, settings_from
 from sidecar.deciding.errors import Overloaded
 from sidecar.edge import Inside
 from sidecar.engine.decision import ViewSource
-from sidecar.leases import keeper
-from sidecar.outbox import sender
 from sidecar.rpc.service import EntitlementService
 from sidecar.runtime.logs import set_up_logs
 from sidecar.runtime.trouble import NotWritten
@@ -36,18 +31,6 @@ from tests.servers.crowd import NoEdge, own_channel
 
 CALLERS: Final = 4
 CALL_SECONDS: Final = 2.0
-SELDOM_SECONDS: Final = 5.0
-_LOOKS: Final = (
-    (app, "EXPIRY_SECONDS"),
-    (app, "HEALTH_SECONDS"),
-    (app, "REFUSALS_SECONDS"),
-    (keeper, "IDLE_STEP_SECONDS"),
-    (sender, "INTERVAL_SECONDS"),
-    (grpc._common, "MAXIMUM_WAIT_TIMEOUT"),
-)
-"""How often somebody looks who is called when there is something to do. A sidecar that rests takes a two-hundredth of a
-core for that, ten times as often; a thousand would take five cores.
-"""
 
 
 class Patience:
@@ -141,8 +124,6 @@ class Flock:
 
 
 def main() -> None:
-    for module, name in _LOOKS:
-        setattr(module, name, SELDOM_SECONDS)
     os.nice(5)  # the control plane has a machine of its own, in life
     # Each thread that waits for the interpreter's lock asks for it so often, and here are a thousand threads: at 5 ms,
     # the default, a process that once had too much to do was busy with asking alone.

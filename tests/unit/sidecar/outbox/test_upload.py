@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.port import Durability, KeyEntry, LeaseChange, Reservation, Write
-from sidecar.outbox.sender import Sender
+from sidecar.outbox.sender import INTERVAL_SECONDS, REST_SECONDS, Sender
 from sidecar.outbox.sessions import Sessions
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.runtime.clock import ManualClock
@@ -406,6 +406,24 @@ def test_what_waited_goes_up_at_once_when_the_control_plane_is_back(start: Start
     process.sender.reconnected()
     process.run(0.3)
     assert books.order == ["a"]
+
+
+def test_who_has_nothing_to_send_rests_until_something_is_written(start: Start, books: FakeBooks) -> None:
+    """Then it gathers for an interval, unless somebody waits."""
+    process = start()
+    sender, woken = process.sender, []
+    process.outbox.on_written(sender.written)
+    sender.on_work(lambda: woken.append(True))
+    process.sessions.step()
+    assert [sender.step(), sender.step()] == [INTERVAL_SECONDS, REST_SECONDS]
+    process.use("a")
+    process.use("b")
+    assert (woken, sender.step()) == ([True], INTERVAL_SECONDS)
+    assert (sender.step(), books.order) == (0.0, ["a", "b"])
+    assert [sender.step(), sender.step()] == [INTERVAL_SECONDS, REST_SECONDS]
+    process.use("c")
+    sender.kick()
+    assert (sender.step(), books.order) == (0.0, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("looks_who_comes", [True, False])
