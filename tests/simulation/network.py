@@ -3,6 +3,7 @@ real ones, and so is what their errors mean.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -258,6 +259,8 @@ class Wire:
         self._silences = 0
         self._watchers: list[Callable[[grpc.ChannelConnectivity], None]] = []
         self._server: Any = None
+        self.calls: Counter[str] = Counter()
+        """How often each method was called."""
         self._replies: dict[str, bytes] = {}
 
     # What a stub asks of a channel
@@ -366,6 +369,7 @@ class Wire:
 
     def send(self, method: str, raw: bytes, call: Call, timeout: float) -> None:
         """A unary request goes out."""
+        self.calls[method] += 1
         server = None if self._condition is Condition.REFUSING else self._pick()
         if server is None:
             error = RpcError(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses")

@@ -163,11 +163,11 @@ def simulate(told: Story, folder: Path, template: Path, *, log: bool = False) ->
     folder.mkdir(parents=True)
     with ids_of(f"{told.seed} ids"):
         world = World(told, folder, template, log=log)
-        _quieten(world.stage if log else None)
+        quieten(world.stage if log else None)
         return world.run()
 
 
-def _quieten(stage: Stage | None) -> None:
+def quieten(stage: Stage | None) -> None:
     """Logs go into the history's own log, or nowhere."""
 
     def sink(_logger: Any, name: str, fields: MutableMapping[str, Any]) -> Any:
