@@ -71,7 +71,7 @@ class Answers:
         """Asks them all."""
         self._revision = revision
         self._answered_at = [0.0] * len(fleet)
-        self._decisions = [d.Decision()] * len(fleet)
+        self._decisions: list[d.Decision | BaseException] = [d.Decision()] * len(fleet)
         self._left = threading.Semaphore(0)
         for number, aboard in enumerate(fleet):
             self._ask(number, aboard)
@@ -81,14 +81,17 @@ class Answers:
         for _ in self._answered_at:
             self._left.acquire()
         for decision in self._decisions:
-            if not decision.allowed or decision.value.number != str(level):
-                sys.exit(f"not the level {level} of revision {self._revision}: {decision}")
+            is_right = isinstance(decision, d.Decision) and decision.allowed
+            if not is_right or decision.value.number != str(level):
+                sys.exit(f"not the level {level} of revision {self._revision}: {decision!r}")
         return self._answered_at
 
     def _ask(self, number: int, aboard: Aboard) -> None:
         def note(call: "grpc.Future[s.CheckAccessResponse]") -> None:
-            decision = call.result().decision if call.exception() is None else d.Decision()
-            if decision.reason == d.REASON_VIEW_TOO_OLD:  # a call waits for two seconds at most
+            error = call.exception()
+            decision = call.result().decision if error is None else error
+            # A call waits for two seconds at most.
+            if isinstance(decision, d.Decision) and decision.reason == d.REASON_VIEW_TOO_OLD:
                 self._ask(number, aboard)
                 return
             self._answered_at[number], self._decisions[number] = time.monotonic(), decision
