@@ -21,13 +21,13 @@ from tests.simulation.runs import workshop
 from tests.simulation.story import Act, Granted, Story
 from tests.simulation.world import World, quieten
 
-COMMIT_SECONDS: Final = 0.01
-"""The longest that a transaction takes: half of it on average, so that two hundred go through in a second."""
+COMMIT_SECONDS: Final = 0.004
+"""The longest that a transaction takes: half of it on average, so that five hundred go through in a second."""
 CALM_SECONDS: Final = 20.0
 AWAY_SECONDS: Final = 10.0
 WATCHED_SECONDS: Final = 45.0
 """Longer than any backoff: who comes again comes within this time."""
-PAUSE_SECONDS: Final = 20.0
+PAUSE_SECONDS: Final = 40.0
 """Between two calls of one sidecar."""
 TOO_LONG_SECONDS: Final = 600.0
 

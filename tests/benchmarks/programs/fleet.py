@@ -81,8 +81,8 @@ class Answers:
         for _ in self._answered_at:
             self._left.acquire()
         for decision in self._decisions:
-            is_right = isinstance(decision, d.Decision) and decision.allowed
-            if not is_right or decision.value.number != str(level):
+            number = decision.value.number if isinstance(decision, d.Decision) and decision.allowed else None
+            if number != str(level):
                 sys.exit(f"not the level {level} of revision {self._revision}: {decision!r}")
         return self._answered_at
 
