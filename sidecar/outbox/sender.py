@@ -79,7 +79,7 @@ class Sender:
 
     def kick(self) -> None:
         """Uploads what is there without waiting for the interval."""
-        self._gathers = False
+        self._rests = self._gathers = False  # `written` may come after it
         self._wake()
 
     def written(self) -> None:
