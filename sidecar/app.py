@@ -160,7 +160,12 @@ class Sidecar:
             ),
         )
         health = Loop("purser-health", self._look_after_health)
-        self._outbox.on_health(health.kick)
+
+        def changed() -> None:
+            health.kick()
+            self._meeting.kick()  # a file that was set aside has made room for one that has no session yet
+
+        self._outbox.on_health(changed)
         self._loops.append(health)
 
     # Wiring, from the bottom up
@@ -207,7 +212,7 @@ class Sidecar:
         )
         self._keeping = keeping = Loop("purser-keeper", self._keeper.step)
         sending = Loop("purser-sender", self._sender.step)
-        meeting = Loop("purser-sessions", self._sessions.step)
+        self._meeting = meeting = Loop("purser-sessions", self._sessions.step)
         self._keeper.on_work(keeping.kick)
         self._sender.on_work(sending.kick)
         self._sessions.on_work(meeting.kick)
@@ -321,8 +326,10 @@ class Sidecar:
             unreported=self._unreported,
             clock=clock,
         )
+        expiring = Loop("purser-expiry", self._expire)
+        desk.on_busy(expiring.kick)
         self._loops += [
-            Loop("purser-expiry", self._expire),
+            expiring,
             Loop("purser-refusals", self._report_refusals),
         ]
 
@@ -465,6 +472,8 @@ class Sidecar:
     def _look_after_health(self) -> float:
         is_well = self._outbox.is_healthy and not self._sessions.is_elsewhere
         self._edge.set_serving(is_well and not self._is_draining)
+        if self._is_draining:  # since it was looked at, perhaps
+            self._edge.set_serving(False)
         return HEALTH_SECONDS
 
     def _return_leases(self) -> None:

@@ -399,6 +399,11 @@ class LeaseBook:
         ends = [lease.never_after for lease in leases if now < lease.ends_at]
         return max(ends) if ends and max(ends) != float("inf") else None
 
+    @property
+    def is_idle(self) -> bool:
+        """Is nothing leased or shared that could be spent, asked for lately, or still to be given back?"""
+        return not (self._accounts or self._overdue)
+
     def lease_count(self) -> int:
         """How many leases are known, ended ones included."""
         return len(self._leases)

@@ -41,11 +41,17 @@ class GivingUp:
         """Is there something that was not heard, and somebody to tell it?"""
         return bool(self._pending) and self.sessions.opened is not None
 
+    @property
+    def has_any(self) -> bool:
+        """Is there something that was not heard?"""
+        return bool(self._pending)
+
     def add(self, ref: BalanceRef, request_id: str) -> None:
         """What this request was told, if anything, came to nothing."""
         with self._lock:
             self._pending[request_id] = (self.sessions.holder, ref)
         self.step()
+        self.wake()
 
     def step(self) -> None:
         """Sends what is due, one message at a time."""

@@ -212,7 +212,7 @@ class Keeper:
     @property
     def _is_resting(self) -> bool:
         """Is nothing leased, asked for or to be told? Who changes that ends the rest."""
-        return not (self._book.lease_count() or self._asking.is_busy or self._giving_up.is_pending)
+        return self._book.is_idle and not (self._asking.is_busy or self._giving_up.has_any)
 
     def _follow_session(self) -> None:
         """A new outbox or incarnation: what the old one leased is not ours to spend."""

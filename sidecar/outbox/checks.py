@@ -10,8 +10,10 @@ def of_incarnation(no: int) -> int:
 
 
 def of_row(*values: object) -> int:
-    """Of a row of numbers, texts and bytes, and of their types."""
-    return crc32(repr(values).encode())
+    """Of a row of numbers, texts and bytes, and of their types. In ASCII: what `repr` escapes of a text depends on the
+    interpreter's version, and a newer one would take intact rows for damage.
+    """
+    return crc32(ascii(values).encode())
 
 
 def is_record(salt: int, seq: int, body: object, checksum: object) -> bool:

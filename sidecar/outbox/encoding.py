@@ -6,6 +6,8 @@ Serialized protobuf fields may be concatenated, so a number is put in front of a
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.port import Identity
@@ -44,7 +46,10 @@ def returned_body(amount: session.LeaseAmount) -> bytes:
 
 def with_uid(body: bytes, uid: session.RecordUid) -> bytes:
     """The body of a record that was first written elsewhere; one that says so already stays as it is."""
-    record = usage.Record.FromString(body)
+    try:
+        record = usage.Record.FromString(body)
+    except DecodeError:
+        return with_uid(garbled(body), uid)
     if record.HasField("first_written"):
         return body
     return usage.Record(first_written=uid).SerializeToString() + body

@@ -189,12 +189,11 @@ class _Uids:
         with contextlib.suppress(sqlite3.Error):
             self._outbox_id = _word(old, "outbox_id")
         with contextlib.suppress(sqlite3.Error):
-            rows = old.execute(
-                "SELECT no, incarnation_id, boot_id, is_synced, was_stopped, last_seq, last_group, marks, checksum "
-                "FROM incarnations"
-            ).fetchall()
-            for *row, last_seq, last_group, marks, checksum in rows:
-                if checks.is_incarnation(row, last_seq, last_group, marks, checksum):
+            # Its name is right, whatever became of its marks: without it what was booked would be sent as new.
+            for *row, checksum in old.execute(
+                "SELECT no, incarnation_id, boot_id, is_synced, was_stopped, checksum FROM incarnations"
+            ).fetchall():
+                if checks.of_row(*row) == checksum:
                     self._incarnations[row[0]] = row[1]
 
     def of(self, row_id: int) -> session.RecordUid | None:

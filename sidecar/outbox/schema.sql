@@ -1,5 +1,5 @@
 -- The outbox's tables. Instants are microseconds since 1970; bodies are encoded protobuf of purser.sync.v1.
--- Checksums are those of checks.py, and looked at whenever a row is read. Keys and refusals have none: no amount rests on them.
+-- Checksums are those of checks.py, and looked at wherever an amount rests on the row. Keys and refusals have none: no amount rests on them.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE incarnations (

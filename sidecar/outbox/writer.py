@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar, cast
 import structlog
 
 from sidecar.outbox.file import Job, OutboxFile
+from sidecar.outbox.keeping import is_damage
 from sidecar.outbox.port import OutboxFailed, OutboxFull, Write, WriteResult
 from sidecar.runtime.metrics import Metrics
 from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Resolution
@@ -236,10 +237,10 @@ class GroupWriter:
         except Exception as unknown:  # noqa: BLE001 whatever it was, it may have happened
             self._unknown(group, unknown)
             return
+        self._on_written()  # first: who is answered may kick the sender, and that has the last word
         for pending, answer in answered:
             pending.finish(answer)
         self._metrics.outbox_group_writes.observe(sum(len(p.writes) for p in group))
-        self._on_written()
 
     def _run_group(self, group: list[Pending[object]]) -> list[object]:
         file = self.file
@@ -339,6 +340,8 @@ class GroupWriter:
             # The probe comes first: it overwrites what a failed commit may have left behind the end of the log.
             self._probe()
         except Exception as error:  # noqa: BLE001 whatever it was, it is tried again
+            if self._damage is None and isinstance(error, sqlite3.Error) and is_damage(error):
+                self._damage = str(error)
             self._refuse(self._refusal or OutboxFailed(f"the outbox can not be opened anew: {error!r}"))
             _log.warning("outbox is still failing", error=repr(error))
             return

@@ -1,7 +1,7 @@
 """The reservations that are open, and the rule that calls of one go one after the other."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -24,6 +24,7 @@ class Desk:
         self._busy: dict[str, tuple[threading.Lock, int]] = {}
         self._open: dict[str, tuple[Reserved, Entitlements | None]] = {}
         self._per_customer: dict[str, int] = {}
+        self._on_busy: Callable[[], None] = lambda: None
 
     def restore(self) -> int:
         """At the start: holds of earlier incarnations go on. Returns how many."""
@@ -34,6 +35,10 @@ class Desk:
                     self._book.restore_hold(hold.ref, hold.lease_id, hold.amount)
             self.remember(reserved, None)
         return len(self._open)
+
+    def on_busy(self, call: Callable[[], None]) -> None:
+        """What to call when `is_busy` begins to hold. Must not block."""
+        self._on_busy = call
 
     @property
     def is_busy(self) -> bool:
@@ -110,7 +115,10 @@ class Desk:
             if reserved.reservation_id not in self._open:
                 count = self._per_customer.get(reserved.customer_id, 0)
                 self._per_customer[reserved.customer_id] = count + 1
+            is_first = not self._open
             self._open[reserved.reservation_id] = (reserved, entitlements)
+        if is_first:
+            self._on_busy()
 
     def forget(self, reserved: Reserved) -> None:
         """It has ended."""

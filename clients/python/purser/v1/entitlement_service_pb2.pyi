@@ -593,8 +593,8 @@ class SettleReservationResponse(_message.Message):
     recorded_as: _builtins.str
     """Set when the usage is recorded otherwise than as the reservation's event: the key under which it is. `<reservation_id>#late`:
     as a fact, because the settle came too late, or because another event has the reservation's id as its key. The reservation's
-    id: as a fact, because the reservation is unknown, or its customer after a restart, or because this very event was recorded
-    before. Empty otherwise.
+    id: as a fact, because the reservation is unknown, because nobody can tell what its event touches (its customer is not known
+    here), or because this very event was recorded before. Empty otherwise.
     """
     @_builtins.property
     def reservation(self) -> Global___Reservation:
