@@ -39,7 +39,7 @@ class GivingUp:
     @property
     def is_pending(self) -> bool:
         """Is there something that was not heard, and somebody to tell it?"""
-        return bool(self._pending) and self.sessions.opened is not None
+        return self.has_any and self.sessions.opened is not None
 
     @property
     def has_any(self) -> bool:

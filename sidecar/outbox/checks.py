@@ -1,6 +1,7 @@
 """Checksums of rows: one in which a bit has turned is damage, as a page that can not be read is."""
 
 import sqlite3
+from typing import Any
 from zlib import crc32
 
 
@@ -38,6 +39,12 @@ def is_lease(*row: object) -> bool:
     *fixed, held, returned, rest, checksum = row
     amounts = [amount for amount in (held, returned, rest) if isinstance(amount, int)]
     return of_row(*fixed) == checksum and len(amounts) == 3 and sum(amounts) == fixed[-1]
+
+
+def intact(row: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    """The values of a row whose last column is their checksum. Raises as `expect` does."""
+    expect(of_row(*row[:-1]) == row[-1], what)
+    return row[:-1]
 
 
 def expect(is_right: bool, what: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 from zlib import crc32
 
 from sidecar.outbox import checks
@@ -78,13 +78,22 @@ def read_key(connection: sqlite3.Connection, customer_id: str, key: str) -> KeyE
 def read_reservation(connection: sqlite3.Connection, reservation_id: str) -> Reservation | None:
     """The reservation as it stands."""
     row = connection.execute(
-        "SELECT version, is_open, state, checksum FROM reservations WHERE reservation_id = ?",
+        "SELECT reservation_id, version, is_open, state, checksum FROM reservations WHERE reservation_id = ?",
         (reservation_id,),
     ).fetchone()
-    if row is None:
-        return None
-    checks.expect(checks.of_row(reservation_id, *row[:3]) == row[3], "a reservation")
-    return Reservation(reservation_id, row[0], bool(row[1]), row[2])
+    return None if row is None else as_reservation(row)
+
+
+def as_reservation(row: tuple[Any, ...]) -> Reservation:
+    """A row of id, version, is_open, state and checksum."""
+    name, version, is_open, state = checks.intact(row, "a reservation")
+    return Reservation(name, version, bool(is_open), state)
+
+
+def read_meta(connection: sqlite3.Connection, name: str) -> str | None:
+    """A word that the file keeps."""
+    row = connection.execute("SELECT name, value, checksum FROM meta WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(checks.intact(row, f"its {name}")[1])
 
 
 class OutboxFile:
@@ -154,11 +163,7 @@ class OutboxFile:
 
     def get_meta(self, name: str) -> str | None:
         """A word that the file keeps."""
-        row = self.connection.execute("SELECT value, checksum FROM meta WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            return None
-        checks.expect(checks.of_row(name, row[0]) == row[1], f"its {name}")
-        return str(row[0])
+        return read_meta(self.connection, name)
 
     def set_meta(self, name: str, value: str) -> None:
         """Keeps a word, inside a transaction."""

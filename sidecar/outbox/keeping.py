@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from purser.sync.v1 import session_pb2 as session
 from sidecar.outbox import checks
 from sidecar.outbox.encoding import returned_body
-from sidecar.outbox.file import SEQ_BITS, OutboxFile, record_id
+from sidecar.outbox.file import SEQ_BITS, OutboxFile, as_reservation, record_id
 from sidecar.outbox.port import Incarnation, Reservation
 from sidecar.runtime.clock import microseconds
 
@@ -54,8 +54,8 @@ def look_over(connection: sqlite3.Connection) -> None:
     """Reads what a start must be able to read: small tables, and what waits for upload. Raises
     sqlite3.DatabaseError.
     """
-    for name, value, checksum in connection.execute("SELECT name, value, checksum FROM meta"):
-        checks.expect(checks.of_row(name, value) == checksum, f"its {name}")
+    for row in connection.execute("SELECT name, value, checksum FROM meta"):
+        checks.intact(row, f"its {row[0]}")
     for row in connection.execute(f"SELECT {_LEASE} FROM leases"):  # noqa: S608
         _lease(row)
     _carried(connection)
@@ -136,11 +136,7 @@ def open_reservations(connection: sqlite3.Connection) -> list[Reservation]:
     rows = connection.execute(
         "SELECT reservation_id, version, is_open, state, checksum FROM reservations WHERE is_open = 1"
     ).fetchall()
-    for *values, checksum in rows:
-        checks.expect(checks.of_row(*values) == checksum, "a reservation")
-    return [
-        Reservation(reservation_id, version, True, state) for reservation_id, version, _, state, _ in rows
-    ]
+    return [as_reservation(row) for row in rows]
 
 
 def incarnations(
@@ -156,7 +152,7 @@ def incarnations(
     for *row, last_seq, last_group, marks, checksum, cursor, ended, progress_checksum in rows:
         no, incarnation_id, booted, is_synced, was_stopped = row
         checks.expect(checks.is_incarnation(row, last_seq, last_group, marks, checksum), "an incarnation")
-        checks.expect(checks.of_row(no, cursor, ended) == progress_checksum, "a cursor")
+        checks.intact((no, cursor, ended, progress_checksum), "a cursor")
         closable = is_synced or was_stopped or (booted == boot_id != "")
         cursor = newer.get(incarnation_id, cursor)  # noqa: PLW2901
         found.append(Incarnation(incarnation_id, last_seq, cursor, bool(ended), bool(closable)))
@@ -216,10 +212,7 @@ def _progress(connection: sqlite3.Connection, incarnation_id: str) -> _Progress 
         "SELECT no, cursor, ended, progress_checksum FROM incarnations WHERE incarnation_id = ?",
         (incarnation_id,),
     ).fetchone()
-    if row is None:
-        return None
-    checks.expect(checks.of_row(*row[:3]) == row[3], "a cursor")
-    return _Progress(*row[:3])
+    return None if row is None else _Progress(*checks.intact(row, "a cursor"))
 
 
 def _go_on(connection: sqlite3.Connection, progress: _Progress) -> None:
@@ -258,9 +251,7 @@ def _lease(row: tuple[Any, ...]) -> _Lease:
 
 def _carried(connection: sqlite3.Connection) -> list[tuple[str, int]]:
     rows = connection.execute("SELECT no, seq, lease_id, amount, checksum FROM carried").fetchall()
-    for *row, checksum in rows:
-        checks.expect(checks.of_row(*row) == checksum, "a charge")
-    return [(lease_id, amount) for _, _, lease_id, amount, _ in rows]
+    return [(lease_id, amount) for _, _, lease_id, amount in (checks.intact(row, "a charge") for row in rows)]
 
 
 def mark_ended(file: OutboxFile, incarnation_id: str) -> None:

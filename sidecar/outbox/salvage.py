@@ -13,7 +13,7 @@ import structlog
 from purser.sync.v1 import session_pb2 as session
 from sidecar.outbox import checks
 from sidecar.outbox.encoding import garbled, with_uid
-from sidecar.outbox.file import SEQ_BITS, Connect, OutboxFile
+from sidecar.outbox.file import SEQ_BITS, Connect, OutboxFile, read_meta
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -170,14 +170,9 @@ def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
 
 def _copy_installation(old: sqlite3.Connection, into: OutboxFile) -> None:
     with contextlib.suppress(sqlite3.Error):
-        installation_id = _word(old, "installation_id")
+        installation_id = read_meta(old, "installation_id")
         if installation_id:
             into.set_meta("installation_id", installation_id)
-
-
-def _word(old: sqlite3.Connection, name: str) -> str:
-    row = old.execute("SELECT value, checksum FROM meta WHERE name = ?", (name,)).fetchone()
-    return "" if row is None or checks.of_row(name, row[0]) != row[1] else str(row[0])
 
 
 class _Uids:
@@ -187,7 +182,7 @@ class _Uids:
         self._outbox_id = ""
         self._incarnations: dict[int, str] = {}
         with contextlib.suppress(sqlite3.Error):
-            self._outbox_id = _word(old, "outbox_id")
+            self._outbox_id = read_meta(old, "outbox_id") or ""
         with contextlib.suppress(sqlite3.Error):
             # Its name is right, whatever became of its marks: without it what was booked would be sent as new.
             for *row, checksum in old.execute(

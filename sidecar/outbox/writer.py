@@ -30,8 +30,6 @@ PROBE_SECONDS: Final = 0.5
 ROOM_CHECK_SECONDS: Final = 0.05
 PROBE_BYTES: Final = 65_536
 
-_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-
 
 class Pending(Generic[Answer]):
     """One caller's work on its way to the disk. A bare lock is the cheapest thing a thread can wait for."""
@@ -301,10 +299,13 @@ class GroupWriter:
             pending.fail(OutcomeUnknown(str(error) or repr(error), resolution))
         self._mend()
 
+    def _note_damage(self, error: Exception) -> None:
+        if self._damage is None and isinstance(error, sqlite3.Error) and is_damage(error):
+            self._damage = str(error)
+
     def _turn_away(self, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _DAMAGED:
-            self._damage = str(error)
+        self._note_damage(error)
         kind = OutboxFull if code == sqlite3.SQLITE_FULL else OutboxFailed
         self._refuse(kind(f"the outbox can not be written: {str(error) or repr(error)}"))
 
@@ -340,8 +341,7 @@ class GroupWriter:
             # The probe comes first: it overwrites what a failed commit may have left behind the end of the log.
             self._probe()
         except Exception as error:  # noqa: BLE001 whatever it was, it is tried again
-            if self._damage is None and isinstance(error, sqlite3.Error) and is_damage(error):
-                self._damage = str(error)
+            self._note_damage(error)
             self._refuse(self._refusal or OutboxFailed(f"the outbox can not be opened anew: {error!r}"))
             _log.warning("outbox is still failing", error=repr(error))
             return

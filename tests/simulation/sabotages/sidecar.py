@@ -18,6 +18,7 @@ from sidecar.leases.keeper import Keeper
 from sidecar.leases.requests import from_wire
 from sidecar.leases.returning import Returning
 from sidecar.outbox import keeping, salvage
+from sidecar.outbox.file import read_meta
 from sidecar.outbox.port import Incarnation, OutboxFailed
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sqlite import SqliteOutbox
@@ -249,9 +250,9 @@ def a_salvage_closes() -> Iterator[None]:
 
     def copied(old: Any, into: Any) -> None:
         real(old, into)
-        outbox_id = ""
+        outbox_id = None
         with suppress(sqlite3.Error):
-            outbox_id = salvage._word(old, "outbox_id")
+            outbox_id = read_meta(old, "outbox_id")
         if outbox_id:
             into.set_meta("outbox_id", outbox_id)
             into.identity = replace(into.identity, outbox_id=outbox_id)
