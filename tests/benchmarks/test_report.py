@@ -249,6 +249,14 @@ def test_a_run_of_few_rows_has_few_plots(run: Run) -> None:
     assert page.page(few).count(".svg") == 1
 
 
+def test_no_plot_of_an_earlier_run_stays(run: Run, tmp_path: Path) -> None:
+    """What is committed is of one run: a row that did not come to an end this time leaves no picture of the last."""
+    page.write(run, tmp_path)
+    few = Run(machine={}, pace=run.pace, engine=run.engine)
+    written = page.write(few, tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(written)
+
+
 def test_a_quick_run_says_that_it_is_one(run: Run) -> None:
     """Figures of a few rounds are not taken for a measurement; those of a whole run are not talked down."""
     assert "its figures say nothing" in page.page(run)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ START_TIMEOUT_SECONDS = 30
 STOP_TIMEOUT_SECONDS = 15
 UNPRIVILEGED_USER = "nobody"
 _PORTS = range(12_000, 30_000)
+_MARKS: deque[socket.socket] = deque(maxlen=200)  # of the latest ports: more than one test's servers have
 
 
 class ServerFailed(RuntimeError):
@@ -26,12 +28,19 @@ class ServerFailed(RuntimeError):
 def free_port() -> int:
     """A TCP port nobody listens on right now, and not one of those that the kernel gives to connections: a server that
     is started again would now and then find it taken.
+
+    Two processes of tests that look in the same moment do not get the same one: a UDP socket of that number marks it,
+    as `purser dev --free-ports` does.
     """
     while True:
         port = secrets.choice(_PORTS)
+        mark = socket.socket(type=socket.SOCK_DGRAM)
         with contextlib.suppress(OSError), socket.socket() as probe:
+            mark.bind(("127.0.0.1", port))
             probe.bind(("127.0.0.1", port))
+            _MARKS.append(mark)
             return port
+        mark.close()
 
 
 def unprivileged() -> tuple[int, int] | None:

@@ -24,9 +24,14 @@ _ROUNDS_THAT_SAY_SOMETHING = 5
 
 
 def write(run: Run, folder: Path) -> list[Path]:
-    """Writes the raw data, the plots and the page below `folder`, which is docs/; which files those are."""
+    """Writes the raw data, the plots and the page below `folder`, which is docs/; which files those are.
+
+    A plot of an earlier run that this one has no rows for goes away.
+    """
     files = {folder / RAW: raw_text(run), folder / PAGE: page(run)}
     files |= {folder / RAW.parent / name: text for name, text in plots(run).items()}
+    for plot in (folder / RAW.parent).glob("*.svg"):
+        plot.unlink()
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
