@@ -29,7 +29,6 @@ class Plan:
     starts: int = 5
     book_seconds: float = 2.0
     sidecars: int = 100
-    fleet_processes: int = 4
     publishes: int = 100
 
 
@@ -47,7 +46,6 @@ QUICK = Plan(
     starts=1,
     book_seconds=0.3,
     sidecars=6,
-    fleet_processes=2,
     publishes=4,
 )
 

@@ -179,13 +179,16 @@ class Fleet(Raw):
     """From a publish until the last of many sidecars decides by it."""
 
     sidecars: int
-    processes: int
     sent_ms: Figures
     """From the request that publishes."""
     returned_ms: Figures
     """From the answer to it; below nothing where the fleet was faster."""
     middle_ms: Figures
     """From the request, until half of the fleet decides by it."""
+    alone_ms: Figures = ()
+    """From the answer until the only sidecar of a fleet of one decides by it."""
+    cpu_ms: Figures = ()
+    """Of one sidecar's process, with the client in it, from being asked to having answered; the fleet's median."""
 
 
 class Pace(Raw):

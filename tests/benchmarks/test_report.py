@@ -122,10 +122,11 @@ def run() -> Run:
         leases=(pairs("leases", 20.0),),
         fleet=Fleet(
             sidecars=100,
-            processes=4,
             sent_ms=(80.0, 150.0),
             returned_ms=(40.0, 90.0),
             middle_ms=(60.0, 70.0),
+            alone_ms=(8.0, 9.0),
+            cpu_ms=(2.5, 2.6),
         ),
     )
 

@@ -184,13 +184,12 @@ def _fleet(run: Run) -> str:
     if run.fleet is None:
         return ""
     fleet = run.fleet
-    said = words.FLEET.format(
-        sidecars=fleet.sidecars, processes=fleet.processes, publishes=len(fleet.sent_ms)
-    )
+    said = words.FLEET.format(sidecars=fleet.sidecars, publishes=len(fleet.sent_ms), cpu=median(fleet.cpu_ms))
     lines = (
         ("half of the fleet, from the request", fleet.middle_ms),
         ("the last of it, from the request", fleet.sent_ms),
         ("the last of it, from the answer to the request", fleet.returned_ms),
+        ("a sidecar that has the core for itself, from the answer to the request", fleet.alone_ms),
     )
     rows = [
         (name, *(f"{percentile(times, percent):.0f} ms" for percent in (50, 90, 99)), f"{max(times):.0f} ms")

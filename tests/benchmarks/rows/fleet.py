@@ -5,7 +5,7 @@ turns there, and the last one's answer waits for all the others'.
 """
 
 import time
-from contextlib import ExitStack
+from dataclasses import dataclass, field
 from statistics import median
 
 from tests.benchmarks.bench import Bench
@@ -14,76 +14,87 @@ from tests.benchmarks.installation import ControlPlane
 from tests.benchmarks.processes import Server
 from tests.benchmarks.raw import Fleet
 
-_START_SECONDS = 300  # dozens of sidecars start in each process, one after another
+_START_SECONDS = 300  # a hundred start on one core
 _MODULE = "tests.benchmarks.programs.fleet"
 
 
 def measure(bench: Bench) -> dict[str, object]:
-    """Every publish moves everybody to a plan with another level."""
+    """Every publish moves everybody to a plan with another level. First one sidecar has the core for itself."""
     plan = bench.plan
-    bench.say(f"{plan.sidecars} sidecars")
     names = [f"cus_fleet_{number:03}" for number in range(plan.sidecars)]
-    sent: list[float] = []
-    returned: list[float] = []
-    middle: list[float] = []
-    with ExitStack() as stack:
-        plane = ControlPlane.start(bench.folder / "fleet-plane", core=bench.server_core, yields=False)
-        stack.callback(plane.stop)
+    plane = ControlPlane.start(bench.folder / "fleet-plane", core=bench.server_core, yields=False)
+    try:
         plane.subscribe(names, TEN)
-        fleet = [_start(bench, stack, plane, names, number) for number in range(plan.fleet_processes)]
-        for process in fleet:
-            process.wait_until(lambda process=process: bool(process.said()), seconds=_START_SECONDS)  # type: ignore[misc]
-        bench.say(f"{plan.publishes} publishes")
-        revision = plane.publish(2, move=True)
-        for level in range(3, plan.publishes + 3):
-            asked_at, answered_at, last = _published(plane, fleet, revision + 1, level)
-            revision += 1
-            sent.append((max(last) - asked_at) * 1000)
-            returned.append((max(last) - answered_at) * 1000)
-            middle.append((median(last) - asked_at) * 1000)
+        alone = _publishes(bench, plane, names[:1])
+        together = _publishes(bench, plane, names)
+    finally:
+        plane.stop()
     return {
         "fleet": Fleet(
             sidecars=plan.sidecars,
-            processes=plan.fleet_processes,
-            sent_ms=tuple(sent),
-            returned_ms=tuple(returned),
-            middle_ms=tuple(middle),
+            sent_ms=tuple(together.sent),
+            returned_ms=tuple(together.returned),
+            middle_ms=tuple(together.middle),
+            alone_ms=tuple(alone.returned),
+            cpu_ms=tuple(together.cpu),
         )
     }
 
 
-def _start(bench: Bench, stack: ExitStack, plane: ControlPlane, names: list[str], number: int) -> Server:
-    folder = bench.folder / f"fleet-{number}"
+@dataclass(slots=True)
+class _Times:
+    """Milliseconds of each publish."""
+
+    sent: list[float] = field(default_factory=list)
+    returned: list[float] = field(default_factory=list)
+    middle: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def _publishes(bench: Bench, plane: ControlPlane, names: list[str]) -> _Times:
+    """A fleet of one sidecar for each of these customers, from its start to its end."""
+    bench.say(f"{len(names)} sidecars")
+    times = _Times()
+    with _started(bench, plane, names) as fleet:
+        fleet.wait_until(lambda: bool(fleet.said()), seconds=_START_SECONDS)
+        bench.say(f"{bench.plan.publishes} publishes")
+        revision = plane.publish(2, move=True)
+        for level in range(3, bench.plan.publishes + 3):
+            revision += 1
+            asked_at, answered_at, found = _published(plane, fleet, revision, level)
+            last = max(found["answered_at"])
+            times.sent.append((last - asked_at) * 1000)
+            times.returned.append((last - answered_at) * 1000)
+            times.middle.append((median(found["answered_at"]) - asked_at) * 1000)
+            times.cpu.append(median(found["cpu_ms"]))
+    return times
+
+
+def _started(bench: Bench, plane: ControlPlane, names: list[str]) -> Server:
+    folder = bench.folder / f"fleet-of-{len(names)}"
     folder.mkdir()
-    server = Server(
+    return Server(
         _MODULE,
         f"--control-plane={plane.grpc_address}",
         f"--data={folder}",
-        f"--customers={','.join(names[number :: bench.plan.fleet_processes])}",
+        f"--customers={','.join(names)}",
         core=bench.load_core,
         log=folder / "fleet.log",
         listens=True,
     )
-    stack.callback(server.stop)
-    return server
 
 
 def _published(
-    plane: ControlPlane, fleet: list[Server], revision: int, level: int
-) -> tuple[float, float, list[float]]:
-    """When it was asked for, when that was answered, and when each sidecar decided by it."""
-    for process in fleet:
-        process.tell(f"{revision} {level}")
-    for process in fleet:
-        _wait(process, "armed", revision)
+    plane: ControlPlane, fleet: Server, revision: int, level: int
+) -> tuple[float, float, dict[str, list[float]]]:
+    """When it was asked for, when that was answered, and what the fleet says of it."""
+    fleet.tell(f"{revision} {level}")
+    _wait(fleet, "armed", revision)
     asked_at = time.monotonic()
     published = plane.publish(level, move=True)
     answered_at = time.monotonic()
     assert published == revision, "nobody else changes anything"
-    found: list[float] = []
-    for process in fleet:
-        found += _wait(process, "revision", revision)["answered_at"]
-    return asked_at, answered_at, found
+    return asked_at, answered_at, _wait(fleet, "revision", revision)
 
 
 def _wait(process: Server, key: str, value: int) -> dict[str, list[float]]:
