@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from secrets import token_hex
+from typing import TypeVar
 
 import grpc
 
@@ -19,6 +20,8 @@ BATCH = 500  # as many as a sidecar sends at a time
 COST = 14_232_000  # of one event, at the wallet's scale
 _WALLET = "wallet:usd"
 _TIMEOUT = 30
+
+Caller = TypeVar("Caller")
 
 
 @dataclass
@@ -107,20 +110,20 @@ def holders(channel: grpc.Channel, customer_ids: Sequence[str], many: int) -> li
     return found
 
 
-def per_second(holders_: Sequence[Holder], work: Callable[[Holder], int], seconds: float) -> float:
+def per_second(callers: Sequence[Caller], work: Callable[[Caller], int], seconds: float) -> float:
     """What all of them get done at the same time, from the start to the last one's end."""
-    done = [0] * len(holders_)
+    done = [0] * len(callers)
     failed: list[BaseException] = []
 
     def run(number: int) -> None:
         until = time.perf_counter() + seconds
         try:
             while time.perf_counter() < until:
-                done[number] += work(holders_[number])
+                done[number] += work(callers[number])
         except (grpc.RpcError, payloads.WrongAnswer) as error:
             failed.append(error)
 
-    running = [threading.Thread(target=run, args=(number,)) for number in range(len(holders_))]
+    running = [threading.Thread(target=run, args=(number,)) for number in range(len(callers))]
     began = time.perf_counter()
     for one in running:
         one.start()

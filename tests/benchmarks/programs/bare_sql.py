@@ -21,6 +21,7 @@ from psycopg.types.json import Jsonb
 
 BATCH = 500
 SCHEMA = "bare"
+TAKE = f"UPDATE {SCHEMA}.grants SET available = available - %s, leased = leased + %s WHERE id = %s RETURNING available"
 _PATIENCE_SECONDS = 60
 TABLES = ("events", "event_keys", "postings")
 ALL_TABLES = ("events", "event_keys", "transactions", "postings", "event_charges", "event_costs")
@@ -116,11 +117,7 @@ class Updates:
 
     def __call__(self, connection: psycopg.Connection, thread: int) -> int:
         ids = self._ids[thread]
-        taken = connection.execute(
-            f"UPDATE {SCHEMA}.grants SET available = available - %s, leased = leased + %s WHERE id = %s"
-            " RETURNING available",
-            (1_000, 1_000, ids[next(self._turns[thread]) % len(ids)]),
-        )
+        taken = connection.execute(TAKE, (1_000, 1_000, ids[next(self._turns[thread]) % len(ids)]))
         assert taken.fetchone() is not None, "there is such a grant"
         connection.commit()
         return 1
