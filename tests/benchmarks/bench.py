@@ -97,12 +97,14 @@ class Bench:
         return compare(self.yardstick, targets, self.plan.pace, stage)
 
     @contextmanager
-    def echo(self, pool: str, name: str) -> Iterator[Target]:
-        """Another bare server, on this pool."""
+    def echo(self, pool: str, name: str, *, threads: int = 0, durable: bool = False) -> Iterator[Target]:
+        """Another bare server, on this pool, with as many threads as the yardstick or so many; `durable`: it keeps what
+        it was asked.
+        """
+        options = (f"--durable={self.folder / 'kept.sqlite3'}",) if durable else ()
+        threads = threads or self.plan.pace.threads
         with ExitStack() as stack:
-            yield start_echo(
-                stack, self.folder, self.plan.pace.threads, self.server_core, pool=pool, name=name
-            )
+            yield start_echo(stack, self.folder, threads, self.server_core, *options, pool=pool, name=name)
 
 
 @contextmanager
@@ -133,9 +135,11 @@ def _neighbour(stack: ExitStack, folder: Path, core: int) -> Server:
     return server
 
 
-def start_echo(stack: ExitStack, folder: Path, threads: int, core: int, *, pool: str, name: str) -> Target:
+def start_echo(
+    stack: ExitStack, folder: Path, threads: int, core: int, *more: str, pool: str, name: str
+) -> Target:
     """A bare server, stopped with the stack."""
-    options = (f"--threads={threads}", f"--pool={pool}")
+    options = (f"--threads={threads}", f"--pool={pool}", *more)
     server = Server("tests.benchmarks.echo", *options, core=core, log=folder / f"echo-{pool}.log")
     stack.callback(server.stop)
     server.wait_until(lambda: bool(server.announced()))

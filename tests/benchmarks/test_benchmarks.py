@@ -20,7 +20,7 @@ def test_the_bench_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     calls |= {
         f"ConsumeUsage, {kind}" for kind in ("process_crash", "always new, process_crash", "power_loss")
     }
-    bare = {("the same, ThreadPoolExecutor", None)}
+    bare = {("the same, ThreadPoolExecutor", None), ("the same, each request durable", None)}
     assert measured == {(call, uploading) for call in calls for uploading in (False, True)} | bare
     unmeasured = [goal.name for goal in goals(run) if goal.holds is None]
     assert all("Cerbos" in name for name in unmeasured), "that needs npm; the others need nothing"

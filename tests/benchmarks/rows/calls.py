@@ -1,5 +1,7 @@
 """Every verb in a closed loop, without and with upload, beside the yardstick."""
 
+from sidecar.config import write_threads
+from sidecar.outbox.port import Durability
 from tests.benchmarks import payloads
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.installation import CUSTOMER, CUSTOMERS, Sidecar
@@ -9,10 +11,17 @@ from tests.benchmarks.stage import Target, uploads_counted
 
 
 def measure(bench: Bench) -> dict[str, object]:
-    """Also the bare server on the standard library's pool, which costs a little more than the sidecar's."""
+    """Also the bare server on the standard library's pool, which costs a little more than the sidecar's; and one that
+    keeps each request on the disk before it answers, which is the least that `power_loss` takes.
+    """
     found: list[Calls] = []
     bench.say("the bare server")
     with bench.echo("standard", "the same, ThreadPoolExecutor") as target:
+        found += bench.compared(target.server, [target])
+    writers = write_threads({"durability": Durability.POWER_LOSS})
+    with bench.echo(
+        "sidecar's writes", "the same, each request durable", threads=writers, durable=True
+    ) as target:
         found += bench.compared(target.server, [target])
     uploaded: dict[str, float] = {}
     for durability in ("process_crash", "power_loss"):
