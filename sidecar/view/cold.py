@@ -23,6 +23,17 @@ class Subscriber(Protocol):
         """Does not block. Unheard while the feed is away."""
 
 
+class _Flight:
+    """Those who wait for one customer or subject."""
+
+    __slots__ = ("subscribed_on", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.subscribed_on = 0
+        """The return of the feed on which it was subscribed; 0: on none. What is sent on one stream dies with it."""
+
+
 class Cold:
     """Looks up what may have to be fetched. Thread-safe."""
 
@@ -42,7 +53,7 @@ class Cold:
         self._second_tier = second_tier
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._asked: dict[tuple[bool, str], int] = {}
+        self._flights: dict[tuple[bool, str], _Flight] = {}
 
     def customer(self, customer_id: str, deadline: float) -> CustomerEntry | None:
         """The customer, fetched if need be. None: not before `deadline` (monotonic seconds), or at once
@@ -63,7 +74,6 @@ class Cold:
         return self._view.subject(subject_id)
 
     def _fetch(self, key: str, deadline: float, *, is_customer: bool) -> None:
-        flight = (is_customer, key)
         lookup = self._view.customer if is_customer else self._view.subject
         pulse = self._view.pulse
         if pulse.is_connecting:
@@ -71,26 +81,32 @@ class Cold:
             with self._blocking():
                 self._view.wait_for(lambda: not pulse.is_connecting, max(0.0, deadline - self._monotonic()))
         with self._lock:
-            waiting = self._asked.get(flight, 0)
-            self._asked[flight] = waiting + 1
+            flight = self._flights.setdefault((is_customer, key), _Flight())
+            flight.waiting += 1
+            is_first = flight.waiting == 1
         try:
             if pulse.is_connected:
-                if not waiting:
+                if self._is_unheard(flight):
                     self._subscribe(key, is_customer=is_customer)
                 with self._blocking():
                     self._view.wait_for(
                         lambda: lookup(key) is not None or not pulse.is_connected,
                         max(0.0, deadline - self._monotonic()),
                     )
-            if lookup(key) is None and not pulse.is_connected and not waiting:
+            if lookup(key) is None and not pulse.is_connected and is_first:
                 self._from_second_tier(key, is_customer=is_customer)
         finally:
             with self._lock:
-                left = self._asked[flight] - 1
-                if left:
-                    self._asked[flight] = left
-                else:
-                    del self._asked[flight]
+                flight.waiting -= 1
+                if not flight.waiting:
+                    del self._flights[is_customer, key]
+
+    def _is_unheard(self, flight: _Flight) -> bool:
+        """Has nobody subscribed since the feed came last? Who asks is the one who does."""
+        with self._lock:
+            returns = self._view.pulse.returns
+            was, flight.subscribed_on = flight.subscribed_on, returns
+            return was != returns
 
     def _subscribe(self, key: str, *, is_customer: bool) -> None:
         if is_customer:

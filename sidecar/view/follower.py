@@ -26,7 +26,7 @@ class Step:
 
 
 class Follower:
-    """Follows one feed into one view. Called from one thread, but `subscribe…`, which any thread may call."""
+    """Follows one feed into one view. One call at a time, and what it says is sent before the next."""
 
     def __init__(self, view: View, wanted: Callable[[], Iterable[str]] = tuple) -> None:
         """Nothing is followed yet. `wanted()`: customers that every stream follows, whether they are held or not."""

@@ -130,7 +130,11 @@ class Following:
                     self._view.pulse.connected(True)
                     self._view.wake()
                     _log.info("the feed is connected", revision=self._view.revision)
-                step = self._follower.receive(message, received_at=self._monotonic())
+                with self._lock:
+                    # Who asks for a customer asks before this message, or after what it has said: a customer that made
+                    # room is let go, and must not be followed before that.
+                    step = self._follower.receive(message, received_at=self._monotonic())
+                    outgoing.send(*step.send)
                 if not self._take(step, outgoing):
                     break
         except FeedLost as error:
@@ -146,7 +150,6 @@ class Following:
     def _take(self, step: Step, outgoing: Outgoing) -> bool:
         if step.problem:
             _log.warning("a message on the feed was not taken over", problem=step.problem)
-        outgoing.send(*step.send)
         if step.obey is not None:
             self._recalls.recall(step.obey, lambda answer: outgoing.send(feed.FollowRequest(recalled=answer)))
         return not step.resume

@@ -7,6 +7,7 @@ import time
 from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.cold import Cold
 from sidecar.view.memory import View
+from sidecar.view.port import SecondTier
 from tests.unit.sidecar.view.states import catalog, customer, view
 
 
@@ -51,12 +52,32 @@ class Asked:
         self.customers.append(customer_id)
 
 
-def cold(held: View, asked: Asked) -> Cold:
+class SlowTier:
+    """A second tier that knows nobody, and says so when it is told to."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.goes_on = threading.Event()
+
+    def customer(self, _customer_id: str) -> None:
+        self.entered.set()
+        self.goes_on.wait()
+
+    subject = customer
+
+    def catalogs(self) -> None:
+        """There are none."""
+
+    def store(self, *_: object) -> None:
+        raise AssertionError("nothing is stored")
+
+
+def cold(held: View, asked: Asked, second_tier: SecondTier | None = None) -> Cold:
     """Looks up in real time: it waits for threads."""
     return Cold(
         view=held,
         subscriber=asked,
-        second_tier=None,
+        second_tier=second_tier,
         monotonic=time.monotonic,
         blocking=contextlib.nullcontext,
     )
@@ -83,6 +104,36 @@ def test_one_subscription_for_all_who_ask() -> None:
     assert len(found) == 20
     assert None not in found
     assert asked.customers == ["acme"]
+
+
+def test_who_asks_after_the_feed_came_subscribes_though_others_wait() -> None:
+    """One caller finds the feed away and is in the second tier when it comes; another one asks meanwhile, so there is
+    always somebody who waits. The customer is subscribed all the same, once for each time that the feed came.
+    """
+    held = view()
+    asked = Asked(held)
+    tier = SlowTier()
+    looking = cold(held, asked, tier)
+    first = threading.Thread(target=lambda: looking.customer("acme", time.monotonic() + 20))
+    first.start()
+    assert tier.entered.wait(10)
+    for times in (1, 2):
+        held.pulse.connected(True)
+        overlapping = [
+            threading.Thread(target=lambda: looking.customer("acme", time.monotonic() + 20)) for _ in range(3)
+        ]
+        for thread in overlapping:
+            thread.start()
+        deadline = time.monotonic() + 10
+        while len(asked.customers) < times and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert asked.customers == ["acme"] * times
+        held.pulse.connected(False)
+        held.wake()
+        for thread in overlapping:
+            thread.join()
+    tier.goes_on.set()
+    first.join()
 
 
 def test_a_feed_that_is_being_opened_is_waited_for() -> None:
