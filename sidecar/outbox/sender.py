@@ -199,5 +199,12 @@ class Sender:
     def _clean(self, now: float) -> None:
         if now < self._purge_at:
             return
-        has_more = self._shelf.purge()
-        self._purge_at = now + (INTERVAL_SECONDS if has_more else PURGE_SECONDS)
+        self._purge_at = now + PURGE_SECONDS
+        try:
+            has_more = self._shelf.purge()
+        except (NotWritten, OutcomeUnknown) as error:
+            # A full disk takes no purge. What is uploaded makes room, so that goes on.
+            _log.warning("nothing was purged", cause=str(error))
+            return
+        if has_more:
+            self._purge_at = now + INTERVAL_SECONDS

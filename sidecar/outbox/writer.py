@@ -90,6 +90,7 @@ class GroupWriter:
         self._must_reopen = False
         self._damage: str | None = None
         self._room_checked_at = -1.0
+        self._tried_at = 0.0
         self._runner: threading.Thread | None = None
         self._stopped = False
         self._on_written: Callable[[], None] = lambda: None
@@ -183,7 +184,8 @@ class GroupWriter:
         return not is_last
 
     def _deal_with(self, group: list[Pending[object]]) -> None:
-        if self._must_reopen or self._damage is not None or (self._refusal is not None and not group):
+        is_tried = self._refusal is not None and (not group or self._is_time)
+        if self._must_reopen or self._damage is not None or is_tried:
             self._mend()
         elif group:
             self._check_room()
@@ -192,6 +194,11 @@ class GroupWriter:
             group = self._sort_out(group, refusal)
         if group:
             self._apply(group)
+
+    @property
+    def _is_time(self) -> bool:
+        """To try again? Work that is taken all the while is no sign of how the store is, and does not put it off."""
+        return self.file.clock.monotonic() - self._tried_at >= PROBE_SECONDS
 
     def _sort_out(self, group: list[Pending[object]], refusal: NotWritten) -> list[Pending[object]]:
         """While nothing new is taken: what drains may still be tried, the rest is turned away."""
@@ -312,6 +319,7 @@ class GroupWriter:
     def _refuse(self, refusal: NotWritten) -> None:
         if self._refusal is None:
             _log.error("outbox takes no writes", cause=refusal.cause)
+            self._tried_at = self.file.clock.monotonic()
         self._refusal = refusal
         self._metrics.outbox_healthy.set(0)
         self._on_health()
@@ -331,6 +339,7 @@ class GroupWriter:
 
     def _mend(self) -> None:
         """Tries to get the store back; leaves everything as it is if that fails, to be tried again."""
+        self._tried_at = self.file.clock.monotonic()
         try:
             written = self.file.group
             if self._damage is not None:

@@ -22,7 +22,7 @@ from sidecar.outbox.port import (
     Written,
 )
 from sidecar.outbox.sqlite import SqliteOutbox
-from sidecar.outbox.writer import Pending
+from sidecar.outbox.writer import PROBE_SECONDS, Pending
 from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
 from tests.e2e.fleet import eventually
@@ -45,11 +45,16 @@ def make(tmp_path: Path, faults: Faults) -> Iterator[Make]:
     numbers = itertools.count(1)
     made: list[SqliteOutbox] = []
 
-    def making(durability: Durability = Durability.POWER_LOSS, *, min_free_bytes: int = 0) -> SqliteOutbox:
+    def making(
+        durability: Durability = Durability.POWER_LOSS,
+        *,
+        min_free_bytes: int = 0,
+        clock: ManualClock | None = None,
+    ) -> SqliteOutbox:
         outbox = SqliteOutbox(
             tmp_path / "outbox.sqlite3",
             durability=durability,
-            clock=ManualClock(),
+            clock=clock or ManualClock(),
             make_id=lambda: f"id{next(numbers)}",
             boot_id="boot",
             metrics=Metrics(CollectorRegistry()),
@@ -532,3 +537,28 @@ def test_the_writer_outlives_what_nobody_foresaw(tmp_path: Path, faults: Faults)
     finally:
         faults.heal()
         outbox.close()
+
+
+def test_a_store_that_is_well_again_takes_writes_while_it_is_being_drained(
+    make: Make, faults: Faults
+) -> None:
+    """What is uploaded is acknowledged, again and again; nobody has to wait for its end to find that there is room."""
+    clock = ManualClock()
+    outbox = make(clock=clock)
+    mine = outbox.identity.incarnation_id
+    for number in range(5):
+        outbox.commit(use(f"k{number}"))
+
+    def full(sql: str) -> None:
+        if sql.startswith("INSERT INTO records"):
+            raise error(sqlite3.SQLITE_FULL, "database or disk is full")
+
+    faults.before = full
+    with pytest.raises(OutboxFull):
+        outbox.commit(use("turned away"))
+    faults.heal()
+    for cursor, is_healthy in ((1, False), (2, True)):
+        outbox.acknowledge(mine, cursor)
+        assert outbox.is_healthy is is_healthy, "it is tried now and then, not at every step"
+        clock.advance(PROBE_SECONDS)
+    outbox.commit(use("taken"))

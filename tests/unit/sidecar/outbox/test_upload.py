@@ -8,14 +8,15 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
-from sidecar.outbox.port import Durability, KeyEntry, LeaseChange, Reservation, Write
-from sidecar.outbox.sender import INTERVAL_SECONDS, REST_SECONDS, Sender
+from sidecar.outbox.port import Durability, KeyEntry, LeaseChange, OutboxFull, Reservation, Write
+from sidecar.outbox.sender import INTERVAL_SECONDS, PURGE_SECONDS, REST_SECONDS, Sender
 from sidecar.outbox.sessions import Sessions
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.runtime.clock import ManualClock
@@ -117,6 +118,40 @@ def test_everything_arrives_in_order_exactly_once_when_replies_are_lost(
     process.run()
     assert books.order == names
     assert process.outbox.wait_acknowledged(process.outbox.identity, 700, 0)
+
+
+def test_a_purge_that_is_not_taken_stops_no_upload(start: Start, books: FakeBooks) -> None:
+    """A full disk takes no purge, for as long as it is full. What waits goes up all the same: it makes room."""
+    process = start()
+    process.use("a", "b")
+    process.sender = Sender(
+        NothingPurged(process.outbox),
+        port=books,
+        sessions=process.sessions,
+        clock=process.clock,
+        random=Random(2),
+        metrics=Metrics(CollectorRegistry()),
+        turn=threading.Lock(),
+    )
+    process.run(5)
+    assert books.order == ["a", "b"]
+    process.clock.advance(2 * PURGE_SECONDS)
+    process.use("c")
+    process.run(5)
+    assert books.order == ["a", "b", "c"]
+
+
+class NothingPurged:
+    """An outbox on a disk that is too full for a purge."""
+
+    def __init__(self, outbox: SqliteOutbox) -> None:
+        self._outbox = outbox
+
+    def purge(self) -> bool:
+        raise OutboxFull("database or disk is full")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._outbox, name)
 
 
 def test_nothing_is_uploaded_before_a_session_is_open(start: Start, books: FakeBooks) -> None:
