@@ -142,6 +142,7 @@ class Sidecar:
             boot_id=around.boot_id,
             metrics=self._metrics,
             connect=around.connect,
+            blocking=blocking,
         )
         self._wire_hold(around.open_channel())
         self._wire_view()

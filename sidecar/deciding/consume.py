@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from sidecar.deciding.answers import Answers, Takes
 from sidecar.deciding.asked import Asked
-from sidecar.deciding.errors import KeyConflict, Malformed, Overloaded, Violation
+from sidecar.deciding.errors import KeyConflict, Malformed, Violation
 from sidecar.deciding.judging import Judge, Judged
 from sidecar.deciding.party import Parties, Party
 from sidecar.deciding.records import decided, fact, filled, lease_changes
@@ -18,7 +18,7 @@ from sidecar.deciding.spending import Spent, Till
 from sidecar.deciding.unreported import Unreported
 from sidecar.engine.values import BalanceKind, BalanceRef
 from sidecar.outbox.port import KeyEntry, KeyTaken, Outbox, Write, Written
-from sidecar.runtime.trouble import NotWritten, OutcomeUnknown
+from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Overloaded
 
 NEAR_NOW: Final = timedelta(minutes=5)
 BOOKED_WAIT_SECONDS: Final = 1.0

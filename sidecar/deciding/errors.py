@@ -55,14 +55,6 @@ class ReservationUnknown(Exception):
         super().__init__(f"no reservation {reservation_id!r} is known to this sidecar; reserve it first")
 
 
-class Overloaded(Exception):
-    """More calls are in flight than this sidecar takes on."""
-
-    def __init__(self, pool: str) -> None:
-        self.pool = pool
-        super().__init__(f"too many calls are in flight ({pool}); try again in a moment")
-
-
 class Draining(Exception):
     """The sidecar is shutting down and takes no new work."""
 

@@ -230,7 +230,7 @@ class OutboxFile:
         # Of a `bytes` SQLite's module asks first whether somebody has an adapter for it, and not of a `bytearray`.
         at = microseconds(self.clock.now())
         keys: list[object] = []
-        for _, written, _, _ in writes:
+        for _, written, *_ in writes:
             if written is not None:
                 customer_id, key, content_hash, answer = written
                 keys += (customer_id, key, bytearray(content_hash), bytearray(answer), at)
@@ -240,7 +240,7 @@ class OutboxFile:
         base, salt, seq = self.no << SEQ_BITS, self._salt, self.last_seq
         records: list[object] = []
         results: list[WriteResult] = []
-        for usage, _, _, changes in writes:
+        for usage, _, _, changes, _ in writes:
             if usage:
                 seq += 1
                 body = bytearray(usage_body(usage))
@@ -262,7 +262,8 @@ class OutboxFile:
         at = microseconds(self.clock.now())
         if write.reservation is not None:
             stored = read_reservation(self.connection, write.reservation.reservation_id)
-            if (0 if stored is None else stored.version) != write.reservation.version - 1:
+            is_lost = stored is None and write.is_remembered
+            if not is_lost and (0 if stored is None else stored.version) != write.reservation.version - 1:
                 return ReservationMoved(stored)
             self.put_reservation(write.reservation, at)
         if write.key is not None:

@@ -117,6 +117,8 @@ class Write(NamedTuple):
     reservation: Reservation | None = None
     """Applies only when the stored version is one less (none stored: 0)."""
     leases: tuple[LeaseChange, ...] = ()
+    is_remembered: bool = False
+    """Who writes knows the reservation as open: where none is stored the disk has lost it, and this takes its place."""
 
 
 class Written(NamedTuple):

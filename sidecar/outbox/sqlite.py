@@ -38,12 +38,14 @@ from sidecar.outbox.salvage import finish, is_beheaded, start_over
 from sidecar.outbox.writer import GroupWriter, Pending
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.metrics import Metrics
-from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Resolution
+from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Overloaded, Resolution
 
 _log = structlog.stdlib.get_logger(__name__)
 _Read = TypeVar("_Read")
 
 REMOTE_TIMEOUT_SECONDS: Final = 10.0
+REMOTE_SOON_SECONDS: Final = 0.5
+"""Within this a control plane that is there confirms; only who waits longer is stood in for."""
 MIN_FREE_BYTES: Final = 8 * 1024 * 1024
 MAX_READERS: Final = 8
 
@@ -62,11 +64,13 @@ class SqliteOutbox:
         metrics: Metrics,
         connect: Connect = connect,
         min_free_bytes: int = MIN_FREE_BYTES,
+        blocking: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
         is_threaded: bool = True,
     ) -> None:
         """Locks and opens the file, or makes it, and starts an incarnation; a file that can not be read is set aside.
 
-        `is_threaded` False writes in the caller's thread, one group a call: for simulations. Raises
+        `blocking()`: around waits for the control plane; raises Overloaded where too many wait already. `is_threaded`
+        False writes in the caller's thread, one group a call: for simulations. Raises
         OutboxLocked, OutboxUnusable and OSError.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +81,7 @@ class SqliteOutbox:
         self._boot_id = boot_id
         self._metrics = metrics
         self._connect = connect
+        self._blocking = blocking
         self._lock_file: IO[bytes] = take_lock(path)
         try:
             file = self._open_or_set_aside()
@@ -217,12 +222,22 @@ class SqliteOutbox:
     def _await_remote(
         self, marks: Mapping[str, int], timeout_seconds: float | None, *, is_applied: bool
     ) -> None:
-        """Raises OutcomeUnknown when it takes too long; `is_applied`: what its resolution says."""
-        if self._wait_for(marks, REMOTE_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds):
+        """Raises OutcomeUnknown when it takes too long, or too many wait already; `is_applied`: what its resolution
+        says.
+        """
+        seconds = REMOTE_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
+        if self._wait_for(marks, min(seconds, REMOTE_SOON_SECONDS)):
             return
+        cause = "the control plane has not confirmed it yet"
+        try:
+            with self._blocking():
+                if self._wait_for(marks, seconds - REMOTE_SOON_SECONDS):
+                    return
+        except Overloaded as crowd:
+            cause = f"{cause}, and it is not waited for: {crowd}"
         resolution = Resolution()
         resolution.resolve(applied=is_applied)
-        raise OutcomeUnknown("the control plane has not confirmed it yet", resolution)
+        raise OutcomeUnknown(cause, resolution)
 
     def wait_acknowledged(self, identity: Identity, seq: int, timeout_seconds: float) -> bool:
         """See the port."""

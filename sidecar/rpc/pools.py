@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import structlog
 
-from sidecar.deciding.errors import Overloaded
 from sidecar.runtime.scheduling import wait_for_your_turn
+from sidecar.runtime.trouble import Overloaded
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -131,20 +131,34 @@ class Pool(ThreadPoolExecutor):
             is_there = self._surplus > 0
             if is_there:
                 self._surplus -= 1
-        if not is_there:
-            self._start_thread()
         try:
+            is_there = is_there or self._stand_in()
             yield
         finally:
             with self._lock:
                 self._waiting -= 1
-                self._surplus += 1
+                self._surplus += is_there
+
+    def _stand_in(self) -> bool:
+        """False: the machine has no thread for it. Who waits then waits in the place of another call."""
+        try:
+            self._start_thread()
+        except RuntimeError as error:
+            _log.warning("nobody stands in for a call that waits", pool=self.name, cause=str(error))
+            return False
+        return True
 
     def _start_thread(self) -> None:
+        """Raises RuntimeError where the machine has none."""
         with self._lock:
             self._alive += 1
             number = self._alive
-        threading.Thread(target=self._work, name=f"purser-{self.name}-{number}", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name=f"purser-{self.name}-{number}", daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                self._alive -= 1
+            raise
 
     def _work(self) -> None:
         _here.pool = self

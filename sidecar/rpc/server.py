@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from purser.v1 import entitlement_service_pb2 as api
-from sidecar.deciding.errors import Draining, Overloaded
+from sidecar.deciding.errors import Draining
 from sidecar.rpc import validate
 from sidecar.rpc.fast import FastChecks
 from sidecar.rpc.fast_consume import FastConsumes
@@ -20,6 +20,7 @@ from sidecar.rpc.pools import Pool, Pools
 from sidecar.rpc.service import EntitlementService
 from sidecar.rpc.status import UNFORESEEN, row_for, status_of
 from sidecar.runtime.listening import listening
+from sidecar.runtime.trouble import Overloaded
 
 SERVICE: Final = "purser.v1.EntitlementService"
 RECEIVE_MAX_BYTES: Final = 4 * validate.MESSAGE_MAX_BYTES

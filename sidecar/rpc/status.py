@@ -14,7 +14,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from sidecar.deciding import errors
-from sidecar.runtime.trouble import ERROR_DOMAIN, NotWritten, OutcomeUnknown
+from sidecar.runtime.trouble import ERROR_DOMAIN, NotWritten, OutcomeUnknown, Overloaded
 
 TEXT_MAX_BYTES: Final = 600
 VIOLATIONS_MAX_BYTES: Final = 2_400
@@ -85,7 +85,7 @@ TABLE: Final[dict[type[Exception], Row]] = {
     errors.ReservationUnknown: Row(code_pb2.NOT_FOUND, "RESERVATION_UNKNOWN", _nothing),
     NotWritten: Row(code_pb2.RESOURCE_EXHAUSTED, "NOT_WRITTEN", _when_the_disk_may_be_back),
     OutcomeUnknown: Row(code_pb2.UNAVAILABLE, "OUTCOME_UNKNOWN", _retry_after_seconds(1)),
-    errors.Overloaded: Row(code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", _retry_after_seconds(1)),
+    Overloaded: Row(code_pb2.RESOURCE_EXHAUSTED, "OVERLOADED", _retry_after_seconds(1)),
     errors.Draining: Row(code_pb2.UNAVAILABLE, "DRAINING", _retry_after_seconds(1)),
 }
 

@@ -1,4 +1,4 @@
-"""What can go wrong below the decisions, as facts: with the disk, and with the way to the control plane.
+"""What can go wrong below the decisions, as facts: with the disk, the way to the control plane, and too many calls.
 
 They stand here because neighbouring rooms, which do not know each other, must tell them apart.
 """
@@ -19,6 +19,15 @@ class NotWritten(Exception):
         self.cause = cause
         self.retry_after_seconds = retry_after_seconds
         super().__init__(cause)
+
+
+class Overloaded(Exception):
+    """More calls are in flight, or wait, than this sidecar takes on."""
+
+    def __init__(self, pool: str) -> None:
+        """`pool`: which calls."""
+        self.pool = pool
+        super().__init__(f"too many calls are in flight ({pool}); try again in a moment")
 
 
 class Resolution:

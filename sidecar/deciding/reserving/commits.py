@@ -48,7 +48,11 @@ class Commits:
                 self.book.hold(taken)
             self.desk.remember(after, entitlements)
 
-        write = Write(reservation=stored(after), leases=lease_changes(taken, held=True))
+        write = Write(
+            reservation=stored(after),
+            leases=lease_changes(taken, held=True),
+            is_remembered=self.desk.is_open(after.reservation_id),
+        )
         return isinstance(self._commit(write, applied, spent), Written)
 
     def end(
@@ -73,6 +77,7 @@ class Commits:
             key=None if event is None else event.key,
             reservation=stored(ended),
             leases=lease_changes_at_end(before.holds, paid, taken),
+            is_remembered=self.desk.is_open(before.reservation_id),
         )
         result = self._commit(write, applied, spent)
         if isinstance(result, Written) and spent is not None:

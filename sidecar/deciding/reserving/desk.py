@@ -83,6 +83,10 @@ class Desk:
         row = self._outbox.reservation(reservation_id)
         return None if row is None else decode(row.state, row.version)
 
+    def is_open(self, reservation_id: str) -> bool:
+        """Is it remembered as open, whatever became of the disk meanwhile?"""
+        return reservation_id in self._open
+
     def decided_by(self, reservation_id: str) -> Entitlements | None:
         """The entitlements that it was decided by. None: it is not open, or was before a restart."""
         found = self._open.get(reservation_id)

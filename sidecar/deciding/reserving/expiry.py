@@ -42,4 +42,7 @@ class Expiry:
                 _log.warning(
                     "a reservation could not be ended yet", reservation_id=reservation_id, cause=str(error)
                 )
+            except Exception:  # noqa: BLE001
+                # One that can not be ended must not keep those behind it.
+                _log.exception("a reservation could not be ended", reservation_id=reservation_id)
         return ended

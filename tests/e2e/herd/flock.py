@@ -20,12 +20,11 @@ from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from sidecar.app import Sidecar, machine
 from sidecar.config import Settings, settings_from
-from sidecar.deciding.errors import Overloaded
 from sidecar.edge import Inside
 from sidecar.engine.decision import ViewSource
 from sidecar.rpc.service import EntitlementService
 from sidecar.runtime.logs import set_up_logs
-from sidecar.runtime.trouble import NotWritten
+from sidecar.runtime.trouble import NotWritten, Overloaded
 from tests.e2e.herd.names import customer_of
 from tests.servers.crowd import NoEdge, own_channel
 

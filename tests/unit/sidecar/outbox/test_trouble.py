@@ -4,6 +4,7 @@ import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.outbox.writer import PROBE_SECONDS, Pending
 from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
+from sidecar.runtime.trouble import Overloaded
 from tests.e2e.fleet import eventually
 from tests.unit.sidecar.outbox.faults import Faults, error
 
@@ -50,6 +52,7 @@ def make(tmp_path: Path, faults: Faults) -> Iterator[Make]:
         *,
         min_free_bytes: int = 0,
         clock: ManualClock | None = None,
+        blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> SqliteOutbox:
         outbox = SqliteOutbox(
             tmp_path / "outbox.sqlite3",
@@ -60,6 +63,7 @@ def make(tmp_path: Path, faults: Faults) -> Iterator[Make]:
             metrics=Metrics(CollectorRegistry()),
             connect=faults.connect,
             min_free_bytes=min_free_bytes,
+            blocking=blocking,
             is_threaded=False,
         )
         made.append(outbox)
@@ -537,6 +541,19 @@ def test_the_writer_outlives_what_nobody_foresaw(tmp_path: Path, faults: Faults)
     finally:
         faults.heal()
         outbox.close()
+
+
+def test_remote_says_so_where_too_many_wait_for_the_control_plane(make: Make) -> None:
+    """A call that no other can stand in for is not made to wait: its outcome is unknown, and it stands."""
+
+    def crowded() -> AbstractContextManager[None]:
+        raise Overloaded("writes")
+
+    outbox = make(Durability.REMOTE, blocking=crowded)
+    with pytest.raises(OutcomeUnknown, match="too many calls") as caught:
+        outbox.commit(use("a"))
+    assert caught.value.resolution.applied is True
+    assert keys(outbox) == ["a"]
 
 
 def test_a_store_that_is_well_again_takes_writes_while_it_is_being_drained(

@@ -7,8 +7,8 @@ from queue import SimpleQueue
 
 import pytest
 
-from sidecar.deciding.errors import Overloaded
 from sidecar.rpc.pools import Pool, blocking
+from sidecar.runtime.trouble import Overloaded
 
 
 def test_a_pool_is_full_at_its_bound_and_not_before() -> None:
@@ -117,3 +117,22 @@ def test_a_call_that_fails_does_not_cost_a_thread() -> None:
     pool.submit(answered.set)
     assert answered.wait(10)
     pool.shutdown()
+
+
+def test_where_no_thread_can_be_had_who_waits_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine at its limit of threads: nobody stands in, the call goes on, and afterwards nobody is waiting."""
+    pool = Pool("test", threads=1, bound=10, waiting_max=1)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", _no_more_threads)
+        for _ in range(3):
+            with pool.blocking():
+                pass
+    answered = threading.Event()
+    with pool.blocking():
+        pool.submit(answered.set)
+        assert answered.wait(10)
+    pool.shutdown()
+
+
+def _no_more_threads(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
