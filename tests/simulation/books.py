@@ -26,8 +26,11 @@ async def check_books(plane: Plane, oracle: Oracle, watch: Watch, offers: Offers
         letters = (await uow.connection.execute(select(dead_letters))).all()
         known = (await uow.connection.execute(select(balances))).all()
         seats = (await uow.connection.execute(select(gauge_holders))).all()
+        charged = await _charged(uow)
     oracle.violations += [one for letter in letters if (one := _dead(letter, oracle))]
-    oracle.check_books(_booked(rows, oracle), at)
+    booked = _booked(rows, oracle)
+    oracle.check_books(booked, at)
+    oracle.violations += _mischarged(booked, charged)
     oracle.check_rate("pace", RATE, RATE / RATE_SECONDS * 1.02)
     names = {row.id: (row.customer_id, row.name, 10**row.scale) for row in known}
     if not oracle.is_restored:
@@ -63,6 +66,37 @@ def _booked(rows: Iterable[Any], oracle: Oracle) -> dict[str, tuple[str, int]]:
 
 def _amount(row: Any) -> int:
     return 1 if CUSTOMERS[row.customer_id].counts else int(row.measures.get("points", "0"))
+
+
+async def _charged(uow: UnitOfWork) -> dict[tuple[str, str], int]:
+    """By customer and balance: what was spent of it, and what went beyond it."""
+    spent = func.coalesce(func.sum(grants.c.spent), 0)
+    query = (
+        select(
+            balances.c.customer_id,
+            balances.c.name,
+            balances.c.scale,
+            balances.c.overage,
+            spent.label("spent"),
+        )
+        .join_from(balances, grants, isouter=True)
+        .where(balances.c.kind.in_(["wallet", "allowance", "budget"]))
+        .group_by(balances.c.id)
+    )
+    rows = (await uow.connection.execute(query)).all()
+    return {(row.customer_id, row.name): int(row.spent + row.overage) // 10**row.scale for row in rows}
+
+
+def _mischarged(booked: dict[str, tuple[str, int]], charged: dict[tuple[str, str], int]) -> Iterator[str]:
+    """Each event that is booked is charged to every balance of its customer, once, with what it says: no less, and no
+    more.
+    """
+    used: defaultdict[str, int] = defaultdict(int)
+    for customer_id, amount in booked.values():
+        used[customer_id] += amount
+    for (customer_id, name), amount in charged.items():
+        if amount != used[customer_id]:
+            yield f"mischarged: {amount} of {name} of {customer_id}, and {used[customer_id]} was used"
 
 
 def _demands(uids: Iterable[str], watch: Watch) -> dict[str, list[tuple[GrantedLease, int]]]:
@@ -135,11 +169,30 @@ async def check_kept(uow: UnitOfWork, oracle: Oracle, at: float) -> None:
         oracle.check_kept(row.customer_id, row.name, int(row.kept) // 10**row.scale, at)
 
 
-async def stranded(plane: Plane, oracle: Oracle) -> list[str]:
-    """What nobody can spend, and nobody has been held to account for; and what idle sidecars keep."""
+async def stranded(plane: Plane, oracle: Oracle, at: float) -> list[str]:
+    """What nobody can spend, and nobody has been held to account for; and what idle sidecars keep beyond what open
+    reservations hold.
+    """
     async with plane.alive[0].database.read() as uow:
-        query = select(leases).where(leases.c.state.in_(["open", "quarantined"]) & (leases.c.unsettled > 0))
+        query = (
+            select(balances.c.customer_id, balances.c.name, balances.c.scale, leases.c.unsettled)
+            .join_from(leases, balances, leases.c.balance_id == balances.c.id)
+            .where(leases.c.state.in_(["open", "quarantined"]) & (leases.c.unsettled > 0))
+        )
         rows = (await uow.connection.execute(query)).all()
-    if any(held.is_open for held in oracle.holds.values()):
-        return []
-    return [f"{row.unsettled} of {row.id} is {row.state}" for row in rows]
+    found: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for row in rows:
+        found[row.customer_id, row.name] += int(row.unsettled) // 10**row.scale
+    return [
+        f"stranded: {amount} of {name} of {customer_id} is out, and {most} may be held"
+        for (customer_id, name), amount in found.items()
+        if amount > (most := oracle.may_be_held(customer_id, at))
+    ]
+
+
+async def presumed(plane: Plane) -> list[str]:
+    """What was booked as spent because nobody said what became of it."""
+    async with plane.alive[0].database.read() as uow:
+        query = select(grants.c.customer_id, grants.c.presumed).where(grants.c.presumed > 0)
+        rows = (await uow.connection.execute(query)).all()
+    return [f"presumed: {row.presumed} of {row.customer_id}, and nobody has lost anything" for row in rows]

@@ -10,7 +10,7 @@ from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from tests.simulation.network import RpcError
 from tests.simulation.node import Node
-from tests.simulation.oracle import Held, Told, Use
+from tests.simulation.oracle import Held, Oracle, Told, Use
 from tests.simulation.stage import Stage
 from tests.simulation.story import CUSTOMERS, Act
 
@@ -98,7 +98,7 @@ class Callers:
 
         def heard(answer: bytes | RpcError) -> None:
             if isinstance(answer, RpcError):
-                ended(*_meaning(answer))
+                ended(*_meaning(answer, self._oracle))
             elif use.is_fact:
                 result = api.ReportUsageResponse.FromString(answer).results[0]
                 ended(Told.ACCEPTED if result.status in {1, 2} else Told.REFUSED, result.message)
@@ -128,6 +128,8 @@ class Callers:
                 decision = api.CheckAccessResponse.FromString(answer).decision
                 self._stage.say(f"check of {customer_id} at {node.name}: {decision.reason}")
                 self._decided(customer_id, asked_at, decision)
+            else:
+                self._stage.say(f"check of {customer_id} at {node.name}: {_meaning(answer, self._oracle)[1]}")
 
         request = api.CheckAccessRequest(customer_id=customer_id, feature=CUSTOMERS[customer_id].feature)
         node.call("CheckAccess", request, TIMEOUT, heard)
@@ -154,7 +156,7 @@ class Callers:
 
         def heard(answer: bytes | RpcError) -> None:
             if isinstance(answer, RpcError):
-                self._stage.say(f"{key} at {node.name}: not reserved: {answer}")
+                self._stage.say(f"{key} at {node.name}: not reserved: {_meaning(answer, self._oracle)[1]}")
                 return
             response = api.ReserveUsageResponse.FromString(answer)
             self._stage.say(f"{key} at {node.name}: reserved {response.decision.allowed}")
@@ -237,7 +239,9 @@ class Stream:
         held.is_ending |= final
 
         def heard(answer: bytes | RpcError) -> None:
-            told, why = _meaning(answer) if isinstance(answer, RpcError) else (Told.ACCEPTED, "")
+            told, why = (
+                _meaning(answer, self._oracle) if isinstance(answer, RpcError) else (Told.ACCEPTED, "")
+            )
             if isinstance(answer, bytes):
                 response = api.SettleReservationResponse.FromString(answer)
                 if not response.reservation.state:
@@ -261,7 +265,9 @@ class Stream:
         held.is_ending = True
 
         def heard(answer: bytes | RpcError) -> None:
-            told, why = _meaning(answer) if isinstance(answer, RpcError) else (Told.ACCEPTED, "")
+            told, why = (
+                _meaning(answer, self._oracle) if isinstance(answer, RpcError) else (Told.ACCEPTED, "")
+            )
             self._say(f"release: {told.value} {why}")
             if isinstance(answer, RpcError) and answer.code() is grpc.StatusCode.NOT_FOUND:
                 self._oracle.hold_is_unknown(held, self._node.name)
@@ -277,7 +283,7 @@ class Stream:
         held = self._held
 
         def heard(answer: bytes | RpcError) -> None:
-            self._say("extended" if isinstance(answer, bytes) else str(answer))
+            self._say("extended" if isinstance(answer, bytes) else _meaning(answer, self._oracle)[1])
             if isinstance(answer, bytes):
                 decision = api.ExtendReservationResponse.FromString(answer).decision
                 if decision.allowed and self._stage.now() < held.ends_at and not held.is_ending:
@@ -305,7 +311,19 @@ def _event(use: Use) -> usage.UsageEvent:
     return event
 
 
-def _meaning(error: RpcError) -> tuple[Told, str]:
+_BLAMED: Final = {
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
+"""What nobody deserves who asks for what there is, and repeats what he asked."""
+
+
+def _meaning(error: RpcError, oracle: Oracle) -> tuple[Told, str]:
     """What a status says about whether something was written."""
+    if error.code() in _BLAMED:
+        oracle.violations.append(f"blamed: {error}")
     unknown = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL}
     return (Told.UNKNOWN if error.code() in unknown else Told.FAILED), str(error)

@@ -113,10 +113,12 @@ class Node:
         weather: Weather,
         *,
         durability: Durability,
+        customers_max: int,
     ) -> None:
         self.name = name
         self.disk = disk
         self.durability = durability
+        self._customers_max = customers_max
         self.boots = 0
         """How often its machine was started again."""
         self.processes: list[Process] = []
@@ -160,7 +162,7 @@ class Node:
         )
         settings = Settings(
             data=self.disk.folder, name=self.name, durability=self.durability, drain_seconds=3
-        )
+        ).model_copy(update={"customers_max": self._customers_max})  # less than anybody may set it to
 
         def run() -> None:
             try:

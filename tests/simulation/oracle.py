@@ -4,8 +4,12 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from purser.v1 import decision_pb2 as answers
+
+EXPIRY_SECONDS: Final = 10.0
+"""So long after its time a reservation may still be open: clocks drift, and its sidecar looks now and then."""
 
 
 class Told(StrEnum):
@@ -240,6 +244,16 @@ class Oracle:
                 held.is_forgotten |= is_unnoticed  # or what was settled of it since
                 held.is_doubtful |= is_doubtful
 
+    def may_be_held(self, customer_id: str, at: float) -> int:
+        """By reservations whose end was not heard of and whose time has not run out; a disk that went back may hold
+        again what had ended.
+        """
+        return sum(
+            held.amount
+            for held in self.holds.values()
+            if held.customer_id == customer_id and held.is_open and at < held.ends_at + EXPIRY_SECONDS
+        )
+
     # At the end
 
     def check_books(self, booked: dict[str, tuple[str, int]], at: float) -> None:
@@ -264,7 +278,7 @@ class Oracle:
         self.violations += [f"invented: nobody asked for {key}" for key in left]
 
     def _check_hold(self, held: Held, total: int, at: float) -> None:
-        is_booked = at > held.ends_at + 10.0 or not held.is_open
+        is_booked = at > held.ends_at + EXPIRY_SECONDS or not held.is_open
         # Forgotten by a spoiled disk, what was settled late is settled once more, as unknown, under another key.
         most = (held.asked or 0) + (held.settled if held.is_set_back else 0)
         least = held.settled if is_booked and not held.is_set_back else 0

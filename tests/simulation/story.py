@@ -138,6 +138,13 @@ class Story:
     acts: tuple[Act, ...]
     commit_seconds: float = 0.0
     """The longest that the control plane's database takes for a transaction: meanwhile the next ones wait."""
+    customers_max: int = len(CUSTOMERS)
+    """How many a sidecar has room for; those that it owes nothing make room for others."""
+
+    @property
+    def loses(self) -> bool:
+        """May a disk forget what its sidecar knew?"""
+        return any(act.what in _LOSING for act in self.acts)
 
     @property
     def hurts_sidecars(self) -> bool:
@@ -149,6 +156,8 @@ _OF_SIDECARS: Final = {
     "kill", "crash_soon", "stop", "pause", "refuse", "silence", "disk_full", "disk_fails", "put_back", "vanish",
     "reboot", "rot",
 }  # fmt: skip
+
+_LOSING: Final = {"put_back", "vanish", "reboot", "rot"}
 
 FAULTS: Final = (
     "kill", "crash_soon", "stop", "pause", "refuse", "silence", "set_wall",

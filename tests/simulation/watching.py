@@ -21,11 +21,13 @@ from sidecar.view.pulse import Pulse
 from tests.simulation.network import Wire
 from tests.simulation.oracle import Oracle
 from tests.simulation.plane import BASE
-from tests.simulation.story import CUSTOMERS, MAX_STALENESS
+from tests.simulation.story import CUSTOMERS, MAX_STALENESS, PLANE
 from tests.simulation.threads import Hub, Process
 
 STALEST: Final = MAX_STALENESS * (1 + DRIFT)
 """So long a sidecar may finish its leases that hears nothing, in true seconds."""
+TURN_SECONDS: Final = 0.5
+"""Whoever saw that the control plane was away may act on it for so long after it came back."""
 MOMENT: Final = 1e-5
 """Instants are rounded to microseconds on their way."""
 
@@ -39,6 +41,8 @@ class GrantedLease:
     """When, in true seconds."""
     begins: float
     """Since when it may be spent: the next period's may be taken ahead."""
+    ends: float
+    """By the books, whatever its holder was told."""
 
 
 class Watch:
@@ -51,6 +55,8 @@ class Watch:
         self._grants_end: dict[str, float] = {}
         self._heard: dict[Process | None, float] = {}
         """When each process of a sidecar last had a heartbeat."""
+        self._connected: dict[Process | None, float] = {}
+        """Since when each has a feed; not there: it has none."""
         self.leases: dict[str, GrantedLease] = {}
         self.charges: dict[str, list[tuple[str, int]]] = {}
         """By the uid of a record: from which leases it took how much, as it was sent."""
@@ -58,7 +64,8 @@ class Watch:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Inside the block."""
-        install, take, serve, beat = LeaseBook.install, LeaseBook.take, Wire._serve, Pulse.beat
+        install, take, serve = LeaseBook.install, LeaseBook.take, Wire._serve
+        beat, connect = Pulse.beat, Pulse.connected
 
         def installed(book: LeaseBook, ref: Any, lease: session.Lease, **times: Any) -> Any:
             self._ends[lease.lease_id] = (lease.ends_at.ToDatetime(UTC) - BASE).total_seconds()
@@ -78,6 +85,13 @@ class Watch:
             self._heard[self._process] = self._hub.time()
             beat(pulse, one)
 
+        def connected(pulse: Pulse, is_connected: bool) -> None:
+            if is_connected:
+                self._connected.setdefault(self._process, self._hub.time())
+            else:
+                self._connected.pop(self._process, None)
+            connect(pulse, is_connected)
+
         async def inserted(uow: Any, made: Any) -> None:
             await insert_leases(uow, made)
             for lease in made:
@@ -94,6 +108,7 @@ class Watch:
             mock.patch.object(acquire, "insert_leases", inserted),
             mock.patch.object(Wire, "_serve", served),
             mock.patch.object(Pulse, "beat", heard),
+            mock.patch.object(Pulse, "connected", connected),
         ):
             yield
 
@@ -111,9 +126,14 @@ class Watch:
             self._oracle.violations.append(
                 f"spent of lease {lease_id} {lease.begins - now:.3f} s before it begins"
             )
-        late = now - self._ends[lease_id]
+        late = now - (self._ends[lease_id] if lease is None else lease.ends + MOMENT)
         if late > 0 and not is_finishing:
             self._oracle.violations.append(f"spent of lease {lease_id} {late:.3f} s after its end")
+        connected = now - self._connected.get(self._process, inf)
+        if late > 0 and connected > TURN_SECONDS:
+            self._oracle.violations.append(
+                f"finished lease {lease_id}, and the control plane had been there for {connected:.3f} s"
+            )
         unheard = now - self._heard.get(self._process, -inf)
         if late > 0 and unheard > STALEST:
             self._oracle.violations.append(
@@ -129,8 +149,10 @@ class Watch:
         state = (await uow.connection.execute(select(sessions.c.state).where(theirs))).scalar_one()
         if state != "open":
             self._oracle.violations.append(f"{lease.id} was granted to an incarnation that is {state}")
-        begins = (lease.begins_at - BASE).total_seconds()
-        self.leases[lease.id] = GrantedLease(lease.balance_id, self._hub.time(), begins)
+        begins, ends = ((at - BASE).total_seconds() for at in (lease.begins_at, lease.ends_at))
+        if ends > begins + PLANE.lease_ttl.total_seconds() + MOMENT:
+            self._oracle.violations.append(f"{lease.id} is to last for {ends - begins:.3f} s")
+        self.leases[lease.id] = GrantedLease(lease.balance_id, self._hub.time(), begins, ends)
 
     def _sent(self, batch: sync_usage.ReportBatchRequest) -> None:
         for record in batch.records:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from control_plane.ledger.audit import audit, oversold
-from tests.simulation.books import check_books, check_kept, stranded
+from tests.simulation.books import check_books, check_kept, presumed, stranded
 from tests.simulation.callers import Callers
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
@@ -60,7 +60,14 @@ class World:
         random = Random(f"{told.seed} node {number}")
         servers = lambda: self.plane.alive  # noqa: E731 read each time
         return Node(
-            self.hub, random, name, disk, servers, self.stage.weather, durability=told.durabilities[number]
+            self.hub,
+            random,
+            name,
+            disk,
+            servers,
+            self.stage.weather,
+            durability=told.durabilities[number],
+            customers_max=told.customers_max,
         )
 
     # The history
@@ -126,7 +133,7 @@ class World:
     async def _is_at_rest(self) -> bool:
         generation = self.plane.generation()
         return all(node.knows(generation) and not node.unsent for node in self.stage.nodes) and not (
-            await stranded(self.plane, self.oracle)
+            await stranded(self.plane, self.oracle, self.hub.time())
         )
 
     # Checking
@@ -153,7 +160,9 @@ class World:
                 self.oracle.violations.append(f"{node.name} has not opened a session of {generation}")
             elif node.unsent:
                 self.oracle.violations.append(f"{node.name} has {node.unsent} records that were not sent")
-        self.oracle.violations += await stranded(self.plane, self.oracle)
+        self.oracle.violations += await stranded(self.plane, self.oracle, self.hub.time())
+        if not self.plane.restores and not self.stage.story.loses:
+            self.oracle.violations += await presumed(self.plane)
         await self._look_at_the_books()
         await check_books(self.plane, self.oracle, self.watch, self.offers, self.hub.time())
 

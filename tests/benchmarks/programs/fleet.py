@@ -77,14 +77,19 @@ def _sidecar(control_plane: str, folder: Path, customer_id: str) -> Iterator[Sid
     sidecar.stop(drain=False)
 
 
-def _aboard(orders: Connection, control_plane: str, folder: Path, customer_id: str) -> None:
-    """One process of the fleet. Ends with its parent, which holds the other end of `orders`."""
+def _aboard(
+    orders: Connection, parents: Connection, control_plane: str, folder: Path, customer_id: str
+) -> None:
+    """One process of the fleet. Ends with its parent, which alone holds the other end of `orders`: the one that was
+    started last goes first, and lets go of those of the others that it was born with.
+    """
+    parents.close()
     set_up_logs(level="ERROR", service=customer_id)
     with _sidecar(control_plane, folder, customer_id) as sidecar:
         client = Client(sidecar.grpc_address, customer_id)
         client.ask().result()
         orders.send(None)
-        while (order := orders.recv()) is not None:
+        while (order := _next(orders)) is not None:
             revision, level = order
             began = time.process_time()
             asked = client.ask(revision)
@@ -96,6 +101,15 @@ def _aboard(orders: Connection, control_plane: str, folder: Path, customer_id: s
             orders.send((answered_at, (time.process_time() - began) * 1000))
 
 
+def _next(orders: Connection) -> tuple[int, int] | None:
+    """Revision and level; None: the parent has ended."""
+    try:
+        found: tuple[int, int] = orders.recv()
+    except EOFError:
+        return None
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--control-plane", required=True)
@@ -105,7 +119,7 @@ def main() -> None:
     fleet: list[Connection] = []
     for name in options.customers.split(","):
         ours, theirs = _FORK.Pipe()
-        _FORK.Process(target=_aboard, args=(theirs, options.control_plane, options.data, name)).start()
+        _FORK.Process(target=_aboard, args=(theirs, ours, options.control_plane, options.data, name)).start()
         theirs.close()
         fleet.append(ours)
         ours.recv()  # one after another: on one core they would only wait for each other
@@ -119,8 +133,8 @@ def main() -> None:
         print(json.dumps({"armed": revision}), flush=True)
         answered_at, cpu_ms = zip(*(orders.recv() for orders in fleet), strict=True)
         print(json.dumps({"revision": revision, "answered_at": answered_at, "cpu_ms": cpu_ms}), flush=True)
-    for orders in fleet:
-        orders.send(None)
+    for orders in reversed(fleet):
+        orders.close()
 
 
 if __name__ == "__main__":
