@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, select
 
@@ -14,13 +14,18 @@ from purser.sync.v1 import usage_pb2 as sync_usage
 from tests.simulation.matching import Demand, uncovered
 from tests.simulation.offers import Offers
 from tests.simulation.oracle import Oracle
-from tests.simulation.plane import HOUR_ENDS, Plane
+from tests.simulation.plane import BASE, HOUR_ENDS, Plane
 from tests.simulation.story import BUDGET, CUSTOMERS, RATE, RATE_SECONDS, SOFT_CAP
 from tests.simulation.watching import GrantedLease, Watch
 
+CLOCK_SECONDS: Final = 3.0
+"""So much a sidecar may be wrong about the time, which it hears through a slow network."""
 
-async def check_books(plane: Plane, oracle: Oracle, watch: Watch, offers: Offers, at: float) -> None:
-    """Everything that the books must say."""
+
+async def check_books(
+    plane: Plane, oracle: Oracle, watch: Watch, offers: Offers, at: float, *, is_wall_set: bool
+) -> None:
+    """Everything that the books must say. `is_wall_set`: clocks were."""
     async with plane.alive[0].database.read() as uow:
         rows = (await uow.connection.execute(select(events))).all()
         letters = (await uow.connection.execute(select(dead_letters))).all()
@@ -31,6 +36,8 @@ async def check_books(plane: Plane, oracle: Oracle, watch: Watch, offers: Offers
     booked = _booked(rows, oracle)
     oracle.check_books(booked, at)
     oracle.violations += _mischarged(booked, charged)
+    if not is_wall_set:
+        oracle.violations += _misdated(rows, oracle)
     oracle.check_rate("pace", RATE, RATE / RATE_SECONDS * 1.02)
     names = {row.id: (row.customer_id, row.name, 10**row.scale) for row in known}
     if not oracle.is_restored:
@@ -66,6 +73,17 @@ def _booked(rows: Iterable[Any], oracle: Oracle) -> dict[str, tuple[str, int]]:
 
 def _amount(row: Any) -> int:
     return 1 if CUSTOMERS[row.customer_id].counts else int(row.measures.get("points", "0"))
+
+
+def _misdated(rows: Iterable[Any], oracle: Oracle) -> Iterator[str]:
+    """An event that says no instant has that of its call, as well as its sidecar knows the time."""
+    for row in rows:
+        use = oracle.uses.get(row.idempotency_key)
+        if use is None or use.key in oracle.holds or not use.told:
+            continue
+        at = (row.occurred_at - BASE).total_seconds()
+        if not use.asked_at - CLOCK_SECONDS <= at <= use.told[-1][0] + CLOCK_SECONDS:
+            yield f"misdated: {use.key} of {use.asked_at:.3f} has occurred at {at:.3f}"
 
 
 async def _charged(uow: UnitOfWork) -> dict[tuple[str, str], int]:

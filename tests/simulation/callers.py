@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import grpc
 
+from purser.v1 import decision_pb2 as answers
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from tests.simulation.network import RpcError
@@ -107,6 +108,9 @@ class Callers:
                 if consumed.status != api.USAGE_STATUS_DUPLICATE:
                     self._decided(use.customer_id, asked_at, consumed.decision)
                 why = consumed.decision.message or str(consumed.decision.reason)
+                is_final = not consumed.decision.HasField("retry_after")
+                if consumed.decision.reason == answers.REASON_LIMIT_REACHED and is_final:
+                    self._out_of_calls(use)
                 ended(Told.ACCEPTED if consumed.status in {1, 2} else Told.REFUSED, why)
 
         self._stage.later(TIMEOUT + 0.5, ended, Told.UNKNOWN, "no answer in time")
@@ -116,6 +120,11 @@ class Callers:
             feature = CUSTOMERS[use.customer_id].feature if use.seat else ""
             request = api.ConsumeUsageRequest(event=_event(use), feature=feature)
             node.call("ConsumeUsage", request, TIMEOUT, heard)
+
+    def _out_of_calls(self, use: Use) -> None:
+        """Where nothing goes wrong, nobody is told so while there are calls left."""
+        if use.customer_id == "ring" and self._stage.story.is_calm:
+            self._oracle.check_refused(use)
 
     def check(self, act: Act) -> None:
         """A question."""

@@ -140,6 +140,20 @@ class Oracle:
                 f"oversold: {customer_id} has {spent} decided and {held} held, of {self.given[customer_id]}"
             )
 
+    def check_refused(self, use: Use) -> None:
+        """Somebody is told that nothing is left: others have got it all, or may yet get it."""
+        others = sum(
+            other.amount
+            for other in self.uses.values()
+            if other is not use
+            and other.customer_id == use.customer_id
+            and (not other.told or other.may_be_booked)
+        )
+        if others + use.amount <= self.given[use.customer_id]:
+            self.violations.append(
+                f"refused: {use.key}, when {others} of {self.given[use.customer_id]} were asked for by others"
+            )
+
     def check_kept(self, customer_id: str, balance: str, kept: int, at: float) -> None:
         """Nor more than the books `kept` for leases: what is free again there can be given to somebody else, whether
         anybody asks for it in this history or not.

@@ -142,6 +142,14 @@ class Story:
     """How many a sidecar has room for; those that it owes nothing make room for others."""
 
     @property
+    def is_calm(self) -> bool:
+        """Does nothing go wrong, and does nobody change what is offered? Then nobody has a reason to wait for long."""
+        is_fair = (
+            not self.weather.loss and self.weather.longest_delay <= CALM_DELAY and not self.commit_seconds
+        )
+        return is_fair and all(act.what in VERBS for act in self.acts)
+
+    @property
     def loses(self) -> bool:
         """May a disk forget what its sidecar knew?"""
         return any(act.what in _LOSING for act in self.acts)
@@ -157,6 +165,7 @@ _OF_SIDECARS: Final = {
     "reboot", "rot",
 }  # fmt: skip
 
+CALM_DELAY: Final = 0.05
 _LOSING: Final = {"put_back", "vanish", "reboot", "rot"}
 
 FAULTS: Final = (
@@ -212,7 +221,10 @@ def story(seed: int, kinds: Sequence[str] = ()) -> Story:
             acts.append(Act(max(0.7, at - random.uniform(0.2, 6.0)), _BEFORE[what], node))
     acts.sort(key=lambda act: act.at)
     commit_seconds = Random(f"{seed} commits").choice([0.02, 0.1, 0.4]) if seed % 4 == 0 else 0.0
-    return Story(seed, durabilities, replicas, weather, _grants(random), tuple(acts), commit_seconds)
+    customers_max = Random(f"{seed} room").choice([1, 2, 3]) if seed % 4 == 1 else len(CUSTOMERS)
+    return Story(
+        seed, durabilities, replicas, weather, _grants(random), tuple(acts), commit_seconds, customers_max
+    )
 
 
 def _uses(random: Random, sidecars: int) -> list[Act]:

@@ -15,8 +15,10 @@ from control_plane.leases.rows import insert_leases
 from control_plane.leases.tables import sessions
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync_usage
+from sidecar.engine.values import BalanceRef
 from sidecar.leases.book import LeaseBook
 from sidecar.leases.held import DRIFT
+from sidecar.leases.obeying import Obeying
 from sidecar.view.pulse import Pulse
 from tests.simulation.network import Wire
 from tests.simulation.oracle import Oracle
@@ -43,6 +45,7 @@ class GrantedLease:
     """Since when it may be spent: the next period's may be taken ahead."""
     ends: float
     """By the books, whatever its holder was told."""
+    revision: int
 
 
 class Watch:
@@ -57,6 +60,8 @@ class Watch:
         """When each process of a sidecar last had a heartbeat."""
         self._connected: dict[Process | None, float] = {}
         """Since when each has a feed; not there: it has none."""
+        self._cut: dict[tuple[Process | None, BalanceRef], int] = {}
+        """Up to which revision each process has said that it gave its leases back."""
         self.leases: dict[str, GrantedLease] = {}
         self.charges: dict[str, list[tuple[str, int]]] = {}
         """By the uid of a record: from which leases it took how much, as it was sent."""
@@ -65,7 +70,7 @@ class Watch:
     def on(self) -> Iterator[None]:
         """Inside the block."""
         install, take, serve = LeaseBook.install, LeaseBook.take, Wire._serve
-        beat, connect = Pulse.beat, Pulse.connected
+        beat, connect, obey = Pulse.beat, Pulse.connected, Obeying._obey
 
         def installed(book: LeaseBook, ref: Any, lease: session.Lease, **times: Any) -> Any:
             self._ends[lease.lease_id] = (lease.ends_at.ToDatetime(UTC) - BASE).total_seconds()
@@ -79,6 +84,7 @@ class Watch:
                 if not one.is_rate:
                     may_finish = finish_until is not None and CUSTOMERS[one.ref.customer_id].finishes
                     self._spent(one.lease_id, is_finishing=may_finish)
+                    self._spent_of_cut(one.ref, one.lease_id)
             return found
 
         def heard(pulse: Pulse, one: Any) -> None:
@@ -91,6 +97,13 @@ class Watch:
             else:
                 self._connected.pop(self._process, None)
             connect(pulse, is_connected)
+
+        def obeyed(obeying: Obeying, pending: Any, now: float) -> bool:
+            found = obey(obeying, pending, now)
+            if not pending.recall.idle_only:
+                which = self._process, pending.ref
+                self._cut[which] = max(self._cut.get(which, 0), pending.recall.revision)
+            return found
 
         async def inserted(uow: Any, made: Any) -> None:
             await insert_leases(uow, made)
@@ -109,6 +122,7 @@ class Watch:
             mock.patch.object(Wire, "_serve", served),
             mock.patch.object(Pulse, "beat", heard),
             mock.patch.object(Pulse, "connected", connected),
+            mock.patch.object(Obeying, "_obey", obeyed),
         ):
             yield
 
@@ -143,6 +157,12 @@ class Watch:
         if late > 0:
             self._oracle.violations.append(f"spent of a grant {late:.3f} s after its end, by {lease_id}")
 
+    def _spent_of_cut(self, ref: BalanceRef, lease_id: str) -> None:
+        """Nor of a lease of before a limit was lowered, once its holder has said that it gave it back."""
+        lease, revision = self.leases.get(lease_id), self._cut.get((self._process, ref), 0)
+        if lease is not None and lease.revision < revision:
+            self._oracle.violations.append(f"spent of lease {lease_id}, which was given back for {revision}")
+
     async def _granted(self, uow: Any, lease: Any) -> None:
         """None is granted to who is not the newest of its kind."""
         theirs = sessions.c.incarnation_id == lease.incarnation_id
@@ -152,7 +172,7 @@ class Watch:
         begins, ends = ((at - BASE).total_seconds() for at in (lease.begins_at, lease.ends_at))
         if ends > begins + PLANE.lease_ttl.total_seconds() + MOMENT:
             self._oracle.violations.append(f"{lease.id} is to last for {ends - begins:.3f} s")
-        self.leases[lease.id] = GrantedLease(lease.balance_id, self._hub.time(), begins, ends)
+        self.leases[lease.id] = GrantedLease(lease.balance_id, self._hub.time(), begins, ends, lease.revision)
 
     def _sent(self, batch: sync_usage.ReportBatchRequest) -> None:
         for record in batch.records:

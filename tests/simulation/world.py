@@ -164,7 +164,9 @@ class World:
         if not self.plane.restores and not self.stage.story.loses:
             self.oracle.violations += await presumed(self.plane)
         await self._look_at_the_books()
-        await check_books(self.plane, self.oracle, self.watch, self.offers, self.hub.time())
+        is_wall_set = any(act.what == "set_wall" for act in self.stage.story.acts)
+        now = self.hub.time()
+        await check_books(self.plane, self.oracle, self.watch, self.offers, now, is_wall_set=is_wall_set)
 
 
 def simulate(told: Story, folder: Path, template: Path, *, log: bool = False) -> Result:

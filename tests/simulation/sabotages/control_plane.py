@@ -7,7 +7,7 @@ from unittest import mock
 
 from sqlalchemy import delete
 
-from control_plane.leases import acquire, gauges, quarantine, replies, sessions
+from control_plane.leases import acquire, gauges, grant, quarantine, replies, sessions
 from control_plane.leases.grant import Granting
 from control_plane.leases.rates import Bucket
 from control_plane.leases.restored import Pause
@@ -17,6 +17,8 @@ from control_plane.leases.tables import holder_key, lease_requests
 from control_plane.ledger import limits
 from control_plane.ledger.rows import GrantRow
 from control_plane.usage import keys, report
+from control_plane.usage.appends import Appends
+from control_plane.usage.booking import _Booking
 from purser.sync.v1 import session_pb2 as session
 from tests.simulation.sabotages.registry import sabotage
 
@@ -240,4 +242,51 @@ def grants_are_leased_before_they_begin() -> Iterator[None]:
         return grant.ends_at is None or at < grant.ends_at
 
     with mock.patch.object(GrantRow, "active", active):
+        yield
+
+
+@sabotage()
+def facts_are_charged_twice() -> Iterator[None]:
+    """What was reported costs double."""
+    real = _Booking._fact
+
+    def fact(booking: _Booking, item: Any, entry: Any, uncovered: Any) -> None:
+        is_reported = uncovered.cause == "reported"
+        amount = uncovered.amount * 2 if is_reported else uncovered.amount
+        real(booking, item, entry, uncovered._replace(amount=amount))
+
+    with mock.patch.object(_Booking, "_fact", fact):
+        yield
+
+
+@sabotage("silence")
+def holders_are_told_later_ends() -> Iterator[None]:
+    """A lease ends for its holder long after it ended in the books."""
+    real = grant._leased
+
+    def leased(*args: Any, **rest: Any) -> session.Acquired:
+        acquired = real(*args, **rest)
+        for lease in acquired.leases:
+            if not lease.HasField("never_after"):
+                ttl = lease.ttl.ToTimedelta()
+                lease.ends_at.FromDatetime(lease.ends_at.ToDatetime() + ttl)
+                lease.ttl.FromTimedelta(ttl * 2)
+        return acquired
+
+    with mock.patch.object(grant, "_leased", leased):
+        yield
+
+
+@sabotage()
+def events_get_a_false_instant() -> Iterator[None]:
+    """The books say that it happened in another century."""
+    real = Appends.event
+
+    def event(appends: Appends, *args: Any, **rest: Any) -> Any:
+        entry = real(appends, *args, **rest)
+        one = appends._events[-1]
+        one["occurred_at"] = one["occurred_at"].replace(year=1999)
+        return entry
+
+    with mock.patch.object(Appends, "event", event):
         yield

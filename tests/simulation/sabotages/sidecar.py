@@ -8,13 +8,19 @@ from typing import Any
 from unittest import mock
 
 from purser.sync.v1 import session_pb2 as session
+from purser.sync.v1 import usage_pb2 as usage
 from sidecar.app import Sidecar, Surroundings
+from sidecar.deciding import spending
+from sidecar.deciding.consume import Consume
+from sidecar.deciding.reserving import ending
 from sidecar.deciding.reserving.commits import Commits
+from sidecar.deciding.reserving.desk import Desk
 from sidecar.deciding.spending import Till
 from sidecar.engine import resolve
 from sidecar.engine.subscribed import subscribed
 from sidecar.leases import held
 from sidecar.leases.keeper import Keeper
+from sidecar.leases.obeying import Obeying
 from sidecar.leases.requests import from_wire
 from sidecar.leases.returning import Returning
 from sidecar.outbox import keeping, salvage
@@ -295,4 +301,73 @@ def suspensions_are_ignored() -> Iterator[None]:
         return subscribed(replace(customer, suspended=False), *rest)
 
     with mock.patch.object(resolve, "subscribed", ignoring):
+        yield
+
+
+@sabotage()
+def nothing_is_given_back() -> Iterator[None]:
+    """What a sidecar does not need any more is left to quarantine."""
+    with mock.patch.object(Returning, "try_to_write", return_value=None):
+        yield
+
+
+@sabotage("limits")
+def recalls_are_not_obeyed() -> Iterator[None]:
+    """A recall is answered, and nothing given back."""
+    with mock.patch.object(Obeying, "_withdraw", return_value=[]):
+        yield
+
+
+@sabotage("silence")
+def leases_are_finished_while_connected() -> Iterator[None]:
+    """What only who is cut off may do."""
+
+    def finish_until(till: Till, bill: Any) -> float | None:
+        confirmed = till.view.pulse.confirmed_at
+        return None if confirmed is None else confirmed + 6.0
+
+    with mock.patch.object(Till, "finish_until", finish_until):
+        yield
+
+
+@sabotage()
+def who_waited_for_a_lease_is_refused() -> Iterator[None]:
+    """The lease comes, and is not looked at."""
+    with mock.patch.object(spending, "ROUNDS_MAX", 1):
+        yield
+
+
+@sabotage()
+def a_settle_charges_the_whole_hold() -> Iterator[None]:
+    """Who reserved ten and used three pays ten."""
+    real = ending._decided
+
+    def decided(reserved: Any, settlement: Any) -> Any:
+        event = real(reserved, settlement)
+        record = usage.Usage.FromString(event.usage)
+        held = {hold.lease_id: hold.amount for hold in reserved.holds}
+        for charge in record.charges:
+            for part in charge.covered:
+                part.amount = max(part.amount, held.get(part.lease_id, 0))
+        return replace(event, usage=record.SerializeToString(), paid=reserved.holds, left=())
+
+    with mock.patch.object(ending, "_decided", decided):
+        yield
+
+
+@sabotage()
+def reservations_never_expire() -> Iterator[None]:
+    """What was forgotten is held for ever."""
+
+    def due(desk: Desk, now: Any) -> list[str]:
+        return [key for key, (held, _) in desk._open.items() if held.was_settled and held.expires_at <= now]
+
+    with mock.patch.object(Desk, "due", due):
+        yield
+
+
+@sabotage("silence")
+def repeats_fail() -> Iterator[None]:
+    """Who repeats what was recorded hears of an error of ours."""
+    with mock.patch.object(Consume, "_repeated", side_effect=RuntimeError("no")):
         yield
