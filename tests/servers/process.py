@@ -18,7 +18,8 @@ START_TIMEOUT_SECONDS = 30
 STOP_TIMEOUT_SECONDS = 15
 UNPRIVILEGED_USER = "nobody"
 _PORTS = range(12_000, 30_000)
-_MARKS: deque[socket.socket] = deque(maxlen=200)  # of the latest ports: more than one test's servers have
+_MARKS: deque[int] = deque()
+_MARKS_MAX = 200  # descriptors, of the latest ports: more than one test's servers have
 
 
 class ServerFailed(RuntimeError):
@@ -38,7 +39,9 @@ def free_port() -> int:
         with contextlib.suppress(OSError), socket.socket() as probe:
             mark.bind(("127.0.0.1", port))
             probe.bind(("127.0.0.1", port))
-            _MARKS.append(mark)
+            _MARKS.append(mark.detach())
+            if len(_MARKS) > _MARKS_MAX:
+                os.close(_MARKS.popleft())
             return port
         mark.close()
 
