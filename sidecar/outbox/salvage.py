@@ -72,9 +72,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def start_over(path: Path, *, make: Callable[[Path], OutboxFile], connect: Connect, at: datetime) -> Path:
-    """Copies what can be read into a new file that then takes the path; the old one's new path. Nobody may
-    have it open.
+def write_again(path: Path, *, make: Callable[[Path], OutboxFile], connect: Connect) -> None:
+    """Copies what can be read into a new file beside it, for `exchange`. Nobody may write to the old one any more.
 
     The new file is whole before anything is renamed, so that a crash on the way leaves one of the two in place.
     """
@@ -86,8 +85,14 @@ def start_over(path: Path, *, make: Callable[[Path], OutboxFile], connect: Conne
         _in_group(file, lambda: file.set_meta(_COMPLETE, "1"))
     finally:
         file.close(synced=True)
+
+
+def exchange(path: Path, at: datetime) -> Path:
+    """Lets the new file take the path; the old one's new path. Nobody may open a file at the path meanwhile: SQLite
+    finds a log by its name, and a connection that has one file with the log of the other spoils or deletes it.
+    """
     aside = _set_aside(path, at)
-    fresh.rename(path)
+    _fresh(path).rename(path)
     return aside
 
 
