@@ -100,7 +100,7 @@ class SqliteOutbox:
             self._writer.start()
 
     def _open_or_set_aside(self) -> OutboxFile:
-        finish(self._path, self._connect)
+        finish(self._path)
         if is_beheaded(self._path):
             return self._start_over("its main file is empty or gone, and its log is not")
         try:
@@ -132,10 +132,10 @@ class SqliteOutbox:
         return file
 
     def _start_over(self, cause: str) -> OutboxFile:
-        write_again(self._path, make=self._make_file, connect=self._connect)
+        write_again(self._path, make=self._make_file, connect=self._connect, at=self._clock.now())
         with self._door:
             self._is_open_to_readers = False
-        aside = exchange(self._path, self._clock.now())
+        aside = exchange(self._path)
         self._metrics.outbox_set_aside.inc()
         _log.error("outbox can not be trusted and was set aside", cause=cause, file=str(aside))
         return self._open_file()

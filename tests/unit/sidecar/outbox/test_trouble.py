@@ -334,23 +334,16 @@ def _pages_of(path: Path, table: str) -> list[int]:
     return leaves
 
 
-def test_a_salvage_that_was_interrupted_is_finished_or_begun_again(make: Make, tmp_path: Path) -> None:
-    """A whole new file whose old one is gone is taken into use; half of one is thrown away, for it holds only
-    copies.
-    """
+def test_half_of_a_copy_is_thrown_away(make: Make, tmp_path: Path) -> None:
+    """It holds only copies, of a file that is still in its place."""
     first = make()
     first.commit(use("a"))
-    first.set_aside("test")
     first.close()
-    path = tmp_path / "outbox.sqlite3"
-    path.rename(tmp_path / "outbox.sqlite3.new")
+    (tmp_path / "outbox.sqlite3.part").write_bytes(b"half")
+    (tmp_path / "outbox.sqlite3.part-wal").write_bytes(b"half")
     second = make()
     assert second.key("acme", "a") is not None
-    second.close()
-    (tmp_path / "outbox.sqlite3.new").write_bytes(b"half")
-    third = make()
-    assert third.key("acme", "a") is not None
-    assert not (tmp_path / "outbox.sqlite3.new").exists()
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_damage_that_is_met_while_running_sets_the_file_aside(make: Make, faults: Faults) -> None:
@@ -382,7 +375,7 @@ def test_who_reads_while_the_file_is_set_aside_does_not_go_on_with_the_old_one(
 
     def connecting(path: Path, *, creates: bool = True) -> sqlite3.Connection:
         opened.append(path)
-        if path.suffix == ".new":
+        if path.suffix == ".part":
             assert outbox.key("acme", "before") is not None
         return real(path, creates=creates)
 
@@ -390,7 +383,7 @@ def test_who_reads_while_the_file_is_set_aside_does_not_go_on_with_the_old_one(
     outbox = make()
     outbox.commit(use("before"))
     outbox.set_aside("test")
-    assert any(path.suffix == ".new" for path in opened)
+    assert any(path.suffix == ".part" for path in opened)
     outbox.commit(use("after"))
     assert keys(outbox) == ["after"]
     assert outbox.incarnations()[-1].incarnation_id == outbox.identity.incarnation_id
