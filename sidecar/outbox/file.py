@@ -156,6 +156,8 @@ class OutboxFile:
             schema = resources.files("sidecar.outbox").joinpath("schema.sql").read_text()
             self.connection.executescript(f"BEGIN IMMEDIATE; {schema} COMMIT;")
         self.connection.execute("BEGIN IMMEDIATE")
+        # Files from before it have none; whoever does not know it keeps it up all the same, so it makes no new format.
+        self.connection.execute("CREATE INDEX IF NOT EXISTS keys_at ON keys (at)")
         if self.get_meta("outbox_id") is None:
             self.set_meta("outbox_id", make_id())
         outbox_id, installation_id = (self.get_meta(name) or "" for name in ("outbox_id", "installation_id"))
