@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 from zlib import crc32
 
 from sidecar.outbox import checks
@@ -33,15 +33,29 @@ ROWS_PER_STATEMENT: Final = 64
 KEY_COLUMNS: Final = 5
 RECORD_COLUMNS: Final = 3
 
-Connect = Callable[[Path], sqlite3.Connection]
 Job = Callable[["OutboxFile"], object]
 """Something to do inside a group's transaction; what it returns is its caller's answer."""
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection that leaves transactions to us, and may be handed from thread to thread."""
+class Connect(Protocol):
+    """Opens a file; `connect` is the real one."""
+
+    def __call__(self, path: Path, *, creates: bool = True) -> sqlite3.Connection:
+        """Raises sqlite3.Error. `creates` False: also when there is no file."""
+
+
+def address(path: Path, *, creates: bool) -> str:
+    """The path as SQLite has to be told it when a file that is not there must not be made."""
+    return f"{path.absolute().as_uri()}?mode={'rwc' if creates else 'rw'}"
+
+
+def connect(path: Path, *, creates: bool = True) -> sqlite3.Connection:
+    """A connection that leaves transactions to us, and may be handed from thread to thread. Raises sqlite3.Error;
+    `creates` False: also when there is no file.
+    """
     return sqlite3.connect(
-        path,
+        address(path, creates=creates),
+        uri=True,
         isolation_level=None,
         check_same_thread=False,
         timeout=5.0,
@@ -142,6 +156,8 @@ class OutboxFile:
             schema = resources.files("sidecar.outbox").joinpath("schema.sql").read_text()
             self.connection.executescript(f"BEGIN IMMEDIATE; {schema} COMMIT;")
         self.connection.execute("BEGIN IMMEDIATE")
+        # Files from before it have none; whoever does not know it keeps it up all the same, so it makes no new format.
+        self.connection.execute("CREATE INDEX IF NOT EXISTS keys_at ON keys (at)")
         if self.get_meta("outbox_id") is None:
             self.set_meta("outbox_id", make_id())
         outbox_id, installation_id = (self.get_meta(name) or "" for name in ("outbox_id", "installation_id"))

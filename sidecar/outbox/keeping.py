@@ -277,6 +277,27 @@ def presented(
     return found
 
 
+def _purge_keys(connection: sqlite3.Connection, *, before: int, beyond: int) -> int:
+    """Deletes a slice of the keys that are older than `before`, and of those from `beyond` that are; how many they
+    were. Both in microseconds since 1970.
+
+    A key from far beyond now came when the clock was ahead. It is old when one that came after it is.
+    """
+    old = connection.execute(
+        "SELECT id FROM keys WHERE at < ? ORDER BY at LIMIT ?", (before, PURGE_SLICE)
+    ).fetchall()
+    if not old:
+        return 0
+    # These first: the old ones are all that tells how old they are.
+    gone = connection.execute(
+        "DELETE FROM keys WHERE id IN (SELECT id FROM keys WHERE at > ? ORDER BY at LIMIT ?) AND id < ?",
+        (beyond, PURGE_SLICE, max(old)[0]),
+    ).rowcount
+    some = old[: PURGE_SLICE - gone]
+    connection.executemany("DELETE FROM keys WHERE id = ?", some)
+    return gone + len(some)
+
+
 def purge(file: OutboxFile) -> bool:
     """Deletes a slice of what is older than is kept. True: there is more."""
     now = file.clock.now()
@@ -296,10 +317,7 @@ def purge(file: OutboxFile) -> bool:
             connection.execute(
                 "DELETE FROM acknowledgements WHERE no = ? AND seq <= ? AND at < ?", (no, seq, rows_before)
             )
-    deleted += connection.execute(
-        "DELETE FROM keys WHERE id IN (SELECT id FROM keys ORDER BY id LIMIT ?) AND at < ?",
-        (PURGE_SLICE, keys_before),
-    ).rowcount
+    deleted += _purge_keys(connection, before=keys_before, beyond=microseconds(now + KEYS_KEPT))
     deleted += connection.execute(
         "DELETE FROM reservations WHERE rowid IN "
         "(SELECT rowid FROM reservations WHERE is_open = 0 AND at < ? LIMIT ?)",

@@ -1,6 +1,7 @@
 """What to do with a file that can not be trusted: set it aside under another name, and write again what can be read."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _log = structlog.stdlib.get_logger(__name__)
 CHUNK: Final = 500
 
 _SUFFIXES: Final = ("-wal", "-shm")
-_COMPLETE: Final = "salvage_complete"
+_WHOLE: Final = ".new"
 
 _LOG_HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
@@ -65,76 +66,111 @@ def _give_head(path: Path) -> bool:
 
 
 def _log_of(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
+    return _beside(path, "-wal")
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def start_over(path: Path, *, make: Callable[[Path], OutboxFile], connect: Connect, at: datetime) -> Path:
-    """Copies what can be read into a new file that then takes the path; the old one's new path. Nobody may
-    have it open.
+def write_again(path: Path, *, make: Callable[[Path], OutboxFile], connect: Connect, at: datetime) -> None:
+    """Copies what can be read into a new file beside it, for `exchange`. Nobody may write to the old one any more.
 
-    The new file is whole before anything is renamed, so that a crash on the way leaves one of the two in place.
+    The copy is renamed when it is whole and on the disk: to where the old file will go, and `.new`. One that is there
+    already stays, for nothing was written since. Raises sqlite3.Error and OSError, and is begun again then.
     """
-    fresh = _fresh(path)
-    _remove(fresh)
-    file = make(fresh)
+    if _copies(path):
+        return
+    part = _part(path)
+    _remove(part)
+    file = make(part)
     try:
         salvage(path, file, connect)
-        _in_group(file, lambda: file.set_meta(_COMPLETE, "1"))
-    finally:
-        file.close(synced=True)
-    aside = _set_aside(path, at)
-    fresh.rename(path)
+    except BaseException:
+        file.connection.close()
+        raise
+    file.close(synced=True)
+    if _size(_log_of(part)) > 0:
+        raise OSError(f"{part} has a log that could not be folded in")
+    _sync(part)
+    part.rename(_beside(_free_name(path, at), _WHOLE))
+
+
+def exchange(path: Path) -> Path | None:
+    """Lets the copy take the path; the old file's new path. None: there is no copy, and nothing is done.
+
+    Raises OSError. Whatever interrupts it, doing it once more ends it: the names say how far it came. Nobody may open
+    a file at the path meanwhile: SQLite finds a log by its name, and a connection that has one file with the log of
+    the other spoils or deletes it.
+    """
+    aside = None
+    for copy in _copies(path):
+        # Each before the next: a copy that is not on the disk yet must not be all there is, nor have the old one's log.
+        _sync(path.parent)
+        aside = _set_aside(path, copy.with_suffix(""))
+        _sync(path.parent)
+        copy.rename(path)
+        _sync(path.parent)
     return aside
 
 
-def finish(path: Path, connect: Connect) -> None:
-    """Ends what a crash interrupted: takes a whole new file into use, throws half of one away (it holds only
-    copies).
-    """
-    fresh = _fresh(path)
-    if not fresh.exists():
-        return
-    if not path.exists() and _is_complete(fresh, connect):
-        fresh.rename(path)
-    else:
-        _remove(fresh)
+def finish(path: Path) -> None:
+    """Ends what a crash interrupted: takes a whole copy into use, throws half of one away. Raises OSError."""
+    aside = exchange(path)
+    if aside is not None:
+        _log.warning("outbox goes on in the copy that an earlier process made", file=str(aside))
+    _remove(_part(path))
 
 
-def _fresh(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
+def _part(path: Path) -> Path:
+    return _beside(path, ".part")
+
+
+def _copies(path: Path) -> list[Path]:
+    start = f"{path.name}.aside-"
+    return [
+        file
+        for file in sorted(path.parent.iterdir())
+        if file.name.startswith(start) and file.suffix == _WHOLE and file.is_file()
+    ]
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _remove(path: Path) -> None:
-    for suffix in ("", *_SUFFIXES):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for suffix in ("", "-journal", *_SUFFIXES):
+        _beside(path, suffix).unlink(missing_ok=True)
 
 
-def _is_complete(path: Path, connect: Connect) -> bool:
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.closing(connect(path)) as connection:
-            return (
-                connection.execute("SELECT 1 FROM meta WHERE name = ?", (_COMPLETE,)).fetchone() is not None
-            )
-    except sqlite3.Error:
-        return False
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _set_aside(path: Path, at: datetime) -> Path:
-    stem = f"{path.name}.aside-{at:%Y%m%dT%H%M%S}"
-    aside, n = path.with_name(stem), 1
-    while aside.exists():
+def _free_name(path: Path, at: datetime) -> Path:
+    stem = _beside(path, f".aside-{at:%Y%m%dT%H%M%S}")
+    aside, n = stem, 1
+    while any(_beside(aside, suffix).exists() for suffix in ("", *_SUFFIXES, _WHOLE)):
         n += 1
-        aside = path.with_name(f"{stem}-{n}")
-    for suffix in _SUFFIXES:
-        companion = path.with_name(path.name + suffix)
-        if companion.exists():
-            companion.rename(aside.with_name(aside.name + suffix))
-    path.rename(aside)
+        aside = _beside(stem, f"-{n}")
     return aside
+
+
+def _set_aside(path: Path, aside: Path) -> Path:
+    """What is (still) there of the file goes to that name, or, never over another one, to the next that is free."""
+    left = [suffix for suffix in (*_SUFFIXES, "") if _beside(path, suffix).exists()]
+    target, n = aside, 1
+    while any(_beside(target, suffix).exists() for suffix in left):
+        n += 1
+        target = _beside(aside, f"-{n}")
+    for suffix in left:
+        _beside(path, suffix).rename(_beside(target, suffix))
+    return target
 
 
 def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
@@ -144,7 +180,7 @@ def salvage(broken: Path, into: OutboxFile, connect: Connect) -> Salvaged:
     if is_beheaded(broken) and not _give_head(broken):
         return Salvaged(0, 0, 0, 0, 0, 0)  # unopened: the log stays as it is
     try:
-        old = connect(broken)
+        old = connect(broken, creates=False)
     except sqlite3.Error:
         return Salvaged(0, 0, 0, 0, 0, 0)
     with contextlib.closing(old):

@@ -34,6 +34,7 @@ CREATE TABLE keys (
     at INTEGER NOT NULL,
     UNIQUE (customer_id, key)
 );
+-- keys_at, by which old ones are found, is made at each opening where it is missing.
 
 CREATE TABLE reservations (
     reservation_id TEXT PRIMARY KEY,

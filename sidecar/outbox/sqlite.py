@@ -34,7 +34,7 @@ from sidecar.outbox.port import (
     WriteResult,
     Written,
 )
-from sidecar.outbox.salvage import finish, is_beheaded, start_over
+from sidecar.outbox.salvage import exchange, finish, is_beheaded, write_again
 from sidecar.outbox.writer import GroupWriter, Pending
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.metrics import Metrics
@@ -82,6 +82,9 @@ class SqliteOutbox:
         self._metrics = metrics
         self._connect = connect
         self._blocking = blocking
+        # Held while a reader opens the file; and who exchanges the file says by it that from now on none may.
+        self._door = threading.Lock()
+        self._is_open_to_readers = False
         self._lock_file: IO[bytes] = take_lock(path)
         try:
             file = self._open_or_set_aside()
@@ -102,7 +105,7 @@ class SqliteOutbox:
             self._writer.start()
 
     def _open_or_set_aside(self) -> OutboxFile:
-        finish(self._path, self._connect)
+        finish(self._path)
         if is_beheaded(self._path):
             return self._start_over("its main file is empty or gone, and its log is not")
         try:
@@ -134,7 +137,10 @@ class SqliteOutbox:
         return file
 
     def _start_over(self, cause: str) -> OutboxFile:
-        aside = start_over(self._path, make=self._make_file, connect=self._connect, at=self._clock.now())
+        write_again(self._path, make=self._make_file, connect=self._connect, at=self._clock.now())
+        with self._door:
+            self._is_open_to_readers = False
+        aside = exchange(self._path)
         self._metrics.outbox_set_aside.inc()
         _log.error("outbox can not be trusted and was set aside", cause=cause, file=str(aside))
         return self._open_file()
@@ -143,7 +149,7 @@ class SqliteOutbox:
         old.connection.close()
         self._drop_readers()
         file = self._start_over(cause)
-        # Once more: who read meanwhile has opened the old file, and must not go on with it.
+        # Once more: who read while it was copied has opened the old file, and must not go on with it.
         self._drop_readers()
         self._adopt(file)
         return file
@@ -156,6 +162,9 @@ class SqliteOutbox:
             self._cursors = {
                 i.incarnation_id: i.cursor for i in keeping.incarnations(file.connection, self._boot_id)
             }
+        # Not before: what is read goes up under the identity, and by the cursors, of the file that it is read from.
+        with self._door:
+            self._is_open_to_readers = True
 
     def on_waiting(self, call: Callable[[], None]) -> None:
         """What to call when somebody waits for the control plane's acknowledgement: the sender's kick."""
@@ -283,8 +292,7 @@ class SqliteOutbox:
             connection = self._readers.pop() if self._readers else None
             taken_in = self._reader_round
         if connection is None:
-            connection = self._connect(self._path)
-            connection.execute("PRAGMA query_only = 1")
+            connection = self._open_reader()
         is_good = False
         try:
             yield connection
@@ -296,6 +304,21 @@ class SqliteOutbox:
                     self._readers.append(connection)
             if not is_good:
                 connection.close()
+
+    def _open_reader(self) -> sqlite3.Connection:
+        """Raises sqlite3.Error, and OutboxFailed while the file is exchanged for another one."""
+        with self._door:
+            if not self._is_open_to_readers:
+                raise OutboxFailed("the outbox is being set aside")
+            connection = self._connect(self._path, creates=False)
+            try:
+                connection.execute("PRAGMA query_only = 1")
+                # SQLite opens the log with the first look into the file: here, where both have their names.
+                connection.execute("PRAGMA schema_version").fetchone()
+            except BaseException:
+                connection.close()
+                raise
+            return connection
 
     def _read(self, what: Callable[[sqlite3.Connection], _Read]) -> _Read:
         file = self._file

@@ -270,7 +270,7 @@ def test_anything_in_the_place_of_an_outbox_is_set_aside(content: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["outbox.sqlite3", "outbox.sqlite3-wal", "outbox.sqlite3.lock", "outbox.sqlite3.new"]
+    "name", ["outbox.sqlite3", "outbox.sqlite3-wal", "outbox.sqlite3.lock", "outbox.sqlite3.part"]
 )
 def test_a_folder_in_the_place_of_a_file(tmp_path: Path, name: str) -> None:
     """An error that names the file and what is the matter; nothing is deleted."""

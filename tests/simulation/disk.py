@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import IO, Any, Final
 
-from sidecar.outbox.file import take_lock
+from sidecar.outbox.file import address, take_lock
 from tests.simulation.threads import Hub
 
 FILE: Final = "outbox.sqlite3"
@@ -45,10 +45,15 @@ class Disk:
         """How long the log was before each commit, and when."""
         folder.mkdir(parents=True, exist_ok=True)
 
-    def connect(self, path: Path) -> sqlite3.Connection:
+    def connect(self, path: Path, *, creates: bool = True) -> sqlite3.Connection:
         """As the outbox's `connect`."""
         connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=0.0, factory=Connection
+            address(path, creates=creates),
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=0.0,
+            factory=Connection,
         )
         assert isinstance(connection, Connection)
         connection.disk = self

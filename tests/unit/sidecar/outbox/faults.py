@@ -26,11 +26,11 @@ class Faults:
     """Called when a COMMIT has happened; what it raises, the writer sees."""
     can_open: bool = True
 
-    def connect(self, path: Path) -> sqlite3.Connection:
+    def connect(self, path: Path, *, creates: bool = True) -> sqlite3.Connection:
         """A connection under these faults."""
         if not self.can_open:
             raise error(sqlite3.SQLITE_CANTOPEN, "unable to open database file")
-        return cast("sqlite3.Connection", _Faulty(connect(path), self))
+        return cast("sqlite3.Connection", _Faulty(connect(path, creates=creates), self))
 
     def heal(self) -> None:
         """All is well again."""

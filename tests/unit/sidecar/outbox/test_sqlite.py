@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
+from sidecar.outbox.keeping import PURGE_SLICE
 from sidecar.outbox.port import (
     Durability,
     KeyEntry,
@@ -225,6 +226,68 @@ def test_keys_go_after_forty_days_and_open_reservations_never(open_outbox: Open,
     assert outbox.key("acme", "a") is None
     assert outbox.reservation("closed") is None
     assert outbox.reservation("open") is not None
+
+
+def names_of_keys(outbox: SqliteOutbox) -> set[str]:
+    """All that are in the file."""
+    return {row[0] for row in outbox._file.connection.execute("SELECT key FROM keys")}
+
+
+def test_a_clock_that_was_ahead_stops_no_purge(open_outbox: Open, clock: ManualClock) -> None:
+    """Keys that say they are from years ahead: those behind them go when they are old, a slice a call, and so do they,
+    for they came before. What came after them is kept as long as any.
+    """
+    outbox = open_outbox(is_threaded=False)
+    clock.shift_wall(10 * 365 * 86400)
+    outbox.commit_all([use(f"ahead {n}") for n in range(PURGE_SLICE + 100)])
+    clock.shift_wall(-10 * 365 * 86400)
+    outbox.commit_all([use(f"old {n}") for n in range(3 * PURGE_SLICE)])
+    clock.advance(39 * 86400)
+    outbox.commit(use("young"))
+    outbox.purge()
+    assert len(names_of_keys(outbox)) == 4 * PURGE_SLICE + 101
+    clock.advance(2 * 86400)
+    has_more = True
+    while has_more:
+        before = len(names_of_keys(outbox))
+        has_more = outbox.purge()
+        assert before - len(names_of_keys(outbox)) <= PURGE_SLICE
+    assert names_of_keys(outbox) == {"young"}
+
+
+def test_keys_from_ahead_stay_until_one_that_came_later_is_old(open_outbox: Open, clock: ManualClock) -> None:
+    """Nothing else says when they were written: they may be of a minute ago."""
+    outbox = open_outbox(is_threaded=False)
+    outbox.commit(use("before"))
+    clock.shift_wall(365 * 86400)
+    outbox.commit(use("ahead"))
+    clock.shift_wall(-365 * 86400)
+    clock.advance(41 * 86400)
+    outbox.purge()
+    assert names_of_keys(outbox) == {"ahead"}
+
+
+def test_a_clock_that_is_behind_deletes_nothing(open_outbox: Open, clock: ManualClock) -> None:
+    """All keys are from far beyond now, then, and none that came later is old."""
+    outbox = open_outbox(is_threaded=False)
+    outbox.commit_all([use("a"), use("b")])
+    clock.shift_wall(-20 * 365 * 86400)
+    outbox.commit(use("c"))
+    outbox.purge()
+    assert names_of_keys(outbox) == {"a", "b", "c"}
+
+
+def test_a_file_from_before_gets_its_index(open_outbox: Open) -> None:
+    """The keys' order in time is made at the opening, where there is none."""
+    first = open_outbox()
+    first.commit(use("a"))
+    first._file.connection.execute("DROP INDEX IF EXISTS keys_at")
+    first.close()
+    second = open_outbox()
+    plan = "EXPLAIN QUERY PLAN SELECT id FROM keys WHERE at < 1 ORDER BY at LIMIT 1"
+    steps = [row[3] for row in second._file.connection.execute(plan)]
+    assert steps == ["SEARCH keys USING COVERING INDEX keys_at (at<?)"]
+    assert second.key("acme", "a") is not None
 
 
 def test_what_is_kept_of_an_earlier_incarnation_shrinks_to_nothing(open_outbox: Open) -> None:

@@ -1,6 +1,8 @@
 """The outbox when the disk is full, failing or broken."""
 
+import contextlib
 import itertools
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import usage_pb2 as usage
+from sidecar.outbox.file import connect
 from sidecar.outbox.port import (
     Durability,
     KeyEntry,
@@ -340,23 +343,16 @@ def _pages_of(path: Path, table: str) -> list[int]:
     return leaves
 
 
-def test_a_salvage_that_was_interrupted_is_finished_or_begun_again(make: Make, tmp_path: Path) -> None:
-    """A whole new file whose old one is gone is taken into use; half of one is thrown away, for it holds only
-    copies.
-    """
+def test_half_of_a_copy_is_thrown_away(make: Make, tmp_path: Path) -> None:
+    """It holds only copies, of a file that is still in its place."""
     first = make()
     first.commit(use("a"))
-    first.set_aside("test")
     first.close()
-    path = tmp_path / "outbox.sqlite3"
-    path.rename(tmp_path / "outbox.sqlite3.new")
+    (tmp_path / "outbox.sqlite3.part").write_bytes(b"half")
+    (tmp_path / "outbox.sqlite3.part-wal").write_bytes(b"half")
     second = make()
     assert second.key("acme", "a") is not None
-    second.close()
-    (tmp_path / "outbox.sqlite3.new").write_bytes(b"half")
-    third = make()
-    assert third.key("acme", "a") is not None
-    assert not (tmp_path / "outbox.sqlite3.new").exists()
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_damage_that_is_met_while_running_sets_the_file_aside(make: Make, faults: Faults) -> None:
@@ -386,20 +382,82 @@ def test_who_reads_while_the_file_is_set_aside_does_not_go_on_with_the_old_one(
     """A reader that opens between the two files sees the old one; what is written then is uploaded all the same."""
     real, opened = faults.connect, list[Path]()
 
-    def connect(path: Path) -> sqlite3.Connection:
+    def connecting(path: Path, *, creates: bool = True) -> sqlite3.Connection:
         opened.append(path)
-        if path.suffix == ".new":
+        if path.suffix == ".part":
             assert outbox.key("acme", "before") is not None
-        return real(path)
+        return real(path, creates=creates)
 
-    monkeypatch.setattr(faults, "connect", connect)
+    monkeypatch.setattr(faults, "connect", connecting)
     outbox = make()
     outbox.commit(use("before"))
     outbox.set_aside("test")
-    assert any(path.suffix == ".new" for path in opened)
+    assert any(path.suffix == ".part" for path in opened)
     outbox.commit(use("after"))
     assert keys(outbox) == ["after"]
     assert outbox.incarnations()[-1].incarnation_id == outbox.identity.incarnation_id
+
+
+def test_who_opens_between_two_files_takes_no_log_from_the_writer(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file is away, the new one not yet in its place: whoever comes to read is turned away, and makes no file.
+    An empty one that is replaced would have its reader take the new file's log for a leftover, and delete it.
+    """
+    path = tmp_path / "outbox.sqlite3"
+    real, seen = Path.rename, list[bool]()
+    with contextlib.ExitStack() as readers:
+
+        def rename(source: Path, target: Path) -> Path:
+            if Path(target) == path:
+                with contextlib.suppress(OutboxFailed):
+                    opened.append(readers.enter_context(outbox._reader()))
+                seen.append(path.exists())
+            return real(source, target)
+
+        opened: list[sqlite3.Connection] = []
+        outbox = make()
+        outbox.commit(use("before"))
+        with monkeypatch.context() as between:
+            between.setattr(Path, "rename", rename)
+            outbox.set_aside("test")
+        outbox.commit(use("after"))
+        for connection in opened:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("SELECT * FROM keys").fetchall()
+        outbox.commit(use("last"))
+        killed = tmp_path / "killed"
+        shutil.copytree(tmp_path, killed, ignore=shutil.ignore_patterns("killed"))
+    outbox.close()
+    for file in tmp_path.glob("outbox.sqlite3*"):
+        file.unlink()
+    for file in killed.iterdir():
+        file.rename(tmp_path / file.name)
+    assert [record.usage.decision_id for record in everything(make())] == ["before", "after", "last"]
+    assert seen == [False]
+
+
+def test_who_reads_a_file_that_is_gone_hears_it_and_makes_none(make: Make, tmp_path: Path) -> None:
+    """Somebody has deleted it: OutboxFailed, which those who read expect; and no empty file in its place."""
+    outbox = make()
+    outbox.commit(use("a"))
+    outbox._drop_readers()
+    for file in tmp_path.glob("outbox.sqlite3*"):
+        file.unlink()
+    with pytest.raises(OutboxFailed):
+        outbox.key("acme", "a")
+    assert not list(tmp_path.glob("outbox.sqlite3*"))
+
+
+def test_a_path_with_signs_of_an_address_is_a_path(tmp_path: Path) -> None:
+    """SQLite is given an address: a folder's name that means something in one is meant as it stands."""
+    path = tmp_path / "a?mode=memory&b#c%20d é" / "outbox.sqlite3"
+    path.parent.mkdir()
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("CREATE TABLE a (b)")
+    assert path.stat().st_size > 0
+    with contextlib.closing(connect(path, creates=False)) as connection:
+        assert connection.execute("SELECT count(*) FROM a").fetchone() == (0,)
 
 
 def test_remote_is_answered_only_when_the_control_plane_has_it(make: Make) -> None:
