@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import select
 
@@ -20,6 +21,8 @@ from control_plane.ledger.rows import BEYOND_LIMIT, GrantRow
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.catalog import OveragePolicy
 from sidecar.engine.values import BalanceKind
+
+OTHER_CONTENT: Final = "the idempotency key stands for another change of this holder"
 
 
 class Granting:
@@ -197,7 +200,7 @@ async def _decide(
             adds=want.adds,
             state=gauges.State.VERDICT,
         )
-        verdict = await gauges.decide(
+        verdict: gauges.Verdict | None = await gauges.decide(
             vault.uow,
             change,
             by=gauges.Ask(request.holder.outbox_id, request.holder.incarnation_id, request.request_id),
@@ -205,6 +208,9 @@ async def _decide(
             limit=verdicts.NOTHING_MORE if pause and limit is not None else limit,
             due_at=vault.now + settings.quarantine_lasts,
         )
+        if verdict is None:
+            # No kind says so, and whoever is refused for want of seats is not let through by a waiver either.
+            return refusal(session.REFUSAL_KIND_EXHAUSTED, OTHER_CONTENT)
         if pause and not verdict.allowed:
             return refused(pause)
     else:
