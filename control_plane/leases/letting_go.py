@@ -15,7 +15,7 @@ from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.gauges import Change, State, held_by, read_changes, write_changes
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
-from control_plane.leases.tables import ASK_KEY, gauge_asks, gauge_changes, of_holder
+from control_plane.leases.tables import ASK_KEY, Incarnation, gauge_asks, gauge_changes, of_holder
 from control_plane.ledger.holding import Vault
 from control_plane.usage.tables import dead_letters
 from purser.sync.v1 import session_pb2 as session
@@ -45,6 +45,18 @@ async def give_up(
     """These requests came to nothing: a verdict that no other was told of is over. Was there one?"""
     mine = (
         _told(holder) & (gauge_asks.c.balance_id == balance_id) & among(gauge_asks.c.request_id, request_ids)
+    )
+    return bool(await _let_go(uow, mine, _lapse))
+
+
+async def lose_key(uow: UnitOfWork, balance_id: str, asker: Incarnation, event_key: str) -> bool:
+    """Another event has won the key for which this incarnation was told a verdict: its own can not be booked any more.
+    Was there one that no other was told of?
+    """
+    mine = (
+        of_holder(gauge_asks, asker)
+        & (gauge_asks.c.balance_id == balance_id)
+        & (gauge_asks.c.event_key == event_key)
     )
     return bool(await _let_go(uow, mine, _lapse))
 

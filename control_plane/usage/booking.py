@@ -12,6 +12,7 @@ from control_plane.catalog.revisions import read_catalogs
 from control_plane.customers import entitled
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases import gauges, verdicts
+from control_plane.leases.letting_go import lose_key
 from control_plane.leases.returns import Return, apply_returns
 from control_plane.leases.rows import (
     PRESUMED,
@@ -89,6 +90,7 @@ class _Booking:
         self._facts: list[Judged] = []
         self._returns: list[Return] = []
         self._remote: dict[str, Judged] = {}
+        self._lost: list[Item] = []
         self._unique_events: set[str] = set()
         self._new_facts: list[tuple[FactRow, Entry]] = []
 
@@ -99,6 +101,7 @@ class _Booking:
         self._book_decided()
         await self._book_facts()
         await self._book_remote()
+        await self._lose_verdicts()
         changed = await apply_returns(self._uow, self._freed, self._opened.leases, self._returns)
         await self._freed.pay()
         await charge(self._vault, self._new_facts)
@@ -193,7 +196,9 @@ class _Booking:
         self._booked.dead.append(Dead(item, reason, message))
 
     def _give_back(self, item: Item, cause: str) -> None:
-        """What a record charged that is not booked goes back to its leases, once."""
+        """What a record charged that is not booked goes back to its leases, once; and its seats are free."""
+        if item.usage.event.gauge_change:
+            self._lost.append(item)
         by_lease: defaultdict[str, int] = defaultdict(int)
         for charge_ in item.usage.charges:
             for part in charge_.covered:
@@ -206,7 +211,8 @@ class _Booking:
         self._return_repeated()
         wanted = [item for judged in (*self._facts, *self._remote.values()) for item in judged.wanted()]
         returning = {item.lease_id for item in self._returns}
-        self._opened = await self._opening.open(self._decided, returning, wanted)
+        lost = {balance_id(ref_of(charge_.ref)) for item in self._lost for charge_ in item.usage.charges}
+        self._opened = await self._opening.open(self._decided, returning, wanted, also=lost)
 
     def _return_repeated(self) -> None:
         """What another had counted already is not spent again."""
@@ -349,6 +355,16 @@ class _Booking:
             for charge_ in judged.bill.charges:
                 if charge_.spec.decided_remotely and charge_.ref in self._opened.held:
                     await self._reach(judged, charge_.ref, charge_.spec, charge_.quantity)
+
+    async def _lose_verdicts(self) -> None:
+        """After what is booked: that is no verdict any more, and stays."""
+        for item in self._lost:
+            for charge_ in item.usage.charges:
+                holding = self._vault.held.get(balance_id(ref_of(charge_.ref)))
+                if holding is not None and await lose_key(
+                    self._uow, holding.row.id, item.uid, item.usage.event.idempotency_key
+                ):
+                    holding.touched = True
 
     async def _reach(self, judged: Judged, ref: BalanceRef, spec: BalanceSpec, value: int) -> None:
         event = judged.event

@@ -51,19 +51,24 @@ class Opening:
     wary: bool
 
     async def open(
-        self, decided: Sequence[Item], returning: Collection[str], wanted: Iterable[Wanted]
+        self,
+        decided: Sequence[Item],
+        returning: Collection[str],
+        wanted: Iterable[Wanted],
+        *,
+        also: Collection[str],
     ) -> Opened:
-        """Opens what decided usage, returns to leases, and `wanted` balances of others move. Raises Overtaken, unless
-        wary, and Unbookable.
+        """Opens what decided usage, returns to leases, and `wanted` balances of others move, and balances that are
+        locked `also`, as far as they exist. Raises Overtaken, unless wary, and Unbookable.
         """
         spending = _spending(decided)
         lease_ids = sorted({*spending, *returning})
         glimpsed = await self._read_leases(lease_ids, lock=False)
         moving = {*returning, *(glimpsed if self.wary else _moving(glimpsed, spending))}
-        also = {glimpsed[lease_id].balance_id for lease_id in moving if lease_id in glimpsed}
+        theirs = {glimpsed[lease_id].balance_id for lease_id in moving if lease_id in glimpsed}
         every = [*wanted, *await self._wanted_uncovered(decided, glimpsed, spending)]
         opened = Opened()
-        opened.held = await open_balances(self.vault, _each_once(every), also=also)
+        opened.held = await open_balances(self.vault, _each_once(every), also={*theirs, *also})
         opened.specs = {item.ref: item.spec for item in every}
         windows: defaultdict[str, set[datetime | None]] = defaultdict(set)
         for one in every:
