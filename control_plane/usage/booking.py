@@ -58,6 +58,8 @@ class _Uncovered(NamedTuple):
     """A part of a charge that no lease covers: a fact."""
 
     ref: BalanceRef
+    spec: BalanceSpec
+    """By which the balance stood at that instant."""
     feature: str
     amount: int
     cause: str
@@ -278,7 +280,8 @@ class _Booking:
         ref = ref_of(charge_.ref)
         for amount, cause in ((charge_.uncovered, "uncovered"), (beyond, "beyond_lease")):
             if amount:
-                self._fact(item, entry, _Uncovered(ref, charge_.feature, amount, cause, decided_at))
+                spec = self._opened.specs[ref, decided_at]
+                self._fact(item, entry, _Uncovered(ref, spec, charge_.feature, amount, cause, decided_at))
 
     def _clamped(self, usage: sync.Usage, decided_at: datetime) -> datetime:
         for charge_ in usage.charges:
@@ -288,11 +291,11 @@ class _Booking:
         return decided_at
 
     def _fact(self, item: Item, entry: Entry, charge_: _Uncovered) -> None:
-        ref, feature, amount, cause, at = charge_
+        ref, spec, feature, amount, cause, at = charge_
         fact = FactRow(
             id=f"{item.name}:{len(self._new_facts)}:{cause}",
             balance_id=balance_id(ref),
-            window_start=window_of(self._opened.specs[ref], at),
+            window_start=window_of(spec, at),
             event_uid=item.name,
             transaction_id=entry.id,
             occurred_at=at,
@@ -335,7 +338,8 @@ class _Booking:
                 line += 1
                 amount = draw.within + draw.beyond + draw.uncovered
                 at = judged.event.occurred_at
-                self._fact(judged.item, entry, _Uncovered(draw.ref, draw.feature, amount, "reported", at))
+                reported = _Uncovered(draw.ref, draw.spec, draw.feature, amount, "reported", at)
+                self._fact(judged.item, entry, reported)
                 self._appends.charge(
                     judged.item.name,
                     line,

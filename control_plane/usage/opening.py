@@ -33,7 +33,8 @@ class Opened:
     """Everything that is locked, by what it is asked for."""
 
     held: dict[BalanceRef, Holding] = field(default_factory=dict)
-    specs: dict[BalanceRef, BalanceSpec] = field(default_factory=dict)
+    specs: dict[tuple[BalanceRef, datetime], BalanceSpec] = field(default_factory=dict)
+    """By what spec a balance stood at an instant; of every decided charge that no lease covers."""
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     """Balance → its unit; of every lease's balance."""
@@ -66,10 +67,11 @@ class Opening:
         glimpsed = await self._read_leases(lease_ids, lock=False)
         moving = {*returning, *(glimpsed if self.wary else _moving(glimpsed, spending))}
         theirs = {glimpsed[lease_id].balance_id for lease_id in moving if lease_id in glimpsed}
-        every = [*wanted, *await self._wanted_uncovered(decided, glimpsed, spending)]
+        uncovered = await self._wanted_uncovered(decided, glimpsed, spending)
+        every = [*wanted, *uncovered]
         opened = Opened()
         opened.held = await open_balances(self.vault, _each_once(every), also={*theirs, *also})
-        opened.specs = {item.ref: item.spec for item in every}
+        opened.specs = {(item.ref, item.at): item.spec for item in uncovered}
         windows: defaultdict[str, set[datetime | None]] = defaultdict(set)
         for one in every:
             windows[balance_id(one.ref)].add(window_of(one.spec, one.at))
@@ -147,5 +149,5 @@ def _moving(held: Mapping[str, LeaseRow], spending: Mapping[str, int]) -> set[st
 
 
 def _each_once(wanted: Iterable[Wanted]) -> list[Wanted]:
-    """One per balance and instant."""
-    return list({(item.ref, item.at): item for item in wanted}.values())
+    """One per balance, instant and plan: what is decided is judged by the plan of its decision."""
+    return list({(item.ref, item.at, id(item.spec)): item for item in wanted}.values())
