@@ -38,13 +38,17 @@ class Granting:
 
     @classmethod
     async def begin(cls, vault: Vault, settings: LeaseSettings, pause: Pause, revision: int) -> "Granting":
-        """Finds out who holds what of the balances that are held locked. `revision`: the newest that this transaction
-        sees.
+        """Finds out who holds what of the balances that are held locked: nothing is held by a lease that is settled to
+        the last and waits for the sweep. `revision`: the newest that this transaction sees.
         """
         granting = cls(vault, settings, pause, revision)
         query = (
             select(leases.c.balance_id, leases.c.outbox_id, leases.c.incarnation_id)
-            .where(among(leases.c.balance_id, vault.held), leases.c.state == OPEN)
+            .where(
+                among(leases.c.balance_id, vault.held),
+                leases.c.state == OPEN,
+                leases.c.unsettled > 0,
+            )
             .distinct()
         )
         for identity, outbox_id, incarnation_id in await vault.uow.connection.execute(query):
