@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
+from control_plane.usage.lateness import KEPT_MIN
 from sidecar.runtime.settings_file import LayeredSettings
 
 
@@ -97,10 +98,11 @@ class Settings(LayeredSettings):
         description="How long a sidecar may be away and still resume.",
     )
     keys_kept: timedelta = Field(
-        timedelta(days=40),
-        ge=timedelta(days=35),
+        KEPT_MIN,
+        ge=KEPT_MIN,
         le=timedelta(days=3660),
-        description="How long idempotency keys are kept: longer than facts may be late, else one would count twice.",
+        description="How long idempotency keys are kept: longer than facts may be late (34 d) and their sidecar away "
+        "(7 d), else one would count twice.",
     )
     stop_seconds: float = Field(10, ge=0, le=300, description="What calls get to end when the process stops.")
 

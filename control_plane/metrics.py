@@ -23,7 +23,7 @@ class Metrics:
         registry.register(_SetApart(faults))
         self.sweeps = Counter(
             "purser_sweeps",
-            "Rounds of the sweeper, by step and how they ended.",
+            "Portions of the sweeper's work, by step and how they ended.",
             ["step", "outcome"],
             registry=registry,
         )

@@ -56,7 +56,15 @@ async def read_changed(uow: UnitOfWork, *, after: int) -> Changed:
 
 
 async def forget_history(uow: UnitOfWork, *, before: datetime) -> int:
-    """Deletes feed rows older than `before`; returns how many. The newest revision's stay: they say where we are."""
+    """Deletes feed rows older than `before`, up to the first revision that is not; returns how many rows. The newest
+    revision's stay: they say where we are.
+
+    A row's instant is when its transaction began, and one that waited for locks is committed after younger ones:
+    revisions and instants do not rise together.
+    """
     newest = await uow.read_revision()
-    gone = await uow.connection.execute(delete(feed).where(feed.c.at < before, feed.c.revision < newest))
+    first_kept = select(func.min(feed.c.revision)).where(feed.c.at >= before).scalar_subquery()
+    gone = await uow.connection.execute(
+        delete(feed).where(feed.c.revision < func.coalesce(first_kept, newest), feed.c.revision < newest)
+    )
     return gone.rowcount

@@ -53,6 +53,10 @@ class Change:
         """Does it count without being in the books?"""
         return self.state in {State.VERDICT, State.PRESUMED}
 
+    def says_as(self, other: "Change") -> bool:
+        """Do both make the same of their holder? Under one key, only then is one the other's repeat."""
+        return (self.quantity, self.adds) == (other.quantity, other.adds)
+
 
 class Ask(NamedTuple):
     """A request that is told of a verdict."""
@@ -112,15 +116,18 @@ def in_order(change: Change) -> tuple[datetime, str]:
 
 async def decide(
     uow: UnitOfWork, asked: Change, *, by: Ask, customer_id: str, limit: int | None, due_at: datetime
-) -> Verdict:
+) -> Verdict | None:
     """May this change be made? If so it counts from now on, after everything that stands, until `by` lets it go; what
     it frees is free once it is booked. The answer's `used` is as if it were, and `frees` is the difference.
 
-    `limit` blocks only growing. The same key again is the same verdict, and belongs to both who asked.
+    `limit` blocks only growing. The same key and content again is the same verdict, and belongs to both who asked.
+    None: the key stands for other content of this holder.
     """
     used = await held(uow, asked.balance_id)
     changes = await read_changes(uow, asked.balance_id, asked.holder_id)
     same = next((one for one in changes if one.event_key == asked.event_key), None)
+    if same is not None and same.state is not State.LAPSED and not same.says_as(asked):
+        return None
     if same is not None and same.is_unconfirmed:
         same.state, same.due_at = State.VERDICT, due_at
         await write_changes(uow, asked.balance_id, asked.holder_id, changes)
@@ -181,13 +188,14 @@ async def _told(uow: UnitOfWork, change: Change, by: Ask) -> set[str]:
 
 async def settle(uow: UnitOfWork, change: Change, *, about: str, by_verdict: bool) -> None:
     """Books a change, whatever the limit: at its verdict's instant where that allowed it, else at its own. A request
-    for a verdict may arrive long after its asker went on without one, and would put the change after later ones.
+    for a verdict may arrive long after its asker went on without one, and would put the change after later ones. A
+    verdict with other content allowed another event, which has lost the key: it is over.
 
     Raises AmountOutOfRange where what is held of `about` would leave 63 bits.
     """
     changes = await read_changes(uow, change.balance_id, change.holder_id)
     verdict = next((one for one in changes if one.event_key == change.event_key), None)
-    if verdict is not None and by_verdict:
+    if verdict is not None and by_verdict and verdict.says_as(change):
         change.at = verdict.at
         if verdict.state is State.LAPSED:
             log = structlog.get_logger("control_plane.leases")

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import select
 
@@ -21,6 +22,8 @@ from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.catalog import OveragePolicy
 from sidecar.engine.values import BalanceKind
 
+OTHER_CONTENT: Final = "the idempotency key stands for another change of this holder"
+
 
 class Granting:
     """All that is granted in one transaction: `made` are the leases, not written yet."""
@@ -35,13 +38,17 @@ class Granting:
 
     @classmethod
     async def begin(cls, vault: Vault, settings: LeaseSettings, pause: Pause, revision: int) -> "Granting":
-        """Finds out who holds what of the balances that are held locked. `revision`: the newest that this transaction
-        sees.
+        """Finds out who holds what of the balances that are held locked: nothing is held by a lease that is settled to
+        the last and waits for the sweep. `revision`: the newest that this transaction sees.
         """
         granting = cls(vault, settings, pause, revision)
         query = (
             select(leases.c.balance_id, leases.c.outbox_id, leases.c.incarnation_id)
-            .where(among(leases.c.balance_id, vault.held), leases.c.state == OPEN)
+            .where(
+                among(leases.c.balance_id, vault.held),
+                leases.c.state == OPEN,
+                leases.c.unsettled > 0,
+            )
             .distinct()
         )
         for identity, outbox_id, incarnation_id in await vault.uow.connection.execute(query):
@@ -197,7 +204,7 @@ async def _decide(
             adds=want.adds,
             state=gauges.State.VERDICT,
         )
-        verdict = await gauges.decide(
+        verdict: gauges.Verdict | None = await gauges.decide(
             vault.uow,
             change,
             by=gauges.Ask(request.holder.outbox_id, request.holder.incarnation_id, request.request_id),
@@ -205,6 +212,9 @@ async def _decide(
             limit=verdicts.NOTHING_MORE if pause and limit is not None else limit,
             due_at=vault.now + settings.quarantine_lasts,
         )
+        if verdict is None:
+            # No kind says so, and whoever is refused for want of seats is not let through by a waiver either.
+            return refusal(session.REFUSAL_KIND_EXHAUSTED, OTHER_CONTENT)
         if pause and not verdict.allowed:
             return refused(pause)
     else:

@@ -5,7 +5,7 @@ balances are locked, and the session where one is named.
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import ColumnElement, delete, select, tuple_
@@ -15,16 +15,14 @@ from control_plane.db.bulk import read_by_keys
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases.gauges import Change, State, held_by, read_changes, write_changes
 from control_plane.leases.settings import LeaseSettings, QuarantinePolicy
-from control_plane.leases.tables import ASK_KEY, gauge_asks, gauge_changes, of_holder
+from control_plane.leases.tables import ASK_KEY, Incarnation, gauge_asks, gauge_changes, of_holder
 from control_plane.ledger.holding import Vault
+from control_plane.usage.lateness import KEPT_MIN
 from control_plane.usage.tables import dead_letters
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as sync
 
 SWEPT_AT_ONCE: Final = 300
-LAPSED_KEPT: Final = timedelta(days=40)
-"""As long as keys: an event that comes so late is still booked at its verdict's instant."""
-
 Key = tuple[str, str, str]
 """Balance, holder, event."""
 Ending = Callable[[Change, datetime], None]
@@ -45,6 +43,18 @@ async def give_up(
     """These requests came to nothing: a verdict that no other was told of is over. Was there one?"""
     mine = (
         _told(holder) & (gauge_asks.c.balance_id == balance_id) & among(gauge_asks.c.request_id, request_ids)
+    )
+    return bool(await _let_go(uow, mine, _lapse))
+
+
+async def lose_key(uow: UnitOfWork, balance_id: str, asker: Incarnation, event_key: str) -> bool:
+    """Another event has won the key for which this incarnation was told a verdict: its own can not be booked any more.
+    Was there one that no other was told of?
+    """
+    mine = (
+        of_holder(gauge_asks, asker)
+        & (gauge_asks.c.balance_id == balance_id)
+        & (gauge_asks.c.event_key == event_key)
     )
     return bool(await _let_go(uow, mine, _lapse))
 
@@ -95,8 +105,10 @@ async def sweep_verdicts(uow: UnitOfWork, settings: LeaseSettings) -> int:
 
 
 async def forget_lapsed(uow: UnitOfWork) -> None:
-    """Deletes what lapsed so long ago that no event can come for it."""
-    old = (gauge_changes.c.state == State.LAPSED) & (gauge_changes.c.due_at <= uow.now - LAPSED_KEPT)
+    """Deletes what lapsed so long ago that its event's key would be forgotten, too: until then an event that comes is
+    booked at its verdict's instant.
+    """
+    old = (gauge_changes.c.state == State.LAPSED) & (gauge_changes.c.due_at <= uow.now - KEPT_MIN)
     await uow.connection.execute(delete(gauge_changes).where(old))
 
 

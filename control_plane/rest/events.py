@@ -27,6 +27,7 @@ from control_plane.rest.forms import Instant, instant
 from control_plane.rest.paging import Cursor, Limit, comes_after, decode, page
 from control_plane.rest.scales import Scales
 from control_plane.usage.dead_letters import DeadReason, forget
+from control_plane.usage.lateness import LATE_MAX
 from control_plane.usage.records import Item
 from control_plane.usage.report import book_items
 from control_plane.usage.statuses import EventStatus, has_status
@@ -37,7 +38,6 @@ from sidecar.engine.catalog import Catalog, Side
 
 router = APIRouter(prefix="/events", tags=["events"])
 
-LATE = timedelta(days=34)
 AHEAD = timedelta(minutes=5)
 OUTBOX = "rest"
 """Stands for an outbox in the uid of what was posted here."""
@@ -246,8 +246,8 @@ def _fault(reason: EventReason, field: str, why: str) -> _Fault:
 
 def _faults(event: UsageEvent, occurred_at: datetime, now: datetime, known: set[str]) -> list[_Fault]:
     faults = []
-    if occurred_at < now - LATE:
-        faults.append(_fault(EventReason.TOO_OLD, "occurred_at", f"more than {LATE.days} days ago"))
+    if occurred_at < now - LATE_MAX:
+        faults.append(_fault(EventReason.TOO_OLD, "occurred_at", f"more than {LATE_MAX.days} days ago"))
     if occurred_at > now + AHEAD:
         faults.append(_fault(EventReason.IN_THE_FUTURE, "occurred_at", "more than 5 minutes ahead"))
     if not event.gauge_change and event.event_name not in known:

@@ -12,6 +12,7 @@ from control_plane.catalog.revisions import read_catalogs
 from control_plane.customers import entitled
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.leases import gauges, verdicts
+from control_plane.leases.letting_go import lose_key
 from control_plane.leases.returns import Return, apply_returns
 from control_plane.leases.rows import (
     PRESUMED,
@@ -57,6 +58,8 @@ class _Uncovered(NamedTuple):
     """A part of a charge that no lease covers: a fact."""
 
     ref: BalanceRef
+    spec: BalanceSpec
+    """By which the balance stood at that instant."""
     feature: str
     amount: int
     cause: str
@@ -89,6 +92,7 @@ class _Booking:
         self._facts: list[Judged] = []
         self._returns: list[Return] = []
         self._remote: dict[str, Judged] = {}
+        self._lost: list[Item] = []
         self._unique_events: set[str] = set()
         self._new_facts: list[tuple[FactRow, Entry]] = []
 
@@ -99,6 +103,7 @@ class _Booking:
         self._book_decided()
         await self._book_facts()
         await self._book_remote()
+        await self._lose_verdicts()
         changed = await apply_returns(self._uow, self._freed, self._opened.leases, self._returns)
         await self._freed.pay()
         await charge(self._vault, self._new_facts)
@@ -193,7 +198,9 @@ class _Booking:
         self._booked.dead.append(Dead(item, reason, message))
 
     def _give_back(self, item: Item, cause: str) -> None:
-        """What a record charged that is not booked goes back to its leases, once."""
+        """What a record charged that is not booked goes back to its leases, once; and its seats are free."""
+        if item.usage.event.gauge_change:
+            self._lost.append(item)
         by_lease: defaultdict[str, int] = defaultdict(int)
         for charge_ in item.usage.charges:
             for part in charge_.covered:
@@ -206,7 +213,8 @@ class _Booking:
         self._return_repeated()
         wanted = [item for judged in (*self._facts, *self._remote.values()) for item in judged.wanted()]
         returning = {item.lease_id for item in self._returns}
-        self._opened = await self._opening.open(self._decided, returning, wanted)
+        lost = {balance_id(ref_of(charge_.ref)) for item in self._lost for charge_ in item.usage.charges}
+        self._opened = await self._opening.open(self._decided, returning, wanted, also=lost)
 
     def _return_repeated(self) -> None:
         """What another had counted already is not spent again."""
@@ -272,7 +280,8 @@ class _Booking:
         ref = ref_of(charge_.ref)
         for amount, cause in ((charge_.uncovered, "uncovered"), (beyond, "beyond_lease")):
             if amount:
-                self._fact(item, entry, _Uncovered(ref, charge_.feature, amount, cause, decided_at))
+                spec = self._opened.specs[ref, decided_at]
+                self._fact(item, entry, _Uncovered(ref, spec, charge_.feature, amount, cause, decided_at))
 
     def _clamped(self, usage: sync.Usage, decided_at: datetime) -> datetime:
         for charge_ in usage.charges:
@@ -282,11 +291,11 @@ class _Booking:
         return decided_at
 
     def _fact(self, item: Item, entry: Entry, charge_: _Uncovered) -> None:
-        ref, feature, amount, cause, at = charge_
+        ref, spec, feature, amount, cause, at = charge_
         fact = FactRow(
             id=f"{item.name}:{len(self._new_facts)}:{cause}",
             balance_id=balance_id(ref),
-            window_start=window_of(self._opened.specs[ref], at),
+            window_start=window_of(spec, at),
             event_uid=item.name,
             transaction_id=entry.id,
             occurred_at=at,
@@ -329,7 +338,8 @@ class _Booking:
                 line += 1
                 amount = draw.within + draw.beyond + draw.uncovered
                 at = judged.event.occurred_at
-                self._fact(judged.item, entry, _Uncovered(draw.ref, draw.feature, amount, "reported", at))
+                reported = _Uncovered(draw.ref, draw.spec, draw.feature, amount, "reported", at)
+                self._fact(judged.item, entry, reported)
                 self._appends.charge(
                     judged.item.name,
                     line,
@@ -349,6 +359,16 @@ class _Booking:
             for charge_ in judged.bill.charges:
                 if charge_.spec.decided_remotely and charge_.ref in self._opened.held:
                     await self._reach(judged, charge_.ref, charge_.spec, charge_.quantity)
+
+    async def _lose_verdicts(self) -> None:
+        """After what is booked: that is no verdict any more, and stays."""
+        for item in self._lost:
+            for charge_ in item.usage.charges:
+                holding = self._vault.held.get(balance_id(ref_of(charge_.ref)))
+                if holding is not None and await lose_key(
+                    self._uow, holding.row.id, item.uid, item.usage.event.idempotency_key
+                ):
+                    holding.touched = True
 
     async def _reach(self, judged: Judged, ref: BalanceRef, spec: BalanceSpec, value: int) -> None:
         event = judged.event

@@ -33,7 +33,8 @@ class Opened:
     """Everything that is locked, by what it is asked for."""
 
     held: dict[BalanceRef, Holding] = field(default_factory=dict)
-    specs: dict[BalanceRef, BalanceSpec] = field(default_factory=dict)
+    specs: dict[tuple[BalanceRef, datetime], BalanceSpec] = field(default_factory=dict)
+    """By what spec a balance stood at an instant; of every decided charge that no lease covers."""
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     """Balance → its unit; of every lease's balance."""
@@ -51,20 +52,26 @@ class Opening:
     wary: bool
 
     async def open(
-        self, decided: Sequence[Item], returning: Collection[str], wanted: Iterable[Wanted]
+        self,
+        decided: Sequence[Item],
+        returning: Collection[str],
+        wanted: Iterable[Wanted],
+        *,
+        also: Collection[str],
     ) -> Opened:
-        """Opens what decided usage, returns to leases, and `wanted` balances of others move. Raises Overtaken, unless
-        wary, and Unbookable.
+        """Opens what decided usage, returns to leases, and `wanted` balances of others move, and balances that are
+        locked `also`, as far as they exist. Raises Overtaken, unless wary, and Unbookable.
         """
         spending = _spending(decided)
         lease_ids = sorted({*spending, *returning})
         glimpsed = await self._read_leases(lease_ids, lock=False)
         moving = {*returning, *(glimpsed if self.wary else _moving(glimpsed, spending))}
-        also = {glimpsed[lease_id].balance_id for lease_id in moving if lease_id in glimpsed}
-        every = [*wanted, *await self._wanted_uncovered(decided, glimpsed, spending)]
+        theirs = {glimpsed[lease_id].balance_id for lease_id in moving if lease_id in glimpsed}
+        uncovered = await self._wanted_uncovered(decided, glimpsed, spending)
+        every = [*wanted, *uncovered]
         opened = Opened()
-        opened.held = await open_balances(self.vault, _each_once(every), also=also)
-        opened.specs = {item.ref: item.spec for item in every}
+        opened.held = await open_balances(self.vault, _each_once(every), also={*theirs, *also})
+        opened.specs = {(item.ref, item.at): item.spec for item in uncovered}
         windows: defaultdict[str, set[datetime | None]] = defaultdict(set)
         for one in every:
             windows[balance_id(one.ref)].add(window_of(one.spec, one.at))
@@ -142,5 +149,5 @@ def _moving(held: Mapping[str, LeaseRow], spending: Mapping[str, int]) -> set[st
 
 
 def _each_once(wanted: Iterable[Wanted]) -> list[Wanted]:
-    """One per balance and instant."""
-    return list({(item.ref, item.at): item for item in wanted}.values())
+    """One per balance, instant and plan: what is decided is judged by the plan of its decision."""
+    return list({(item.ref, item.at, id(item.spec)): item for item in wanted}.values())

@@ -68,14 +68,15 @@ class Purse:
                 self._take(holdings[draw.ref], draw, at)
         return outcome
 
-    def _active(self, holding: Holding, at: datetime) -> list[GrantRow]:
-        return in_burn_order(grant for grant in holding.grants.values() if grant.active(at))
+    def _active(self, holding: Holding, spec: BalanceSpec, at: datetime) -> list[GrantRow]:
+        """Those of its window: after a move to another anchor the grants of two windows are active at once."""
+        return in_burn_order(grant for grant in holding.window(window_of(spec, at)) if grant.active(at))
 
     def _has(self, grant: GrantRow) -> int:
         return self._left.setdefault(grant.id, grant.available + grant.ended - grant.cut - grant.rolled)
 
     def _fund(self, holding: Holding, spec: BalanceSpec, at: datetime) -> Fund:
-        active = self._active(holding, at)
+        active = self._active(holding, spec, at)
         general = sum(self._has(grant) for grant in active if not grant.scope and grant.role != BEYOND_LIMIT)
         beyond = sum(self._has(grant) for grant in active if grant.role == BEYOND_LIMIT)
         features = {feature for grant in active for feature in grant.scope}
@@ -89,7 +90,7 @@ class Purse:
 
     def _take(self, holding: Holding, draw: Draw, at: datetime) -> None:
         rest = draw.within + draw.beyond
-        for grant in self._active(holding, at):
+        for grant in self._active(holding, draw.spec, at):
             if rest and grant.serves(draw.feature):
                 part = min(rest, self._has(grant))
                 self._left[grant.id] -= part

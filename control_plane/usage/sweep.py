@@ -11,8 +11,8 @@ from control_plane.leases.quarantine import forget_replies, sweep_leases
 from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.ledger.expiry import sweep_grants
 from control_plane.usage.keys import forget_keys
+from control_plane.usage.lateness import KEPT_MIN
 
-KEYS_KEPT_DAYS: Final = 40
 _ROUNDS_MAX: Final = 100
 
 Step = Callable[[UnitOfWork], Awaitable[int]]
@@ -34,7 +34,7 @@ async def forget(database: Database, settings: LeaseSettings = DEFAULTS) -> None
     so.
     """
     await database.transact(lambda uow: forget_replies(uow, settings))
-    await database.transact(lambda uow: forget_keys(uow, days=KEYS_KEPT_DAYS))
+    await database.transact(lambda uow: forget_keys(uow, days=KEPT_MIN.days))
     await database.transact(forget_lapsed)
 
 

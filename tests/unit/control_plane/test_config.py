@@ -1,11 +1,14 @@
 """Settings: where they come from, and which are not safe together."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from control_plane.config import is_loopback, settings_from
+from control_plane.usage.lateness import KEPT_MIN, LATE_MAX
+from sidecar.config import settings_from as sidecar_settings_from
 
 
 def test_flags_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +53,7 @@ def test_what_is_not_safe_is_refused(flags: dict[str, object]) -> None:
         {"sweep_every": "PT0S"},
         {"lease_ttl": "PT0S"},
         {"grace": "-PT1S"},
-        {"keys_kept": "P34D"},
+        {"keys_kept": "P41D"},
         {"feed_kept": "PT0S"},
     ],
 )
@@ -58,6 +61,14 @@ def test_spans_have_bounds(flags: dict[str, object]) -> None:
     """A span of nothing, or keys forgotten while facts of their time may still come, is refused by name."""
     with pytest.raises(ValidationError, match=next(iter(flags))):
         settings_from(**flags)
+
+
+def test_keys_outlive_what_any_sidecar_takes() -> None:
+    """The latest fact that a sidecar may be told to take, and then a week without the control plane."""
+    with pytest.raises(ValidationError, match="late_window"):
+        sidecar_settings_from(late_window=LATE_MAX + timedelta(seconds=1))
+    assert sidecar_settings_from(late_window=LATE_MAX).late_window + timedelta(days=7) < KEPT_MIN
+    assert settings_from().keys_kept >= KEPT_MIN
 
 
 def test_with_token_and_tls_it_may_listen_anywhere() -> None:

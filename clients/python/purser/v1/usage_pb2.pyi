@@ -136,7 +136,7 @@ class UsageEvent(_message.Message):
     GAUGE_FEATURE_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Names this event for good: the same key with the same content is the same event, however often
-    and through whichever sidecar it comes. 1 to 255 bytes; unique per customer; kept for 40 days.
+    and through whichever sidecar it comes. 1 to 255 bytes; unique per customer; kept for 42 days.
     Required in ConsumeUsage and ReportUsage; ignored in checks; the reservation's id stands in for it
     in reservations.
     """

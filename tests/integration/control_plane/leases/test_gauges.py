@@ -169,6 +169,47 @@ async def test_the_same_key_is_the_same_verdict(database: Database, clock: Stepp
     assert (await ask(two, "ann", "a", clock() + timedelta(seconds=2))).used == 1, "that key is in the books"
 
 
+async def test_another_content_under_a_key_is_no_repeat(database: Database, clock: SteppedClock) -> None:
+    """A key that stands for one seat does not let fifty through, nor an ADD where it stands for a SET; the same may be
+    repeated.
+    """
+    one, two = await begun(database, "one", "two")
+    assert (await ask(one, "ann", "k", clock(), adds=False)).allowed
+    for need, adds in ((50, False), (2, False), (1, True)):
+        said = await two.acquire(
+            SEATS, need, holder_id="ann", adds=adds, idempotency_key="k", occurred_at=clock()
+        )
+        assert not said.verdict.allowed
+        assert said.refusal.kind == session.REFUSAL_KIND_EXHAUSTED
+        assert "key" in said.refusal.message
+    assert (await ask(two, "ann", "k", clock(), adds=False)).allowed
+    write(one, "ann", "k", clock(), SET)
+    await one.upload()
+    assert not (await ask(two, "ann", "k", clock(), need=50, adds=False)).allowed, "it is in the books by now"
+    assert (await ask(two, "ann", "k", clock(), adds=False)).allowed
+    assert await used(database) == 1
+    await check_books(database)
+
+
+async def test_a_verdict_is_not_that_of_another_content(database: Database, clock: SteppedClock) -> None:
+    """Who wins a key with other content than the verdict's was not let through by it: the event stands at its own
+    instant, before the removal that the verdict came after, and the verdict is over.
+    """
+    one, two = await begun(database, "one", "two")
+    early = clock()
+    clock.advance(seconds=10)
+    write(one, "ann", "r", clock(), REMOVE, decided=False)
+    await one.upload()
+    assert (await ask(one, "ann", "k", early, adds=False)).used == 1
+    write(two, "ann", "k", early, SET, 50)
+    assert not (await two.upload()).dead_letters
+    assert await used(database) == 0
+    write(one, "ann", "k", early, SET)
+    assert (await one.upload()).dead_letters[0].reason.startswith("KEY_CONFLICT")
+    assert await used(database) == 0
+    await check_books(database)
+
+
 async def test_an_event_after_its_verdict_was_let_go(database: Database, clock: SteppedClock) -> None:
     """It was acknowledged after all: it counts, and what is beyond the limit shows as overage."""
     one, two = await begun(database, "one", "two")

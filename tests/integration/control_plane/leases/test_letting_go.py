@@ -253,3 +253,62 @@ async def test_a_request_that_was_given_up_comes_too_late(database: Database, cl
     assert await used(database) == 0
     assert (await ask(holder, "ann", "a", clock() + timedelta(seconds=1))).allowed
     await check_books(database)
+
+
+async def test_who_loses_a_key_loses_its_seat(database: Database, clock: SteppedClock) -> None:
+    """One key was used for two holders, through two sidecars: the second one's event ends in the dead letters, and its
+    seat is free at once, while its sidecar lives.
+    """
+    one, two = await begun(database, "one", "two")
+    for holder, who in ((one, "ann"), (two, "bob")):
+        assert (await ask(holder, who, "k", clock())).allowed
+        write(holder, who, "k", clock())
+    await one.upload()
+    assert await used(database) == 2, "it can still come to something"
+    (dead,) = (await two.upload()).dead_letters
+    assert dead.reason.startswith("KEY_CONFLICT")
+    stands = await standing(database)
+    assert (stands.used, stands.spent) == (1, 1)
+    assert (await ask(two, "cleo", "c", clock())).allowed
+    await check_books(database)
+
+
+async def test_the_seat_of_a_lost_key_stays_with_others(database: Database, clock: SteppedClock) -> None:
+    """Another sidecar was told of that verdict, too: it is over when both have lost the key."""
+    one, two, three = await begun(database, "one", "two", "three")
+    for holder, who in ((one, "ann"), (two, "bob"), (three, "bob")):
+        assert (await ask(holder, who, "k", clock())).allowed
+        write(holder, who, "k", clock())
+    await one.upload()
+    for holder, left in ((two, 2), (three, 1)):
+        assert (await holder.upload()).dead_letters
+        assert await used(database) == left
+        await check_books(database)
+
+
+async def test_a_key_is_lost_to_what_moved_no_gauge(database: Database, clock: SteppedClock) -> None:
+    """The same event was reported before, as a fact of an instant when nobody had seats: the duplicate's is free."""
+    one, two = await begun(database, "one", "two")
+    early = clock() - timedelta(hours=1)
+    assert (await ask(two, "ann", "k", early)).allowed
+    write(one, "ann", "k", early, decided=False)
+    write(two, "ann", "k", early).usage.decided_at.FromDatetime(clock())
+    await one.upload()
+    assert await used(database) == 1
+    assert (await two.upload()).duplicate_seqs == [1]
+    assert await used(database) == 0
+    await check_books(database)
+
+
+async def test_who_wins_a_key_keeps_its_seat(database: Database, clock: SteppedClock) -> None:
+    """A duplicate, and a conflict in the winner's own batch, take nothing off what is booked."""
+    one, two = await begun(database, "one", "two")
+    for holder in (one, two):
+        assert (await ask(holder, "ann", "k", clock())).allowed
+        write(holder, "ann", "k", clock())
+    write(one, "ann", "k", clock(), quantity=2)
+    assert [dead.seq for dead in (await one.upload()).dead_letters] == [2]
+    assert (await two.upload()).duplicate_seqs == [1]
+    stands = await standing(database)
+    assert (stands.used, stands.spent) == (1, 1)
+    await check_books(database)

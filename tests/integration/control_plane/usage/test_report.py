@@ -12,7 +12,8 @@ from control_plane.ledger.audit import oversold
 from control_plane.ledger.tables import facts, grants, postings
 from control_plane.usage.dead_letters import count_dead_letters, list_dead_letters
 from control_plane.usage.report import SequenceGap, replay_dead_letter
-from control_plane.usage.tables import events
+from control_plane.usage.sweep import forget
+from control_plane.usage.tables import event_keys, events
 from purser.sync.v1 import usage_pb2 as sync
 from tests.integration.control_plane.conftest import SteppedClock
 from tests.integration.control_plane.leases.holder import Holder, check_books, ref
@@ -334,3 +335,22 @@ async def test_what_a_disk_has_spoiled_is_kept(database: Database, clock: Steppe
     async with database.read() as uow:
         assert await count_dead_letters(uow) == 2
         assert len((await uow.connection.execute(select(events))).all()) == 1
+
+
+async def test_a_repeat_after_a_week_away_is_known(database: Database, clock: SteppedClock) -> None:
+    """A fact is booked; another sidecar takes the same one as late as it may, and is then away for a week: it is a
+    duplicate all the same.
+    """
+    await prepaid(database)
+    first, second = Holder(database, outbox_id="a"), Holder(database, outbox_id="b")
+    for holder in (first, second):
+        await holder.open()
+        holder.report_fact("acme", at=clock(), key="k")
+    await first.upload()
+    clock.advance(days=34 + 7)
+    await forget(database)
+    assert (await second.upload()).duplicate_seqs == [1]
+    clock.advance(days=2)
+    await forget(database)
+    async with database.read() as uow:
+        assert (await uow.connection.execute(select(event_keys))).first() is None, "and forgotten one day"
