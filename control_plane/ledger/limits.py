@@ -15,7 +15,8 @@ from control_plane.ledger.expiry import catch_up
 from control_plane.ledger.facts import came_free
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import balance_id
-from control_plane.ledger.occurrences import limit_occurrences, open_balances, own_balances, recurrences
+from control_plane.ledger.occurrences import limit_occurrences, own_balances, recurrences
+from control_plane.ledger.opening import open_balances
 from control_plane.ledger.rows import ROLLOVER, GrantRow
 from control_plane.ledger.specs import find_spec
 from control_plane.ledger.tables import balances
@@ -48,7 +49,7 @@ async def apply_limits(uow: UnitOfWork, customer_id: str) -> None:
     vault = Vault(uow)
     held = await vault.lock(ids)
     await vault.load_live(list(held))
-    await open_balances(vault, wallets)
+    await open_balances(vault, wallets, {})
     for holding in vault.held.values():
         await catch_up(vault, holding)
     wanted_back = [held[identity] for identity in sorted(held) if await _apply(vault, held[identity], own)]

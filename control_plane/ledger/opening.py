@@ -1,0 +1,99 @@
+"""Opening balances: locked, made when they are first touched, with the occurrences that an instant asks for."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from sqlalchemy import or_, select
+
+from control_plane.customers.tables import customers
+from control_plane.db.among import among
+from control_plane.ledger.facts import settle
+from control_plane.ledger.holding import Holding, Vault
+from control_plane.ledger.identity import balance_id
+from control_plane.ledger.in_force import InForce, limits_now
+from control_plane.ledger.occurrences import Wanted, new_balance, occurrences
+from control_plane.ledger.rows import GrantRow
+from control_plane.ledger.tables import balances
+from sidecar.engine.values import BalanceRef
+
+_BUDGET: Final = "budget:"
+
+
+async def lock_balances(vault: Vault, refs: Collection[BalanceRef], *, also: Iterable[str] = ()) -> None:
+    """Locks what there is of these balances. Ask afterwards what is in force for them, then open them: so nobody can
+    change a limit in between.
+
+    A balance that is not there has no lock: for its sake its customer is locked, shared with others who do this, until
+    the commit. Who changes the customer waits, or is waited for. `also`: ids of balances that exist and are to be
+    locked in the same order.
+    """
+    ids = {balance_id(ref): ref for ref in refs}
+    if ids and not vault.uow.is_alone:
+        query = select(balances.c.id).where(among(balances.c.id, ids))
+        known = set((await vault.uow.connection.execute(query)).scalars())
+        await _share_customers(vault, [ref for identity, ref in ids.items() if identity not in known])
+    await vault.lock({*ids, *also})
+
+
+async def _share_customers(vault: Vault, refs: Collection[BalanceRef]) -> None:
+    """The owners, and for budgets the owners' children, whose plans may set them."""
+    if not refs:
+        return
+    owners = {ref.customer_id for ref in refs}
+    parents = {ref.customer_id for ref in refs if ref.balance.startswith(_BUDGET) and not ref.subject_id}
+    theirs = or_(among(customers.c.id, owners), among(customers.c.parent_id, parents))
+    query = select(customers.c.id).where(theirs).order_by(customers.c.id).with_for_update(read=True)
+    await vault.uow.connection.execute(query)
+
+
+async def open_balances(
+    vault: Vault, wanted: Sequence[Wanted], in_force: InForce
+) -> dict[BalanceRef, Holding]:
+    """Balances that `lock_balances` has locked, made where they are missing, with their live grants and the occurrences
+    of the instants asked for.
+
+    An occurrence is made by the spec of its instant. One that runs now is brought to the limit in force at once: a late
+    fact asks for what was in force when it occurred, and nothing of that which was cut since may be leased.
+    """
+    ids = {item.ref: balance_id(item.ref) for item in wanted}
+    held = await vault.lock(ids.values())
+    missing = {item.ref: item for item in wanted if ids[item.ref] not in held}
+    if missing:
+        await vault.create(new_balance(item, vault.now) for item in missing.values())
+        held = await vault.lock(ids.values())
+    await vault.load_live(list(vault.held))
+    fresh: list[tuple[Holding, GrantRow]] = []
+    for item in wanted:
+        holding = held[ids[item.ref]]
+        fresh += ((holding, grant) for grant in occurrences(holding, item, vault.now))
+    added = await _add_missing(vault, fresh)
+    limits: dict[str, int] = {}
+    for ref, spec in in_force.items():
+        if ref in ids:
+            limits |= limits_now(held[ids[ref]], spec, vault.now)
+    for _, grant in added:
+        if grant.id in limits:
+            grant.retarget(limits[grant.id], now=vault.now)
+    for holding, grant in added:
+        if holding.row.overage:
+            await settle(vault, holding, grant.window_start, cause="recurrence")
+    return {ref: held[identity] for ref, identity in ids.items()}
+
+
+async def _add_missing(
+    vault: Vault, fresh: Sequence[tuple[Holding, GrantRow]]
+) -> Sequence[tuple[Holding, GrantRow]]:
+    """Adds those that are not there, and tells which; an occurrence that has ended already may be there without being
+    loaded.
+    """
+    unknown = [(holding, grant) for holding, grant in fresh if grant.id not in holding.grants]
+    if not unknown:
+        return ()
+    await vault.load_grants([grant.id for _, grant in unknown])
+    added: list[tuple[Holding, GrantRow]] = []
+    for holding, grant in unknown:
+        if grant.id not in holding.grants:
+            holding.add(grant)
+            grant.begun = grant.effective_at <= vault.now
+            added.append((holding, grant))
+    return added
