@@ -1,4 +1,4 @@
-"""What time alone brings about: expiry, quarantine, and forgetting what is old enough."""
+"""What time alone brings about: expiry, other limits, quarantine, and forgetting what is old enough."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,6 +13,7 @@ from control_plane.feed.history import forget_history
 from control_plane.leases.letting_go import forget_lapsed, sweep_verdicts
 from control_plane.leases.quarantine import forget_replies, sweep_leases
 from control_plane.ledger.expiry import sweep_grants
+from control_plane.ledger.limits import sweep_limits
 from control_plane.metrics import Metrics
 from control_plane.rest.changes import forget_answers
 from control_plane.usage.dead_letters import count_dead_letters
@@ -33,6 +34,7 @@ class Sweeper:
         self._metrics = metrics
         self._steps: Mapping[str, Step] = {
             "grants": sweep_grants,
+            "limits": lambda uow: sweep_limits(uow, settings.leases),
             "leases": lambda uow: sweep_leases(uow, settings.leases),
             "verdicts": lambda uow: sweep_verdicts(uow, settings.leases),
         }

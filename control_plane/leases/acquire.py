@@ -190,9 +190,9 @@ async def _answer(
     await lock_asked(vault, requests)
     asked = await ask_all(uow, requests)
     every = [item for items in asked for item in items]
-    await open_asked(vault, every, requests)
     generation = await read_generation(uow)
     pause = pause_of(generation, settings, uow.now)
+    await open_asked(vault, every, requests, is_paused=bool(pause.leases))
     held_back: Collection[str] = ()
     if is_alone and not pause.leases:
         missing = await _missing(vault, requests[0], every, recalled)

@@ -139,9 +139,16 @@ async def lock_asked(vault: Vault, requests: Collection[session.AcquireLeasesReq
 
 
 async def open_asked(
-    vault: Vault, asked: Collection[Asked], requests: Collection[session.AcquireLeasesRequest]
+    vault: Vault,
+    asked: Collection[Asked],
+    requests: Collection[session.AcquireLeasesRequest],
+    *,
+    is_paused: bool,
 ) -> None:
-    """Opens what is wanted, all of it locked; first applies what the callers give back and give up."""
+    """Opens what is wanted, all of it locked; first applies what the callers give back and give up.
+
+    `is_paused`: leases of before a restore are awaited, so no limit cuts anything yet.
+    """
     uow = vault.uow
     wanted = [
         Wanted(item.ref, item.found.spec, item.at, item.found.entitlements.grants)
@@ -149,7 +156,7 @@ async def open_asked(
         if item.found is not None and not item.unlimited
     ]
     in_force: dict[BalanceRef, BalanceSpec | None] = {}
-    for item in asked:
+    for item in () if is_paused else asked:
         enter(in_force, item.ref, item.own, item.now)
     held = await open_balances(vault, wanted, in_force)
     for request in requests:

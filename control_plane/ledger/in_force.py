@@ -1,11 +1,13 @@
-"""The limits in force now, as this transaction sees them, and what they come to for occurrences that are there."""
+"""The limits in force now, as this transaction sees them, and occurrences that are brought to them."""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from control_plane.customers import entitled
 from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.ledger.holding import Holding
+from control_plane.ledger.expiry import catch_up
+from control_plane.ledger.facts import came_free
+from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.occurrences import COUNTED, limit_occurrences
 from control_plane.ledger.rows import ROLLOVER, GrantRow
 from control_plane.ledger.specs import Found, find_spec
@@ -54,6 +56,27 @@ def limits_now(holding: Holding, spec: BalanceSpec | None, now: datetime) -> dic
         for grant in holding.grants.values()
         if grant.role != ROLLOVER and grant.effective_at <= now and not _is_over(grant, now)
     }
+
+
+async def bring_to(vault: Vault, holding: Holding, limits: Mapping[str, int]) -> int:
+    """Sets the limits of these loaded grants: a cut takes what is available, a raise pays what is open first.
+
+    Returns what is still to be cut, from slices as they return. Where nothing differs, nothing changes.
+    """
+    if any(holding.grants[grant_id].target != limit for grant_id, limit in limits.items()):
+        await catch_up(vault, holding)  # what began is to pay before a cut takes it
+    raised: list[GrantRow] = []
+    still_to_cut = 0
+    for grant_id, limit in limits.items():
+        grant = holding.grants[grant_id]
+        if limit != grant.target:
+            if limit > grant.target:
+                raised.append(grant)
+            holding.because(grant, "raise" if limit > grant.target else "cut")
+        still_to_cut += grant.retarget(limit, now=vault.now)
+    if raised:
+        await came_free(vault, holding, raised, cause="raise")
+    return still_to_cut
 
 
 def _is_over(grant: GrantRow, now: datetime) -> bool:

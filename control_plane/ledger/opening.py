@@ -10,7 +10,7 @@ from control_plane.db.among import among
 from control_plane.ledger.facts import settle
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import balance_id
-from control_plane.ledger.in_force import InForce, limits_now
+from control_plane.ledger.in_force import InForce, bring_to, limits_now
 from control_plane.ledger.occurrences import Wanted, new_balance, occurrences
 from control_plane.ledger.rows import GrantRow
 from control_plane.ledger.tables import balances
@@ -52,8 +52,9 @@ async def open_balances(
     """Balances that `lock_balances` has locked, made where they are missing, with their live grants and the occurrences
     of the instants asked for.
 
-    An occurrence is made by the spec of its instant. One that runs now is brought to the limit in force at once: a late
-    fact asks for what was in force when it occurred, and nothing of that which was cut since may be leased.
+    An occurrence is made by the spec of its instant. Those that run now are brought to the limit in force: a late fact
+    asks for what was in force when it occurred, and time changes limits without anybody's doing; nothing of that which
+    is over may be leased.
     """
     ids = {item.ref: balance_id(item.ref) for item in wanted}
     held = await vault.lock(ids.values())
@@ -67,16 +68,19 @@ async def open_balances(
         holding = held[ids[item.ref]]
         fresh += ((holding, grant) for grant in occurrences(holding, item, vault.now))
     added = await _add_missing(vault, fresh)
-    limits: dict[str, int] = {}
-    for ref, spec in in_force.items():
-        if ref in ids:
-            limits |= limits_now(held[ids[ref]], spec, vault.now)
-    for _, grant in added:
-        if grant.id in limits:
-            grant.retarget(limits[grant.id], now=vault.now)
+    limits = {
+        identity: limits_now(held[identity], in_force[ref], vault.now)
+        for ref, identity in ids.items()
+        if ref in in_force
+    }
+    for holding, grant in added:  # before any of it pays what is open
+        if grant.id in limits.get(holding.row.id, ()):
+            grant.retarget(limits[holding.row.id][grant.id], now=vault.now)
     for holding, grant in added:
         if holding.row.overage:
             await settle(vault, holding, grant.window_start, cause="recurrence")
+    for identity, of_balance in limits.items():
+        await bring_to(vault, held[identity], of_balance)
     return {ref: held[identity] for ref, identity in ids.items()}
 
 

@@ -1,23 +1,27 @@
 """Which limit an occurrence has: the one in force now, whoever makes it and whatever changes meanwhile."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 
 from control_plane.db.unit_of_work import Database
+from control_plane.faults import Faults
+from control_plane.leases.tables import recalls
 from control_plane.ledger.holding import Vault
 from control_plane.ledger.in_force import specs_in_force
 from control_plane.ledger.occurrences import Wanted
 from control_plane.ledger.opening import lock_balances, open_balances
 from control_plane.subscriptions.records import change_subscription
+from control_plane.subscriptions.tables import subscriptions
+from control_plane.usage.sweep import sweep
 from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.customer import SubscriptionState
 from sidecar.engine.values import BalanceRef
 from tests.integration.control_plane.conftest import SteppedClock
-from tests.integration.control_plane.leases.holder import Holder, check_books, ref
+from tests.integration.control_plane.leases.holder import SETTINGS, Holder, check_books, ref
 from tests.integration.control_plane.leases.test_acquire import allotted
 from tests.integration.control_plane.ledger.test_balances import grant_rows, stands
 from tests.integration.control_plane.setting import make_customer, publish_text, subscribe
@@ -182,3 +186,160 @@ async def test_a_downgrade_waits_for_who_makes_the_balance(postgres_database: Da
     await cancelling
     assert (await stands(database)).granted == 10
     await check_books(database)
+
+
+async def test_a_subscription_that_ends_by_the_clock_lowers_the_limit(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Nobody changes anything: its time is over, and whoever acquires next finds the lower limit, swept or not."""
+    holder = await on_both(database, ends_at=clock() + timedelta(days=10))
+    await holder.acquire(API, 1)
+    clock.advance(days=11)
+    assert not allotted(await holder.acquire(API, 500))
+    standing = await stands(database)
+    assert (standing.granted, standing.available) == (10, 9)
+    assert allotted(await holder.acquire(API, 9)) == 9
+    await check_books(database)
+
+
+async def test_a_subscription_that_starts_by_the_clock_raises_the_limit(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Its time has come: it can be used at once."""
+    holder = await on_both(database, starts_at=clock() + timedelta(days=10))
+    assert allotted(await holder.acquire(API, 10)) == 10
+    clock.advance(days=11)
+    assert allotted(await holder.acquire(API, 1000)) == 1000
+    assert (await stands(database)).granted == 1010
+    await check_books(database)
+
+
+async def test_what_starts_by_the_clock_pays_what_is_open(database: Database, clock: SteppedClock) -> None:
+    """Facts were beyond the limit; the sweep finds that it is higher now, without anybody asking, and once."""
+    holder = await on_both(database, starts_at=clock() + timedelta(days=10))
+    for _ in range(15):
+        holder.report_fact("acme", at=clock())
+    await holder.upload()
+    assert (await stands(database)).overage == 5
+    clock.advance(days=10)
+    await asyncio.gather(sweep(database, SETTINGS), sweep(database, SETTINGS))
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (1010, 15, 0)
+    await sweep(database, SETTINGS)
+    assert (await stands(database)).row.version == standing.row.version
+    await check_books(database)
+
+
+async def test_a_fact_finds_the_limit_that_time_has_lowered(database: Database, clock: SteppedClock) -> None:
+    """What was over before it occurred does not pay it."""
+    holder = await on_both(database, ends_at=clock() + timedelta(days=10))
+    await holder.acquire(API, 1)
+    clock.advance(days=11)
+    for _ in range(12):
+        holder.report_fact("acme", at=clock())
+    await holder.upload()
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 9, 3)
+    await check_books(database)
+
+
+async def test_what_ends_by_the_clock_is_recalled(database: Database, clock: SteppedClock) -> None:
+    """Once, with a revision that no lease has seen. What comes back is cut."""
+    ends_at = clock() + timedelta(days=10)
+    holder = await on_both(database, ends_at=ends_at)
+    clock.at = ends_at - timedelta(seconds=10)
+    (lease,) = (await holder.acquire(API, 500)).leases
+    assert await posted(database) == []
+    clock.at = ends_at
+    await sweep(database, SETTINGS)
+    await sweep(database, SETTINGS)
+    async with database.read() as uow:
+        assert await posted(database) == [("allowance:api", await uow.read_revision())]
+    holder.give_back(lease.lease_id, 500)
+    await holder.upload()
+    assert (await stands(database)).available == 10
+    await check_books(database)
+
+
+async def test_who_acquires_first_does_not_keep_others_from_being_recalled(
+    database: Database, clock: SteppedClock
+) -> None:
+    """The limit was lowered by the one who asked next; the sweep recalls what is to be cut all the same."""
+    ends_at = clock() + timedelta(days=10)
+    holder = await on_both(database, ends_at=ends_at)
+    clock.at = ends_at - timedelta(seconds=10)
+    await holder.acquire(API, 500)
+    clock.at = ends_at
+    await holder.acquire(API, 0, 1)
+    assert (await stands(database)).granted == 10
+    await sweep(database, SETTINGS)
+    assert len(await posted(database)) == 1
+
+
+async def test_what_is_allowed_while_past_due_ends_by_the_clock(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Its week is over: the limit is that of what is in good order."""
+    holder = await on_both(database, on_past_due="allow_for:P7D")
+    await holder.acquire(API, 1)
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": "past_due"})
+    clock.advance(days=6)
+    await sweep(database, SETTINGS)
+    assert (await stands(database)).granted == 1010
+    clock.advance(days=1)
+    await sweep(database, SETTINGS)
+    assert (await stands(database)).granted == 10
+
+
+async def test_another_period_by_the_clock(database: Database, clock: SteppedClock) -> None:
+    """What was given for a month is over with its subscription, and the day's limit is all that there is."""
+    daily = "  daily: {entitlements: {api: {limit: 5, every: P1D, anchor: calendar}}}\n"
+    await publish_text(database, TWO_PLANS + daily)
+    await make_customer(database, "acme")
+    turn = clock() + timedelta(days=10)
+    await subscribe(database, "acme", "big", subscription_id="big", ends_at=turn)
+    await subscribe(database, "acme", "daily", subscription_id="daily", starts_at=turn)
+    holder = Holder(database)
+    await holder.open()
+    await holder.acquire(API, 1)
+    clock.at = turn
+    assert not allotted(await holder.acquire(API, 6))
+    assert allotted(await holder.acquire(API, 5)) == 5
+    await check_books(database)
+
+
+async def test_what_was_made_ahead_keeps_the_limit_of_its_beginning(
+    database: Database, clock: SteppedClock
+) -> None:
+    """The next period's occurrence has the limit of then, also after a change that is none of its own."""
+    holder = await on_both(database, ends_at=datetime(2030, 2, 1, tzinfo=UTC))
+    clock.at = datetime(2030, 1, 31, 23, 59, tzinfo=UTC)
+    assert allotted(await holder.acquire(API, 5, next_period=True)) == 5
+    async with database.begin() as uow:
+        await change_subscription(uow, "small", {"external_ids": {"crm": "1"}})
+    (ahead,) = await grant_rows(database)
+    assert (ahead.effective_at, ahead.target) == (datetime(2030, 2, 1, tzinfo=UTC), 10)
+
+
+async def test_one_that_can_not_be_read_keeps_nobody_waiting(database: Database, clock: SteppedClock) -> None:
+    """A customer whose plan is nowhere is set apart; the others' limits follow the time."""
+    ends_at = clock() + timedelta(days=10)
+    holder = await on_both(database, ends_at=ends_at)
+    await holder.acquire(API, 1)
+    await make_customer(database, "odd")
+    await subscribe(database, "odd", "big", subscription_id="odd", trial_ends_at=ends_at)
+    async with database.begin() as uow:
+        gone = update(subscriptions).where(subscriptions.c.id == "odd").values(plan="gone")
+        await uow.connection.execute(gone)
+    clock.advance(days=10)
+    await sweep(database, SETTINGS)
+    assert (await stands(database)).granted == 10
+    assert database.kept(Faults).counted["limits"] == 1
+
+
+async def posted(database: Database) -> list[tuple[str, int]]:
+    """The balances that were recalled for good, with the revisions of that."""
+    async with database.read() as uow:
+        query = select(recalls.c.name, recalls.c.revision).where(recalls.c.idle_only.is_(False))
+        return [(row.name, row.revision) for row in await uow.connection.execute(query)]
