@@ -98,7 +98,7 @@ _BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 def recurrences(holding: Holding, spec: GrantSpec, at: datetime, now: datetime) -> Iterator[GrantRow]:
-    """The plan's grant that is in force at an instant, and the one before it where its rest may roll over."""
+    """The plan's grant that is in force at an instant."""
     if spec.period is None:
         if spec.starts_at <= at:
             ends_at = spec.expires_after.after(spec.starts_at) if spec.expires_after else None
@@ -112,22 +112,21 @@ def recurrences(holding: Holding, spec: GrantSpec, at: datetime, now: datetime) 
             )
         return
     number = spec.period.number(at)
-    for index in (number - 1, number) if spec.rollover_max else (number,):
-        begins_at, ends_at = spec.period.begins(index), spec.period.begins(index + 1)
-        effective_at = max(begins_at, spec.starts_at)
-        if effective_at < ends_at and (spec.ends_at is None or effective_at < spec.ends_at):
-            if spec.expires_after is not None:
-                ends_at = spec.expires_after.after(effective_at)
-            rolls_until = spec.period.begins(index + 2) if spec.rollover_max else None
-            yield _recurrence(
-                holding,
-                spec,
-                begins_at=begins_at,
-                effective_at=effective_at,
-                expires_at=ends_at,
-                rolls_until=rolls_until,
-                now=now,
-            )
+    begins_at, ends_at = spec.period.begins(number), spec.period.begins(number + 1)
+    effective_at = max(begins_at, spec.starts_at)
+    if effective_at < ends_at and (spec.ends_at is None or effective_at < spec.ends_at):
+        if spec.expires_after is not None:
+            ends_at = spec.expires_after.after(effective_at)
+        rolls_until = spec.period.begins(number + 2) if spec.rollover_max else None
+        yield _recurrence(
+            holding,
+            spec,
+            begins_at=begins_at,
+            effective_at=effective_at,
+            expires_at=ends_at,
+            rolls_until=rolls_until,
+            now=now,
+        )
 
 
 def _recurrence(

@@ -1,22 +1,27 @@
 """Opening balances: locked, made when they are first touched, with the occurrences that an instant asks for."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import or_, select
 
+from control_plane.customers import entitled
 from control_plane.customers.tables import customers
 from control_plane.db.among import among
 from control_plane.ledger.facts import settle
 from control_plane.ledger.holding import Holding, Vault
-from control_plane.ledger.identity import balance_id
+from control_plane.ledger.identity import balance_id, occurrence_id
 from control_plane.ledger.in_force import InForce, bring_to, limits_now
-from control_plane.ledger.occurrences import Wanted, new_balance, occurrences
-from control_plane.ledger.rows import GrantRow
+from control_plane.ledger.occurrences import Wanted, new_balance, occurrences, recurrences
+from control_plane.ledger.rows import BASE, GrantRow
 from control_plane.ledger.tables import balances
-from sidecar.engine.values import BalanceRef
+from sidecar.engine.entitlement import Entitlements
+from sidecar.engine.periods import Period
+from sidecar.engine.values import BalanceRef, Reason
 
 _BUDGET: Final = "budget:"
+_MOMENT: Final = timedelta(microseconds=1)
 
 
 async def lock_balances(vault: Vault, refs: Collection[BalanceRef], *, also: Iterable[str] = ()) -> None:
@@ -67,7 +72,10 @@ async def open_balances(
     for item in wanted:
         holding = held[ids[item.ref]]
         fresh += ((holding, grant) for grant in occurrences(holding, item, vault.now))
-    added = await _add_missing(vault, fresh)
+    added = list(await _add_missing(vault, fresh))
+    made = {grant.id for _, grant in added}
+    for item in wanted:
+        added += await _add_missing(vault, await _before(vault, held[ids[item.ref]], item, made))
     limits = {
         identity: limits_now(held[identity], in_force[ref], vault.now)
         for ref, identity in ids.items()
@@ -82,6 +90,41 @@ async def open_balances(
     for identity, of_balance in limits.items():
         await bring_to(vault, held[identity], of_balance)
     return {ref: held[identity] for ref, identity in ids.items()}
+
+
+async def _before(
+    vault: Vault, holding: Holding, item: Wanted, made: Collection[str]
+) -> list[tuple[Holding, GrantRow]]:
+    """What ended when a period of these began, and may roll over, used or not: what the customer had at the end of the
+    period before, or at its beginning; every change in between has made what it gave.
+
+    Asked once a period, when its own occurrence is made.
+    """
+    starts: dict[datetime, Period] = {}
+    for spec in item.grants:
+        if spec.balance == item.ref.balance and spec.rollover_max and spec.period is not None:
+            start = spec.period.window(item.at).start
+            if occurrence_id(holding.row.id, BASE, start, spec.key) in made:
+                starts[start] = spec.period
+    found: dict[str, tuple[Holding, GrantRow]] = {}
+    for start, period in starts.items():
+        last = start - _MOMENT
+        for at in (min(last, vault.now), period.window(last).start):
+            then = await entitled.at_instant(vault.uow, item.ref.customer_id, at)
+            for grant in _ending(holding, then, at, start, vault.now):
+                found.setdefault(grant.id, (holding, grant))
+    return list(found.values())
+
+
+def _ending(
+    holding: Holding, then: Entitlements, at: datetime, end: datetime, now: datetime
+) -> Iterator[GrantRow]:
+    """Occurrences that roll over, of the period that holds an instant and has that end, by what was in force then."""
+    for spec in then.grants if then.standing is Reason.OK else ():
+        if spec.balance != holding.row.name or not (spec.amount and spec.rollover_max and spec.period):
+            continue
+        if spec.period.window(at).end == end:
+            yield from recurrences(holding, spec, at, now)
 
 
 async def _add_missing(
