@@ -1,4 +1,4 @@
-"""What time alone brings about: expiry, quarantine, and forgetting what is old enough."""
+"""What time alone brings about: expiry, other limits, quarantine, and forgetting what is old enough."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,8 +14,9 @@ from control_plane.feed.history import forget_history
 from control_plane.leases import letting_go, quarantine
 from control_plane.leases.letting_go import forget_lapsed, sweep_verdicts
 from control_plane.leases.quarantine import LeaseSweep, forget_replies
-from control_plane.ledger import expiry
+from control_plane.ledger import expiry, limits
 from control_plane.ledger.expiry import sweep_grants
+from control_plane.ledger.limits import sweep_limits
 from control_plane.metrics import Metrics
 from control_plane.rest.changes import forget_answers
 from control_plane.usage.dead_letters import count_dead_letters
@@ -48,6 +49,7 @@ class Sweeper:
         leases = LeaseSweep(database, settings.leases)
         self._steps: Mapping[str, Step] = {
             "grants": self._step(sweep_grants, expiry.SWEPT_AT_ONCE),
+            "limits": self._step(lambda uow: sweep_limits(uow, settings.leases), limits.SWEPT_AT_ONCE),
             "leases": Step(lambda is_first: leases.portion(waits=is_first), quarantine.SWEPT_AT_ONCE),
             "verdicts": self._step(
                 lambda uow: sweep_verdicts(uow, settings.leases), letting_go.SWEPT_AT_ONCE

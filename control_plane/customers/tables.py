@@ -15,10 +15,13 @@ customers = Table(
     Column("suspended_at", Instant),
     Column("created_at", Instant, nullable=False),
     Column("version", Integer, nullable=False),
+    Column("limits_until", Instant),
     CheckConstraint("parent_id <> id", name="own_parent"),
     Index("ix_customers_parent_id", "parent_id"),
+    Index("ix_customers_limits_until", "limits_until"),
 )
-"""`version` counts the changes of the row, for ETag. The row's lock is the customer's lock."""
+"""`version` counts the changes of the row, for ETag. The row's lock is the customer's lock. `limits_until`: when
+time alone changes what the customer is entitled to, so that its limits are to be looked at again; null: never."""
 
 subjects = Table(
     "subjects",

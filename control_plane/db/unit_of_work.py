@@ -56,6 +56,11 @@ class UnitOfWork:
         """The revision that this transaction took; None as long as, or if, it took none."""
         return self._revision
 
+    @property
+    def is_alone(self) -> bool:
+        """Does nobody else write before this transaction has ended? So it is on SQLite."""
+        return self._database.is_sqlite
+
     def change(self, kind: ChangeKind, key: str) -> None:
         """Says that followers must hear of this thing again. Repeats count once."""
         assert not self._sealed, "a change after the revision was taken would be missed"

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from control_plane.db.unit_of_work import Database, UnitOfWork
 from control_plane.faults import Faults, is_database_fault
-from control_plane.leases.asked import Asked, ask_all, open_asked
+from control_plane.leases.asked import Asked, ask_all, lock_asked, open_asked
 from control_plane.leases.grant import Granting, refusal
 from control_plane.leases.obeyed import Pending, answers_to, others_of, wait_obeyed
 from control_plane.leases.recalls import post_recalls
@@ -187,11 +187,12 @@ async def _answer(
     have left, or, with None in `recalled`, recalls of it; of several None for who finds too little in its turn.
     """
     vault = Vault(uow)
+    await lock_asked(vault, requests)
     asked = await ask_all(uow, requests)
     every = [item for items in asked for item in items]
-    await open_asked(vault, every, requests)
     generation = await read_generation(uow)
     pause = pause_of(generation, settings, uow.now)
+    await open_asked(vault, every, requests, is_paused=bool(pause.leases))
     held_back: Collection[str] = ()
     if is_alone and not pause.leases:
         missing = await _missing(vault, requests[0], every, recalled)

@@ -20,11 +20,13 @@ from control_plane.leases.tables import leases
 from control_plane.ledger.expiry import catch_up
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import balance_id
-from control_plane.ledger.occurrences import Wanted, open_balances
+from control_plane.ledger.in_force import enter
+from control_plane.ledger.occurrences import Wanted
+from control_plane.ledger.opening import lock_balances, open_balances
 from control_plane.ledger.rows import GrantRow, in_burn_order
 from control_plane.ledger.specs import Found, find_spec
 from purser.sync.v1 import session_pb2 as session
-from sidecar.engine.entitlement import Entitlements
+from sidecar.engine.entitlement import BalanceSpec, Entitlements
 from sidecar.engine.values import BalanceKind, BalanceRef
 
 AHEAD_MAX: Final = timedelta(minutes=2)
@@ -40,7 +42,12 @@ class Asked:
     ref: BalanceRef
     at: datetime
     """The instant that it is for: now, or the next period's beginning."""
+    own: Entitlements
+    """What the balance's customer may do now."""
+    now: Found | None
+    """By what the balance stands now."""
     found: Found | None
+    """And at that instant; None: nobody is entitled to it then."""
     holding: Holding | None = None
 
     @property
@@ -78,7 +85,9 @@ class Asked:
 
 
 async def ask_all(uow: UnitOfWork, requests: Collection[session.AcquireLeasesRequest]) -> list[list[Asked]]:
-    """Finds the spec of each balance, by request, as of now or of the next period's beginning where that is near."""
+    """Finds the spec of each balance, by request, as of now or of the next period's beginning where that is near. The
+    balances are locked: what it finds stays so.
+    """
     customer_ids = {want.ref.customer_id for request in requests for want in request.wants}
     entitlements = await load_all(uow, customer_ids, uow.now)
     return [
@@ -91,7 +100,7 @@ async def _ask(uow: UnitOfWork, want: session.Want, own: Entitlements) -> Asked:
     ref = _ref(want.ref)
     found = await find_spec(uow, ref, uow.now, own=own)
     if not want.next_period or found is None:
-        return Asked(want, ref, uow.now, found)
+        return Asked(want, ref, uow.now, own, found, found)
     periods = [found.spec.period] if found.spec.period is not None else []
     periods += [
         spec.period
@@ -101,8 +110,8 @@ async def _ask(uow: UnitOfWork, want: session.Want, own: Entitlements) -> Asked:
     at = min((period.window(uow.now).end for period in periods), default=None)
     if at is None or at - uow.now > AHEAD_MAX:
         # There is no other period; or it was long on its way, and the one that it was sent for has begun.
-        return Asked(want, ref, uow.now, found)
-    return Asked(want, ref, at, await find_spec(uow, ref, at))
+        return Asked(want, ref, uow.now, own, found, found)
+    return Asked(want, ref, at, own, found, await find_spec(uow, ref, at))
 
 
 def _ref(ref: session.BalanceRef) -> BalanceRef:
@@ -119,34 +128,49 @@ async def _give_up(vault: Vault, request: session.AcquireLeasesRequest) -> None:
     await forestall(vault.uow, request.holder, [one.request_id for one in request.given_up])
 
 
+async def lock_asked(vault: Vault, requests: Collection[session.AcquireLeasesRequest]) -> None:
+    """Locks every balance that is touched, in order: what is wanted, what comes back, what is given up."""
+    returned = {item.lease_id for request in requests for item in request.returns}
+    also = {balance_id(_ref(one.ref)) for request in requests for one in request.given_up}
+    if returned:
+        query = select(leases.c.balance_id).where(among(leases.c.id, returned))
+        also.update((await vault.uow.connection.execute(query)).scalars())
+    await lock_balances(vault, {_ref(want.ref) for request in requests for want in request.wants}, also=also)
+
+
 async def open_asked(
-    vault: Vault, asked: Collection[Asked], requests: Collection[session.AcquireLeasesRequest]
+    vault: Vault,
+    asked: Collection[Asked],
+    requests: Collection[session.AcquireLeasesRequest],
+    *,
+    is_paused: bool,
 ) -> None:
-    """Locks everything that is touched, in order; first applies what the callers give back and give up."""
+    """Opens what is wanted, all of it locked; first applies what the callers give back and give up.
+
+    `is_paused`: leases of before a restore are awaited, so no limit cuts anything yet.
+    """
     uow = vault.uow
-    returns = [
-        Return(Uid(item.uid.outbox_id, item.uid.incarnation_id, item.uid.seq), item.lease_id, item.amount)
-        for request in requests
-        for item in request.returns
-    ]
-    theirs = among(leases.c.id, (item.lease_id for item in returns))
-    also = (
-        (await uow.connection.execute(select(leases.c.balance_id).where(theirs))).scalars() if returns else ()
-    )
     wanted = [
         Wanted(item.ref, item.found.spec, item.at, item.found.entitlements.grants)
         for item in asked
         if item.found is not None and not item.unlimited
     ]
-    given_up = {balance_id(_ref(one.ref)) for request in requests for one in request.given_up}
-    held = await open_balances(vault, wanted, also={*also, *given_up})
+    in_force: dict[BalanceRef, BalanceSpec | None] = {}
+    for item in () if is_paused else asked:
+        enter(in_force, item.ref, item.own, item.now)
+    held = await open_balances(vault, wanted, in_force)
     for request in requests:
         await _give_up(vault, request)
     for item in asked:
         item.holding = held.get(item.ref)
+    returns = [
+        Return(Uid(item.uid.outbox_id, item.uid.incarnation_id, item.uid.seq), item.lease_id, item.amount)
+        for request in requests
+        for item in request.returns
+    ]
     if returns:
         freed = Freed(vault)
-        found = await read_leases(uow, theirs)
+        found = await read_leases(uow, among(leases.c.id, (item.lease_id for item in returns)))
         await freed.load(found.values())
         changed = await apply_returns(uow, freed, found, returns)
         await freed.pay()

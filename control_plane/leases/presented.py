@@ -16,7 +16,8 @@ from control_plane.leases.tables import leases
 from control_plane.ledger.expiry import catch_up
 from control_plane.ledger.holding import Vault
 from control_plane.ledger.identity import balance_id
-from control_plane.ledger.occurrences import Wanted, open_balances
+from control_plane.ledger.occurrences import Wanted
+from control_plane.ledger.opening import lock_balances, open_balances
 from control_plane.ledger.rows import GrantRow
 from control_plane.ledger.specs import find_spec
 from control_plane.ledger.tables import grants
@@ -80,18 +81,18 @@ async def _unknown(
 
 async def _open(vault: Vault, new: Sequence[session.PresentedLease]) -> None:
     """Locks the balances, with the occurrences that the leases were of and every grant that they name."""
+    names = sorted({piece.grant_id for lease in new for piece in lease.slices})
+    query = select(grants.c.balance_id).where(among(grants.c.id, names))
+    also = (await vault.uow.connection.execute(query)).scalars()
+    await lock_balances(vault, {_ref(lease) for lease in new}, also=also)
     wanted: dict[tuple[BalanceRef, datetime], Wanted] = {}
-    also: set[str] = set()
     for lease in new:
         ref, at = _ref(lease), _ends_at(lease) - _MOMENT  # a lease never outlives its period
-        also.add(balance_id(ref))
         found = await find_spec(vault.uow, ref, at)
         if found is not None and not found.spec.unlimited:
             wanted[ref, at] = Wanted(ref, found.spec, at, found.entitlements.grants)
-    names = sorted({piece.grant_id for lease in new for piece in lease.slices})
-    query = select(grants.c.balance_id).where(among(grants.c.id, names))
-    also.update((await vault.uow.connection.execute(query)).scalars())
-    await open_balances(vault, list(wanted.values()), also=also)
+    # A limit that was lowered since takes what is left once these leases are in the books.
+    await open_balances(vault, list(wanted.values()), {})
     await vault.load_grants(names)
     for holding in vault.held.values():
         await catch_up(vault, holding)

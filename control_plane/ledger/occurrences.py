@@ -1,15 +1,13 @@
-"""Balances and their periodic occurrences, made when they are first touched, under ids that follow from what
-they are.
+"""What the specs of a balance come to at an instant: its periodic occurrences, under ids that follow from what they
+are.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from control_plane.db.unit_of_work import UnitOfWork
-from control_plane.ledger.facts import settle
-from control_plane.ledger.holding import Holding, Vault
+from control_plane.ledger.holding import Holding
 from control_plane.ledger.identity import balance_id, occurrence_id
 from control_plane.ledger.rows import BASE, BEYOND_LIMIT, BalanceRow, GrantRow
 from sidecar.engine.catalog import BalanceScope, OveragePolicy
@@ -30,17 +28,6 @@ class Wanted(NamedTuple):
     """For a wallet: what its customer's plans put into wallets."""
 
 
-async def ensure_occurrences(
-    uow: UnitOfWork, customer_id: str, entitlements: Entitlements, at: datetime
-) -> None:
-    """Makes every balance of the customer's own that its entitlements name, with the occurrences in force at
-    `at`.
-    """
-    vault = Vault(uow)
-    await open_balances(vault, own_balances(customer_id, entitlements, at))
-    await vault.save()
-
-
 def own_balances(customer_id: str, entitlements: Entitlements, at: datetime) -> list[Wanted]:
     """The customer's own balances; those of subjects and parents are made when an event touches them."""
     return [
@@ -48,47 +35,6 @@ def own_balances(customer_id: str, entitlements: Entitlements, at: datetime) -> 
         for spec in entitlements.balances.values()
         if spec.scope is BalanceScope.CUSTOMER
     ]
-
-
-async def open_balances(
-    vault: Vault, wanted: Sequence[Wanted], *, also: Iterable[str] = ()
-) -> dict[BalanceRef, Holding]:
-    """Locks balances, made where they are missing, with their live grants and the occurrences of the instants
-    asked for.
-
-    `also`: ids of balances that exist and are to be locked in the same order.
-    """
-    ids = {item.ref: balance_id(item.ref) for item in wanted}
-    every = {*ids.values(), *also}
-    held = await vault.lock(every)
-    missing = {item.ref: item for item in wanted if ids[item.ref] not in held}
-    if missing:
-        await vault.create(new_balance(item, vault.now) for item in missing.values())
-        held = await vault.lock(every)
-    await vault.load_live(list(held))
-    fresh: list[tuple[Holding, GrantRow]] = []
-    for item in wanted:
-        holding = held[ids[item.ref]]
-        fresh += ((holding, grant) for grant in occurrences(holding, item, vault.now))
-    await _add_missing(vault, fresh)
-    return {ref: held[identity] for ref, identity in ids.items()}
-
-
-async def _add_missing(vault: Vault, fresh: Sequence[tuple[Holding, GrantRow]]) -> None:
-    """Adds those that are not there; an occurrence that has ended already may be there without being
-    loaded.
-    """
-    unknown = [(holding, grant) for holding, grant in fresh if grant.id not in holding.grants]
-    if not unknown:
-        return
-    await vault.load_grants([grant.id for _, grant in unknown])
-    for holding, grant in unknown:
-        if grant.id in holding.grants:
-            continue
-        holding.add(grant)
-        grant.begun = grant.effective_at <= vault.now
-        if holding.row.overage:
-            await settle(vault, holding, grant.window_start, cause="recurrence")
 
 
 def new_balance(item: Wanted, now: datetime) -> BalanceRow:
@@ -152,7 +98,7 @@ _BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 def recurrences(holding: Holding, spec: GrantSpec, at: datetime, now: datetime) -> Iterator[GrantRow]:
-    """The plan's grant that is in force at an instant, and the one before it where its rest may roll over."""
+    """The plan's grant that is in force at an instant."""
     if spec.period is None:
         if spec.starts_at <= at:
             ends_at = spec.expires_after.after(spec.starts_at) if spec.expires_after else None
@@ -166,22 +112,21 @@ def recurrences(holding: Holding, spec: GrantSpec, at: datetime, now: datetime) 
             )
         return
     number = spec.period.number(at)
-    for index in (number - 1, number) if spec.rollover_max else (number,):
-        begins_at, ends_at = spec.period.begins(index), spec.period.begins(index + 1)
-        effective_at = max(begins_at, spec.starts_at)
-        if effective_at < ends_at and (spec.ends_at is None or effective_at < spec.ends_at):
-            if spec.expires_after is not None:
-                ends_at = spec.expires_after.after(effective_at)
-            rolls_until = spec.period.begins(index + 2) if spec.rollover_max else None
-            yield _recurrence(
-                holding,
-                spec,
-                begins_at=begins_at,
-                effective_at=effective_at,
-                expires_at=ends_at,
-                rolls_until=rolls_until,
-                now=now,
-            )
+    begins_at, ends_at = spec.period.begins(number), spec.period.begins(number + 1)
+    effective_at = max(begins_at, spec.starts_at)
+    if effective_at < ends_at and (spec.ends_at is None or effective_at < spec.ends_at):
+        if spec.expires_after is not None:
+            ends_at = spec.expires_after.after(effective_at)
+        rolls_until = spec.period.begins(number + 2) if spec.rollover_max else None
+        yield _recurrence(
+            holding,
+            spec,
+            begins_at=begins_at,
+            effective_at=effective_at,
+            expires_at=ends_at,
+            rolls_until=rolls_until,
+            now=now,
+        )
 
 
 def _recurrence(

@@ -75,7 +75,7 @@ async def book(uow: UnitOfWork, items: Sequence[Item], *, wary: bool = False) ->
 
 
 class _Booking:
-    """One run. Reads and locks in the order: keys, balances by id, leases by id; then writes in bulk."""
+    """One run. Reads and locks in the order: keys, customers, balances by id, leases by id; then writes in bulk."""
 
     def __init__(self, uow: UnitOfWork, items: Sequence[Item], *, wary: bool) -> None:
         self._uow = uow

@@ -15,7 +15,9 @@ from control_plane.leases.settle import Freed
 from control_plane.leases.tables import leases
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import balance_id
-from control_plane.ledger.occurrences import Wanted, open_balances
+from control_plane.ledger.in_force import specs_in_force
+from control_plane.ledger.occurrences import COUNTED, Wanted
+from control_plane.ledger.opening import lock_balances, open_balances
 from control_plane.ledger.specs import find_spec
 from control_plane.ledger.tables import balances
 from control_plane.usage.pricing import window_of
@@ -70,7 +72,10 @@ class Opening:
         uncovered = await self._wanted_uncovered(decided, glimpsed, spending)
         every = [*wanted, *uncovered]
         opened = Opened()
-        opened.held = await open_balances(self.vault, _each_once(every), also={*theirs, *also})
+        await lock_balances(self.vault, {item.ref for item in every}, also={*theirs, *also})
+        counted = {item.ref for item in every if item.spec.kind in COUNTED and not item.spec.decided_remotely}
+        in_force = await specs_in_force(self.uow, counted)
+        opened.held = await open_balances(self.vault, _each_once(every), in_force)
         opened.specs = {(item.ref, item.at): item.spec for item in uncovered}
         windows: defaultdict[str, set[datetime | None]] = defaultdict(set)
         for one in every:

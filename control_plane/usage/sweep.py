@@ -10,6 +10,7 @@ from control_plane.leases.letting_go import forget_lapsed, sweep_verdicts
 from control_plane.leases.quarantine import forget_replies, sweep_leases
 from control_plane.leases.settings import DEFAULTS, LeaseSettings
 from control_plane.ledger.expiry import sweep_grants
+from control_plane.ledger.limits import sweep_limits
 from control_plane.usage.keys import forget_keys
 from control_plane.usage.lateness import KEPT_MIN
 
@@ -20,12 +21,13 @@ Step = Callable[[UnitOfWork], Awaitable[int]]
 
 async def sweep(database: Database, settings: LeaseSettings = DEFAULTS) -> None:
     """Does everything that is due: leases are quarantined, presumed and closed; grants end, roll over and
-    begin; verdicts of silent sidecars go by the policy.
+    begin; limits change; verdicts of silent sidecars go by the policy.
 
     Call it every second or so. A long backlog is worked off in portions.
     """
     await _until_done(database, lambda uow: sweep_leases(uow, settings))
     await _until_done(database, sweep_grants)
+    await _until_done(database, lambda uow: sweep_limits(uow, settings))
     await _until_done(database, lambda uow: sweep_verdicts(uow, settings))
 
 

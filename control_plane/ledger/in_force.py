@@ -1,0 +1,83 @@
+"""The limits in force now, as this transaction sees them, and occurrences that are brought to them."""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+
+from control_plane.customers import entitled
+from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.ledger.expiry import catch_up
+from control_plane.ledger.facts import came_free
+from control_plane.ledger.holding import Holding, Vault
+from control_plane.ledger.occurrences import COUNTED, limit_occurrences
+from control_plane.ledger.rows import ROLLOVER, GrantRow
+from control_plane.ledger.specs import Found, find_spec
+from sidecar.engine.entitlement import BalanceSpec, Entitlements
+from sidecar.engine.values import BalanceRef, Reason
+
+InForce = Mapping[BalanceRef, BalanceSpec | None]
+"""By what each balance stands now; None: by nothing, nobody is entitled to it any more. Balances that are left out keep
+their limits."""
+
+_COUNTED_NAMES = frozenset(kind.name for kind in COUNTED)
+
+
+async def specs_in_force(uow: UnitOfWork, refs: Collection[BalanceRef]) -> InForce:
+    """Read it with the balances locked: whoever changes a limit afterwards finds what was made by it, and cuts it."""
+    if not refs:
+        return {}
+    owners = await entitled.load_all(uow, {ref.customer_id for ref in refs}, uow.now)
+    found: dict[BalanceRef, BalanceSpec | None] = {}
+    for ref in refs:
+        own = owners[ref.customer_id]
+        enter(found, ref, own, await find_spec(uow, ref, uow.now, own=own))
+    return found
+
+
+def enter(
+    in_force: dict[BalanceRef, BalanceSpec | None], ref: BalanceRef, own: Entitlements, found: Found | None
+) -> None:
+    """Enters what was found. A customer that may do nothing (suspended, no subscription) keeps its limits."""
+    if found is not None or own.standing is Reason.OK:
+        in_force[ref] = found.spec if found is not None else None
+
+
+def limits_now(holding: Holding, spec: BalanceSpec | None, now: datetime) -> dict[str, int]:
+    """Grant → the limit in force, of what has begun and not ended of an allowance or a budget.
+
+    0 for an occurrence that the spec does not know: its period is another one.
+    """
+    if holding.row.kind not in _COUNTED_NAMES or (spec is not None and spec.limit is None):
+        return {}
+    limits = {}
+    if spec is not None:
+        limits = {made.id: made.amount for made in limit_occurrences(holding, spec, now, now)}
+    return {
+        grant.id: limits.get(grant.id, 0)
+        for grant in holding.grants.values()
+        if grant.role != ROLLOVER and grant.effective_at <= now and not _is_over(grant, now)
+    }
+
+
+async def bring_to(vault: Vault, holding: Holding, limits: Mapping[str, int]) -> int:
+    """Sets the limits of these loaded grants: a cut takes what is available, a raise pays what is open first.
+
+    Returns what is still to be cut, from slices as they return. Where nothing differs, nothing changes.
+    """
+    if any(holding.grants[grant_id].target != limit for grant_id, limit in limits.items()):
+        await catch_up(vault, holding)  # what began is to pay before a cut takes it
+    raised: list[GrantRow] = []
+    still_to_cut = 0
+    for grant_id, limit in limits.items():
+        grant = holding.grants[grant_id]
+        if limit != grant.target:
+            if limit > grant.target:
+                raised.append(grant)
+            holding.because(grant, "raise" if limit > grant.target else "cut")
+        still_to_cut += grant.retarget(limit, now=vault.now)
+    if raised:
+        await came_free(vault, holding, raised, cause="raise")
+    return still_to_cut
+
+
+def _is_over(grant: GrantRow, now: datetime) -> bool:
+    return grant.ends_at is not None and grant.ends_at <= now

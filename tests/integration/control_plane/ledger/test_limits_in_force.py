@@ -1,0 +1,345 @@
+"""Which limit an occurrence has: the one in force now, whoever makes it and whatever changes meanwhile."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import pytest
+from sqlalchemy import select, text, update
+
+from control_plane.db.unit_of_work import Database
+from control_plane.faults import Faults
+from control_plane.leases.tables import recalls
+from control_plane.ledger.holding import Vault
+from control_plane.ledger.in_force import specs_in_force
+from control_plane.ledger.occurrences import Wanted
+from control_plane.ledger.opening import lock_balances, open_balances
+from control_plane.subscriptions.records import change_subscription
+from control_plane.subscriptions.tables import subscriptions
+from control_plane.usage.sweep import sweep
+from purser.sync.v1 import session_pb2 as session
+from sidecar.engine.customer import SubscriptionState
+from sidecar.engine.values import BalanceRef
+from tests.integration.control_plane.conftest import SteppedClock
+from tests.integration.control_plane.leases.holder import SETTINGS, Holder, check_books, ref
+from tests.integration.control_plane.leases.test_acquire import allotted
+from tests.integration.control_plane.ledger.test_balances import grant_rows, stands
+from tests.integration.control_plane.setting import make_customer, publish_text, subscribe
+
+TWO_PLANS: Final = """\
+purser: catalog/v1
+meters:
+  calls: {event: call, aggregate: count}
+features:
+  api: {type: metered, meter: calls}
+plans:
+  small: {entitlements: {api: {limit: 10, every: P1M, anchor: calendar}}}
+  big: {entitlements: {api: {limit: 1000, every: P1M, anchor: calendar}}}
+"""
+API: Final = ref("acme", "allowance:api")
+WAITING: Final = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+
+async def on_both(database: Database, **of_big: object) -> Holder:
+    """A customer on both plans, and a holder with a session. Nothing was used yet."""
+    await publish_text(database, TWO_PLANS)
+    await make_customer(database, "acme")
+    await subscribe(database, "acme", "small", subscription_id="small")
+    await subscribe(database, "acme", "big", subscription_id="big", **of_big)
+    holder = Holder(database)
+    await holder.open()
+    return holder
+
+
+async def cancel_big(database: Database) -> None:
+    """The limit falls from 1010 to 10."""
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": "canceled"})
+
+
+async def test_a_late_fact_revives_no_limit(database: Database, clock: SteppedClock) -> None:
+    """Nothing was used before a downgrade; a fact of the time before it makes the period's occurrence: what was cut
+    since can not be leased.
+    """
+    holder = await on_both(database)
+    earlier = clock()
+    clock.advance(days=2)
+    await cancel_big(database)
+    clock.advance(days=1)
+    holder.report_fact("acme", at=earlier + timedelta(hours=1))
+    assert not (await holder.upload()).dead_letters
+    (row,) = await grant_rows(database)
+    assert (row.target, row.available, row.spent) == (10, 9, 1)
+    assert row.cut == row.amount - 10
+    assert not allotted(await holder.acquire(API, 500))
+    assert allotted(await holder.acquire(API, 9)) == 9
+    await check_books(database)
+
+
+async def test_late_facts_beyond_the_limit_are_overage(database: Database, clock: SteppedClock) -> None:
+    """The same as when the occurrence had been there: a cut is not burned."""
+    holder = await on_both(database)
+    earlier = clock()
+    clock.advance(days=2)
+    await cancel_big(database)
+    for _ in range(12):
+        holder.report_fact("acme", at=earlier + timedelta(hours=1))
+    await holder.upload()
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 10, 2)
+    await check_books(database)
+
+
+async def test_a_late_fact_keeps_no_old_limit(database: Database, clock: SteppedClock) -> None:
+    """A fact of the time before an upgrade makes the occurrence: who pays for more has more."""
+    await publish_text(database, TWO_PLANS)
+    await make_customer(database, "acme")
+    await subscribe(database, "acme", "small", subscription_id="small")
+    earlier = clock()
+    clock.advance(days=2)
+    await subscribe(database, "acme", "big", subscription_id="big")
+    holder = Holder(database)
+    await holder.open()
+    holder.report_fact("acme", at=earlier + timedelta(hours=1))
+    await holder.upload()
+    assert allotted(await holder.acquire(API, 1009)) == 1009
+    await check_books(database)
+
+
+async def test_a_fact_of_a_customer_that_may_do_nothing(database: Database, clock: SteppedClock) -> None:
+    """It keeps its limits while it is paused: a late fact is paid by what was in force when it occurred."""
+    await publish_text(database, TWO_PLANS)
+    await make_customer(database, "acme")
+    await subscribe(database, "acme", "small", subscription_id="small")
+    earlier = clock()
+    clock.advance(days=2)
+    async with database.begin() as uow:
+        await change_subscription(uow, "small", {"state": "paused"})
+    holder = Holder(database)
+    await holder.open()
+    holder.report_fact("acme", at=earlier + timedelta(hours=1))
+    await holder.upload()
+    (row,) = await grant_rows(database)
+    assert (row.target, row.available, row.spent, row.ended) == (10, 9, 1, 0)
+
+
+async def _waiting(database: Database, task: "asyncio.Task[session.Acquired]") -> None:
+    """Until the task waits for a lock, or is done."""
+    async with asyncio.timeout(10):
+        while not task.done():
+            async with database.read() as uow:
+                if (await uow.connection.execute(WAITING)).scalar_one():
+                    return
+
+
+@pytest.mark.parametrize("is_touched", [False, True])
+async def test_who_acquires_during_a_downgrade_gets_no_old_limit(
+    postgres_database: Database, clock: SteppedClock, is_touched: bool
+) -> None:
+    """Another replica lowers the limit while the first lease of a period is acquired: the occurrence has the lower one.
+    `is_touched`: the balance is there from an earlier period.
+    """
+    database = postgres_database
+    holder = await on_both(database)
+    if is_touched:
+        await holder.acquire(API, 1)
+        clock.advance(days=40)
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": "canceled"})
+        acquiring = asyncio.create_task(holder.acquire(API, 1))
+        await _waiting(database, acquiring)
+    assert allotted(await acquiring) == 1
+    assert (await stands(database)).granted == 10
+    assert not allotted(await holder.acquire(API, 500))
+    await check_books(database)
+
+
+async def test_who_acquires_during_an_upgrade_gets_the_new_limit(postgres_database: Database) -> None:
+    """And a paying customer is not kept at the old one."""
+    database = postgres_database
+    holder = await on_both(database, state=SubscriptionState.PAUSED)
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": "active"})
+        acquiring = asyncio.create_task(holder.acquire(API, 1))
+        await _waiting(database, acquiring)
+    assert allotted(await acquiring) == 1
+    assert (await stands(database)).granted == 1010
+
+
+async def test_a_downgrade_waits_for_who_makes_the_balance(postgres_database: Database) -> None:
+    """The other way round: the first use of a balance is not committed yet when its limit is lowered."""
+    database = postgres_database
+    await on_both(database)
+    wanted = BalanceRef("acme", "", "allowance:api")
+    async with database.begin() as uow:
+        vault = Vault(uow)
+        await lock_balances(vault, [wanted])
+        in_force = await specs_in_force(uow, [wanted])
+        spec = in_force[wanted]
+        assert spec is not None
+        await open_balances(vault, [Wanted(wanted, spec, uow.now)], in_force)
+        cancelling = asyncio.create_task(cancel_big(database))
+        async with asyncio.timeout(10):
+            while not (await uow.connection.execute(WAITING)).scalar_one():
+                assert not cancelling.done(), "it found nothing to cut"
+        await vault.save()
+    await cancelling
+    assert (await stands(database)).granted == 10
+    await check_books(database)
+
+
+async def test_a_subscription_that_ends_by_the_clock_lowers_the_limit(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Nobody changes anything: its time is over, and whoever acquires next finds the lower limit, swept or not."""
+    holder = await on_both(database, ends_at=clock() + timedelta(days=10))
+    await holder.acquire(API, 1)
+    clock.advance(days=11)
+    assert not allotted(await holder.acquire(API, 500))
+    standing = await stands(database)
+    assert (standing.granted, standing.available) == (10, 9)
+    assert allotted(await holder.acquire(API, 9)) == 9
+    await check_books(database)
+
+
+async def test_a_subscription_that_starts_by_the_clock_raises_the_limit(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Its time has come: it can be used at once."""
+    holder = await on_both(database, starts_at=clock() + timedelta(days=10))
+    assert allotted(await holder.acquire(API, 10)) == 10
+    clock.advance(days=11)
+    assert allotted(await holder.acquire(API, 1000)) == 1000
+    assert (await stands(database)).granted == 1010
+    await check_books(database)
+
+
+async def test_what_starts_by_the_clock_pays_what_is_open(database: Database, clock: SteppedClock) -> None:
+    """Facts were beyond the limit; the sweep finds that it is higher now, without anybody asking, and once."""
+    holder = await on_both(database, starts_at=clock() + timedelta(days=10))
+    for _ in range(15):
+        holder.report_fact("acme", at=clock())
+    await holder.upload()
+    assert (await stands(database)).overage == 5
+    clock.advance(days=10)
+    await asyncio.gather(sweep(database, SETTINGS), sweep(database, SETTINGS))
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (1010, 15, 0)
+    await sweep(database, SETTINGS)
+    assert (await stands(database)).row.version == standing.row.version
+    await check_books(database)
+
+
+async def test_a_fact_finds_the_limit_that_time_has_lowered(database: Database, clock: SteppedClock) -> None:
+    """What was over before it occurred does not pay it."""
+    holder = await on_both(database, ends_at=clock() + timedelta(days=10))
+    await holder.acquire(API, 1)
+    clock.advance(days=11)
+    for _ in range(12):
+        holder.report_fact("acme", at=clock())
+    await holder.upload()
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 9, 3)
+    await check_books(database)
+
+
+async def test_what_ends_by_the_clock_is_recalled(database: Database, clock: SteppedClock) -> None:
+    """Once, with a revision that no lease has seen. What comes back is cut."""
+    ends_at = clock() + timedelta(days=10)
+    holder = await on_both(database, ends_at=ends_at)
+    clock.at = ends_at - timedelta(seconds=10)
+    (lease,) = (await holder.acquire(API, 500)).leases
+    assert await posted(database) == []
+    clock.at = ends_at
+    await sweep(database, SETTINGS)
+    await sweep(database, SETTINGS)
+    async with database.read() as uow:
+        assert await posted(database) == [("allowance:api", await uow.read_revision())]
+    holder.give_back(lease.lease_id, 500)
+    await holder.upload()
+    assert (await stands(database)).available == 10
+    await check_books(database)
+
+
+async def test_who_acquires_first_does_not_keep_others_from_being_recalled(
+    database: Database, clock: SteppedClock
+) -> None:
+    """The limit was lowered by the one who asked next; the sweep recalls what is to be cut all the same."""
+    ends_at = clock() + timedelta(days=10)
+    holder = await on_both(database, ends_at=ends_at)
+    clock.at = ends_at - timedelta(seconds=10)
+    await holder.acquire(API, 500)
+    clock.at = ends_at
+    await holder.acquire(API, 0, 1)
+    assert (await stands(database)).granted == 10
+    await sweep(database, SETTINGS)
+    assert len(await posted(database)) == 1
+
+
+async def test_what_is_allowed_while_past_due_ends_by_the_clock(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Its week is over: the limit is that of what is in good order."""
+    holder = await on_both(database, on_past_due="allow_for:P7D")
+    await holder.acquire(API, 1)
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": "past_due"})
+    clock.advance(days=6)
+    await sweep(database, SETTINGS)
+    assert (await stands(database)).granted == 1010
+    clock.advance(days=1)
+    await sweep(database, SETTINGS)
+    assert (await stands(database)).granted == 10
+
+
+async def test_another_period_by_the_clock(database: Database, clock: SteppedClock) -> None:
+    """What was given for a month is over with its subscription, and the day's limit is all that there is."""
+    daily = "  daily: {entitlements: {api: {limit: 5, every: P1D, anchor: calendar}}}\n"
+    await publish_text(database, TWO_PLANS + daily)
+    await make_customer(database, "acme")
+    turn = clock() + timedelta(days=10)
+    await subscribe(database, "acme", "big", subscription_id="big", ends_at=turn)
+    await subscribe(database, "acme", "daily", subscription_id="daily", starts_at=turn)
+    holder = Holder(database)
+    await holder.open()
+    await holder.acquire(API, 1)
+    clock.at = turn
+    assert not allotted(await holder.acquire(API, 6))
+    assert allotted(await holder.acquire(API, 5)) == 5
+    await check_books(database)
+
+
+async def test_what_was_made_ahead_keeps_the_limit_of_its_beginning(
+    database: Database, clock: SteppedClock
+) -> None:
+    """The next period's occurrence has the limit of then, also after a change that is none of its own."""
+    holder = await on_both(database, ends_at=datetime(2030, 2, 1, tzinfo=UTC))
+    clock.at = datetime(2030, 1, 31, 23, 59, tzinfo=UTC)
+    assert allotted(await holder.acquire(API, 5, next_period=True)) == 5
+    async with database.begin() as uow:
+        await change_subscription(uow, "small", {"external_ids": {"crm": "1"}})
+    (ahead,) = await grant_rows(database)
+    assert (ahead.effective_at, ahead.target) == (datetime(2030, 2, 1, tzinfo=UTC), 10)
+
+
+async def test_one_that_can_not_be_read_keeps_nobody_waiting(database: Database, clock: SteppedClock) -> None:
+    """A customer whose plan is nowhere is set apart; the others' limits follow the time."""
+    ends_at = clock() + timedelta(days=10)
+    holder = await on_both(database, ends_at=ends_at)
+    await holder.acquire(API, 1)
+    await make_customer(database, "odd")
+    await subscribe(database, "odd", "big", subscription_id="odd", trial_ends_at=ends_at)
+    async with database.begin() as uow:
+        gone = update(subscriptions).where(subscriptions.c.id == "odd").values(plan="gone")
+        await uow.connection.execute(gone)
+    clock.advance(days=10)
+    await sweep(database, SETTINGS)
+    assert (await stands(database)).granted == 10
+    assert database.kept(Faults).counted["limits"] == 1
+
+
+async def posted(database: Database) -> list[tuple[str, int]]:
+    """The balances that were recalled for good, with the revisions of that."""
+    async with database.read() as uow:
+        query = select(recalls.c.name, recalls.c.revision).where(recalls.c.idle_only.is_(False))
+        return [(row.name, row.revision) for row in await uow.connection.execute(query)]
