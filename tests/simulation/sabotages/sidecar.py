@@ -330,7 +330,7 @@ def leases_are_finished_while_connected() -> Iterator[None]:
         yield
 
 
-@sabotage()
+@sabotage(seed=287)
 def who_waited_for_a_lease_is_refused() -> Iterator[None]:
     """The lease comes, and is not looked at."""
     with mock.patch.object(spending, "ROUNDS_MAX", 1):
