@@ -2,11 +2,12 @@
 
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from random import Random
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 from sidecar.outbox.file import take_lock
 from tests.simulation.threads import Hub
@@ -14,6 +15,24 @@ from tests.simulation.threads import Hub
 FILE: Final = "outbox.sqlite3"
 PAGE: Final = 4096
 _WRITES: Final = ("INSERT", "UPDATE", "DELETE", "BEGIN", "COMMIT")
+_SYNCS: Final = ("INSERT", "UPDATE", "DELETE", "COMMIT", "PRAGMA wal_checkpoint")
+
+
+_LOG_HEADER: Final = 32
+_FRAME: Final = 24 + PAGE
+_OFF, _NORMAL, _FULL = range(3)
+"""What `PRAGMA synchronous` may be."""
+
+
+class Stand(NamedTuple):
+    """Where the log stands. Its format is that of https://sqlite.org/walformat.html."""
+
+    salt: bytes = b""
+    """Another one whenever it begins anew, which it does when a checkpoint has moved all of it to the main file."""
+    end: int = 0
+    """So many bytes of it count."""
+    moved: int = 0
+    """So many of its frames were moved to the main file."""
 
 
 class Trouble(StrEnum):
@@ -41,8 +60,10 @@ class Disk:
         self._open: list[Connection] = []
         self._locks: list[IO[bytes]] = []
         self._kept: dict[str, bytes] | None = None
-        self._sizes: list[tuple[float, int]] = []
-        """How long the log was before each commit, and when."""
+        self._commits: list[tuple[float, Stand]] = []
+        """Where the log stood before each commit, and when."""
+        self._stands = self._synced = Stand()
+        """Where the log stands as far as it was seen, and what of it a machine that goes down does not lose."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def connect(self, path: Path) -> sqlite3.Connection:
@@ -66,7 +87,7 @@ class Disk:
         if not statement.lstrip().upper().startswith(_WRITES):
             return
         if statement.startswith("COMMIT") and self._hub.current is not None and not self._hub.is_closed:
-            self._sizes.append((self._hub.time(), self._log_size()))
+            self._commits.append((self._hub.time(), self._stand()))
             # It takes its time, in which others run: what fails then fails after that.
             self._hub.sleep(
                 self._random.random() ** 4 * (2.0 if self._hub.time() < self.slow_until else 0.01)
@@ -81,6 +102,27 @@ class Disk:
             if self._random.random() < 0.5:
                 connection.really("COMMIT")
             raise _error("disk I/O error", sqlite3.SQLITE_IOERR)
+
+    def after(self, connection: "Connection", statement: str) -> None:
+        """It was done. A commit syncs the log where the connection says FULL. A checkpoint syncs all of it before it
+        moves anything, and the main file after that, unless the connection says OFF: then nothing ever is.
+        """
+        before, self._stands = self._stands, self._stand()
+        if connection.in_transaction or not statement.startswith(_SYNCS) or self._stands == before:
+            return
+        level = connection.level
+        is_checkpoint = self._stands.moved != before.moved or self._stands.salt != before.salt
+        if level >= _FULL or (level >= _NORMAL and is_checkpoint):
+            self._synced = self._stands
+
+    def _stand(self) -> Stand:
+        index = self.folder / f"{FILE}-shm"
+        if not index.exists():
+            return Stand()
+        with index.open("rb") as file:
+            head = file.read(100)
+        frames, moved = (int.from_bytes(head[at : at + 4], sys.byteorder) for at in (16, 96))
+        return Stand(head[32:40], _LOG_HEADER + frames * _FRAME if frames else 0, moved)
 
     def _die(self, connection: "Connection", statement: str) -> None:
         """`kill -9` in the middle of it; where it commits, perhaps after it, or with half of it on the disk."""
@@ -132,16 +174,19 @@ class Disk:
         self._kept = None
 
     def lose_unsynced(self) -> bool:
-        """The machine went down: of the log, which only a checkpoint syncs, the end is missing. False: it is empty."""
+        """The machine went down: of the end of the log that was not synced some is missing. False: nothing is."""
         files = self._read()
         log = files.get(f"{FILE}-wal", b"")
-        if not log:
-            return False
-        # Only the last seconds: a loss of more than the control plane has seen gives itself away.
+        # Only the last seconds: a loss of more than the control plane has seen gives itself away, and the machine
+        # writes what is older of its own accord.
         since = self._hub.time() - self._random.expovariate(0.7)
-        synced = [size for at, size in self._sizes if at < since]
-        end = min(synced[-1] if synced else 0, len(log))
-        files[f"{FILE}-wal"] = log[: self._random.randrange(end, len(log) + 1)]
+        there = [stand for at, stand in self._commits if at < since][-1:]
+        salt, end = log[16:24], _end(log)
+        kept = max((stand.end for stand in (*there, self._synced) if stand.salt == salt), default=0)
+        cut = self._random.randrange(min(kept, end), end + 1)
+        if cut == end:
+            return False
+        files[f"{FILE}-wal"] = log[:cut]
         self._write(files)
         return True
 
@@ -177,12 +222,22 @@ class Connection(sqlite3.Connection):
     def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
         """See sqlite3."""
         self.disk.before(self, sql)
-        return super().execute(sql, parameters)
+        cursor = super().execute(sql, parameters)
+        self.disk.after(self, sql)
+        return cursor
 
     def executemany(self, sql: str, parameters: Iterable[Any]) -> sqlite3.Cursor:
         """See sqlite3."""
         self.disk.before(self, sql)
-        return super().executemany(sql, parameters)
+        cursor = super().executemany(sql, parameters)
+        self.disk.after(self, sql)
+        return cursor
+
+    @property
+    def level(self) -> int:
+        """How much it syncs."""
+        found: int = super().execute("PRAGMA synchronous").fetchone()[0]
+        return found
 
     def really(self, sql: str) -> None:
         """Past all trouble."""
@@ -197,6 +252,13 @@ class Connection(sqlite3.Connection):
     def really_close(self) -> None:
         """Past the book-keeping."""
         super().close()
+
+
+def _end(log: bytes) -> int:
+    """Until where frames of this log follow one another: behind them may be those of one that it has begun over."""
+    salt = log[16:24]
+    starts = range(_LOG_HEADER, len(log), _FRAME)
+    return next((at for at in starts if log[at + 8 : at + 16] != salt), len(log))
 
 
 def _error(text: str, code: int) -> sqlite3.OperationalError:

@@ -145,10 +145,10 @@ class Faults:
         self._later(act.number % 4, self._go_down, act)
 
     def _go_down(self, act: Act) -> None:
-        """Only `process_crash` acknowledges what is not synced."""
+        """What is not synced may be lost, and only `process_crash` may acknowledge that."""
         node = self._stage.nodes[act.node]
         node.kill()
-        if node.durability is Durability.PROCESS_CRASH and node.disk.lose_unsynced():
+        if node.disk.lose_unsynced() and node.durability is Durability.PROCESS_CRASH:
             self._lost_disk(act, 0.0)
         node.boots += 1
         node.become(Condition.UP)

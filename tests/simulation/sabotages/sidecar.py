@@ -18,7 +18,7 @@ from sidecar.leases.keeper import Keeper
 from sidecar.leases.requests import from_wire
 from sidecar.leases.returning import Returning
 from sidecar.outbox import keeping, salvage
-from sidecar.outbox.file import read_meta
+from sidecar.outbox.file import OutboxFile, read_meta
 from sidecar.outbox.port import Incarnation, OutboxFailed
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sqlite import SqliteOutbox
@@ -117,6 +117,20 @@ def unknown_outcomes_are_failures() -> Iterator[None]:
         writer._mend()
 
     with mock.patch.object(GroupWriter, "_unknown", unknown):
+        yield
+
+
+@sabotage("reboot")
+def power_loss_is_not_synced() -> Iterator[None]:
+    """Whatever the setting: what is acknowledged is with the operating system."""
+    real = OutboxFile._open
+
+    def opened(file: OutboxFile) -> sqlite3.Connection:
+        connection = real(file)
+        connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    with mock.patch.object(OutboxFile, "_open", opened):
         yield
 
 
