@@ -10,6 +10,7 @@ from random import Random
 from typing import IO, Any, Final, NamedTuple
 
 from sidecar.outbox.file import take_lock
+from tests.simulation.contents import Contents, read
 from tests.simulation.threads import Hub
 
 FILE: Final = "outbox.sqlite3"
@@ -202,6 +203,17 @@ class Disk:
                 )
         self._write({name: bytes(content) for name, content in files.items()})
         return bool(files)
+
+    def contents(self) -> Contents:
+        """What can be read of the outbox while no process has it open."""
+        copy = self.folder.with_name(f"{self.folder.name}.copy")
+        copy.mkdir()
+        try:
+            for name, content in self._read().items():
+                (copy / name).write_bytes(content)
+            return read(copy / FILE)
+        finally:
+            shutil.rmtree(copy)
 
     def _read(self) -> dict[str, bytes]:
         names = (FILE, f"{FILE}-wal")

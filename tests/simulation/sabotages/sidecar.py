@@ -275,6 +275,13 @@ def a_salvage_closes() -> Iterator[None]:
         yield
 
 
+@sabotage("rot")
+def a_salvage_sends_nothing() -> Iterator[None]:
+    """What can be read of a spoiled file is left in it."""
+    with mock.patch.object(salvage, "_copy_records", return_value=(0, 0, 0)):
+        yield
+
+
 @sabotage("reboot", seed=25)
 def a_reboot_closes() -> Iterator[None]:
     """What a machine lost that went down is free for others: its sessions are closed as after any restart."""
