@@ -15,8 +15,10 @@ from tests.simulation.threads import Hub
 
 FILE: Final = "outbox.sqlite3"
 PAGE: Final = 4096
-_WRITES: Final = ("INSERT", "UPDATE", "DELETE", "BEGIN", "COMMIT")
-_SYNCS: Final = ("INSERT", "UPDATE", "DELETE", "COMMIT", "PRAGMA wal_checkpoint")
+_ROWS: Final = ("INSERT", "UPDATE", "DELETE")
+_WRITES: Final = (*_ROWS, "BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "CREATE", "PRAGMA")
+_CHECKPOINT: Final = "PRAGMA wal_checkpoint"
+_SYNCS: Final = (*_ROWS, "COMMIT", _CHECKPOINT)
 
 
 _LOG_HEADER: Final = 32
@@ -41,8 +43,19 @@ class Trouble(StrEnum):
 
     NONE = "none"
     FULL = "full"
+    """A log grows at COMMIT; before that, when a transaction outgrows the memory that it has, or the log its index."""
     FAILING = "failing"
-    """A commit fails, before or after it was done."""
+    """Whatever is read or written may fail; a commit before or after it was done."""
+
+
+_FULL_AT: Final = {"PRAGMA": 0.1, "BEGIN": 0.2, "INSERT": 0.3, "UPDATE": 0.1, "CREATE": 0.1, "COMMIT": 0.9}
+_FAILS_AT: Final = {
+    "SELECT": 0.04, "PRAGMA": 0.1, "BEGIN": 0.1, "INSERT": 0.3, "UPDATE": 0.1, "DELETE": 0.1, "CREATE": 0.1,
+    "COMMIT": 0.4,
+}  # fmt: skip
+"""How often. What changes rows outside of a transaction commits."""
+_INDEX_HEADER: Final = 96
+"""Bytes of the log's index that say until where the log counts."""
 
 
 class Disk:
@@ -69,6 +82,8 @@ class Disk:
 
     def connect(self, path: Path) -> sqlite3.Connection:
         """As the outbox's `connect`."""
+        if self.trouble is Trouble.FAILING and self._is_under_way and self._random.random() < 0.1:
+            raise _error("unable to open database file", sqlite3.SQLITE_CANTOPEN)
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=0.0, factory=Connection
         )
@@ -83,26 +98,57 @@ class Disk:
         self._locks.append(lock)
         return lock
 
+    @property
+    def _is_under_way(self) -> bool:
+        """Is it the sidecar that does something? Who looks on meets no trouble."""
+        return self._hub.current is not None and not self._hub.is_closed
+
     def before(self, connection: "Connection", statement: str) -> None:
         """Something is about to be done. Raises sqlite3.OperationalError; or nothing comes after it."""
-        if not statement.lstrip().upper().startswith(_WRITES):
+        if not self._is_under_way:
             return
-        if statement.startswith("COMMIT") and self._hub.current is not None and not self._hub.is_closed:
+        if statement.startswith("COMMIT"):
             self._commits.append((self._hub.time(), self._stand()))
             # It takes its time, in which others run: what fails then fails after that.
             self._hub.sleep(
                 self._random.random() ** 4 * (2.0 if self._hub.time() < self.slow_until else 0.01)
             )
-        if self.dies_in is not None:
+        if self.dies_in is not None and statement.startswith(_WRITES):
             self.dies_in -= 1
             if self.dies_in < 0 and (statement.startswith("COMMIT") or not self.dies_at_commit):
                 self._die(connection, statement)
-        if self.trouble is Trouble.FULL and not statement.startswith(("BEGIN", "COMMIT", "DELETE")):
+        if self.trouble is not Trouble.NONE:
+            self._fail(connection, statement)
+
+    def _fail(self, connection: "Connection", statement: str) -> None:
+        """Raises it, perhaps: as SQLite does, which may roll back the whole transaction then."""
+        kind = statement.partition(" ")[0].rstrip(";")
+        commits = (kind in _ROWS and not connection.in_transaction) or statement.startswith(_CHECKPOINT)
+        chances = _FULL_AT if self.trouble is Trouble.FULL else _FAILS_AT
+        if self._random.random() >= chances.get("COMMIT" if commits else kind, 0.0):
+            return
+        dice = self._random.random()
+        if self.trouble is Trouble.FAILING and kind == "COMMIT" and dice < 0.3:
+            connection.really("COMMIT")
+        elif self.trouble is Trouble.FAILING and kind == "COMMIT" and dice < 0.6:
+            self._commit_unseen(connection)
+        elif connection.in_transaction and (kind == "COMMIT" or dice < 0.5):
+            connection.really("ROLLBACK")
+        if self.trouble is Trouble.FULL:
             raise _error("database or disk is full", sqlite3.SQLITE_FULL)
-        if self.trouble is Trouble.FAILING and statement.startswith("COMMIT") and self._random.random() < 0.5:
-            if self._random.random() < 0.5:
-                connection.really("COMMIT")
-            raise _error("disk I/O error", sqlite3.SQLITE_IOERR)
+        raise _error("disk I/O error", sqlite3.SQLITE_IOERR)
+
+    def _commit_unseen(self, connection: "Connection") -> None:
+        """All of it is in the log when syncing fails, and the log's index says nothing of it. Who opens the log when
+        nobody has it open finds it there; who commits first writes over it.
+        """
+        before, index = self._stand(), self.folder / f"{FILE}-shm"
+        header = index.read_bytes()[:_INDEX_HEADER]
+        connection.really("COMMIT")
+        after = self._stand()
+        if (before.salt, before.moved) == (after.salt, after.moved):
+            with index.open("r+b") as file:
+                file.write(header)
 
     def after(self, connection: "Connection", statement: str) -> None:
         """It was done. A commit syncs the log where the connection says FULL. A checkpoint syncs all of it before it
@@ -244,6 +290,16 @@ class Connection(sqlite3.Connection):
         cursor = super().executemany(sql, parameters)
         self.disk.after(self, sql)
         return cursor
+
+    def executescript(self, script: str) -> sqlite3.Cursor:
+        """See sqlite3: one by one, so that it may fail or die between them."""
+        statement = ""
+        for line in script.splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                self.execute(statement.strip())
+                statement = ""
+        return self.cursor()
 
     @property
     def level(self) -> int:

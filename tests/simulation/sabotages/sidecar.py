@@ -19,7 +19,7 @@ from sidecar.leases.requests import from_wire
 from sidecar.leases.returning import Returning
 from sidecar.outbox import keeping, salvage
 from sidecar.outbox.file import OutboxFile, read_meta
-from sidecar.outbox.port import Incarnation, OutboxFailed
+from sidecar.outbox.port import Incarnation, OutboxFailed, Write, WriteResult, Written
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.outbox.writer import GroupWriter
@@ -131,6 +131,37 @@ def power_loss_is_not_synced() -> Iterator[None]:
         return connection
 
     with mock.patch.object(OutboxFile, "_open", opened):
+        yield
+
+
+@sabotage("disk_full", seed=3)
+def full_commits_are_written() -> Iterator[None]:
+    """A transaction that a full disk does not take when it is committed is acknowledged."""
+    real = OutboxFile.commit
+
+    def commit(file: OutboxFile) -> None:
+        try:
+            real(file)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+
+    with mock.patch.object(OutboxFile, "commit", commit):
+        yield
+
+
+@sabotage("disk_fails")
+def failed_rows_are_acknowledged() -> Iterator[None]:
+    """A row that a failing disk does not take is left out of its transaction, and the rest is committed."""
+    real = OutboxFile.write_all
+
+    def write_all(file: OutboxFile, writes: Sequence[Write]) -> list[WriteResult] | None:
+        try:
+            return real(file, writes)
+        except sqlite3.OperationalError:
+            return [Written(0) for _ in writes]
+
+    with mock.patch.object(OutboxFile, "write_all", write_all):
         yield
 
 
