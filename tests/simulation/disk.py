@@ -1,5 +1,6 @@
 """A sidecar's disk: its files survive the process, and it may be full, fail, tear a write, or be put back."""
 
+import os
 import shutil
 import sqlite3
 import sys
@@ -14,6 +15,8 @@ from tests.simulation.contents import Contents, read
 from tests.simulation.threads import Hub
 
 FILE: Final = "outbox.sqlite3"
+SNAPSHOT: Final = "view.snapshot"
+_OUTBOX: Final = (FILE, f"{FILE}-wal")
 PAGE: Final = 4096
 _ROWS: Final = ("INSERT", "UPDATE", "DELETE")
 _WRITES: Final = (*_ROWS, "BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "CREATE", "PRAGMA")
@@ -204,14 +207,20 @@ class Disk:
 
     def keep(self) -> None:
         """A copy, to be put back later."""
-        self._kept = self._read()
+        self._kept = self._read(*_OUTBOX, SNAPSHOT)
 
     def put_back(self) -> bool:
-        """The disk is as it was when it was copied. False: there is no copy."""
+        """The disk is as it was when it was copied; or only the outbox is, or the view. False: there is no copy."""
         if self._kept is None:
             return False
-        self._write(self._kept)
-        self._kept = None
+        kept, self._kept = self._kept, None
+        dice = self._random.random()
+        if dice < 0.8:
+            self._write({name: kept[name] for name in _OUTBOX if name in kept})
+        if dice > 0.4:
+            (self.folder / SNAPSHOT).unlink(missing_ok=True)
+            if SNAPSHOT in kept:
+                (self.folder / SNAPSHOT).write_bytes(kept[SNAPSHOT])
         return True
 
     def vanish(self) -> None:
@@ -223,6 +232,10 @@ class Disk:
     def lose_unsynced(self) -> bool:
         """The machine went down: of the end of the log that was not synced some is missing. False: nothing is."""
         files = self._read()
+        snapshot = self.folder / SNAPSHOT
+        if snapshot.exists() and self._random.random() < 0.3:
+            # A rename that came before what it renames: not every file system keeps to the order that was asked for.
+            os.truncate(snapshot, self._random.randrange(snapshot.stat().st_size + 1))
         log = files.get(f"{FILE}-wal", b"")
         # Only the last seconds: a loss of more than the control plane has seen gives itself away, and the machine
         # writes what is older of its own accord.
@@ -238,17 +251,24 @@ class Disk:
         return True
 
     def rot(self) -> bool:
-        """Some pages of its files are garbage. False: there is none."""
-        files = {name: bytearray(content) for name, content in self._read().items() if content}
-        for content in files.values():
-            for _ in range(self._random.choice([1, 1, 3])):
-                at = self._random.randrange(len(content)) // PAGE * PAGE
-                length = min(PAGE, len(content) - at)
-                content[at : at + length] = self._random.choice(
-                    [bytes(length), self._random.randbytes(length)]
-                )
-        self._write({name: bytes(content) for name, content in files.items()})
-        return bool(files)
+        """Some pages of its files are garbage, or the snapshot is cut short. False: of the outbox there is nothing."""
+        snapshot = self.folder / SNAPSHOT
+        if snapshot.exists() and self._random.random() < 0.5:
+            content = snapshot.read_bytes()
+            cut = content[: self._random.randrange(len(content))] if content else content
+            snapshot.write_bytes(self._spoiled(content) if self._random.random() < 0.5 else cut)
+        files = {name: self._spoiled(content) for name, content in self._read().items()}
+        self._write(files)
+        return any(files.values())
+
+    def _spoiled(self, content: bytes) -> bytes:
+        """With garbage in it, page by page."""
+        spoiled = bytearray(content)
+        for _ in range(self._random.choice([1, 1, 3]) if content else 0):
+            at = self._random.randrange(len(content)) // PAGE * PAGE
+            length = min(PAGE, len(content) - at)
+            spoiled[at : at + length] = self._random.choice([bytes(length), self._random.randbytes(length)])
+        return bytes(spoiled)
 
     def contents(self) -> Contents:
         """What can be read of the outbox while no process has it open."""
@@ -261,8 +281,9 @@ class Disk:
         finally:
             shutil.rmtree(copy)
 
-    def _read(self) -> dict[str, bytes]:
-        names = (FILE, f"{FILE}-wal")
+    def _read(self, *names: str) -> dict[str, bytes]:
+        """Of the outbox's files, or of these, those that are there."""
+        names = names or _OUTBOX
         return {name: (self.folder / name).read_bytes() for name in names if (self.folder / name).exists()}
 
     def _write(self, files: dict[str, bytes]) -> None:

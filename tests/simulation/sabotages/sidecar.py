@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from unittest import mock
 
@@ -24,6 +25,7 @@ from sidecar.outbox.sender import Sender
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.outbox.writer import GroupWriter
 from sidecar.view.pulse import Pulse
+from sidecar.view.snapshot import SnapshotFile, SnapshotUnusable, StoredView
 from tests.simulation.node import NodeClock
 from tests.simulation.plane import BASE
 from tests.simulation.sabotages.registry import sabotage
@@ -150,7 +152,7 @@ def full_commits_are_written() -> Iterator[None]:
         yield
 
 
-@sabotage("disk_fails")
+@sabotage("disk_fails", seed=4)
 def failed_rows_are_acknowledged() -> Iterator[None]:
     """A row that a failing disk does not take is left out of its transaction, and the rest is committed."""
     real = OutboxFile.write_all
@@ -306,7 +308,7 @@ def a_salvage_closes() -> Iterator[None]:
         yield
 
 
-@sabotage("rot")
+@sabotage("rot", seed=3)
 def a_salvage_sends_nothing() -> Iterator[None]:
     """What can be read of a spoiled file is left in it."""
     with mock.patch.object(salvage, "_copy_records", return_value=(0, 0, 0)):
@@ -347,4 +349,31 @@ def suspensions_are_ignored() -> Iterator[None]:
         return subscribed(replace(customer, suspended=False), *rest)
 
     with mock.patch.object(resolve, "subscribed", ignoring):
+        yield
+
+
+@sabotage("rot")
+def a_spoiled_snapshot_is_the_end() -> Iterator[None]:
+    """What can not be read of the view is not set aside."""
+    real = SnapshotFile.read
+
+    def read(file: SnapshotFile) -> StoredView | None:
+        try:
+            return real(file)
+        except SnapshotUnusable as error:
+            raise RuntimeError(str(error)) from error
+
+    with mock.patch.object(SnapshotFile, "read", read):
+        yield
+
+
+@sabotage("put_back", "refuse", "limits", seed=37)
+def a_snapshot_is_as_old_as_its_process() -> Iterator[None]:
+    """However long the file had lain there."""
+    real = Pulse.restore
+
+    def restore(pulse: Pulse, as_of: datetime | None, *, wall_now: datetime, monotonic: float) -> None:
+        real(pulse, as_of and wall_now, wall_now=wall_now, monotonic=monotonic)
+
+    with mock.patch.object(Pulse, "restore", restore):
         yield
