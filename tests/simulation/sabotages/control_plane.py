@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 from unittest import mock
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
 from control_plane.leases import acquire, gauges, quarantine, replies, sessions
 from control_plane.leases.grant import Granting
@@ -17,6 +17,7 @@ from control_plane.leases.tables import holder_key, lease_requests
 from control_plane.ledger import limits
 from control_plane.ledger.rows import GrantRow
 from control_plane.usage import keys, report
+from control_plane.usage.tables import events
 from purser.sync.v1 import session_pb2 as session
 from tests.simulation.sabotages.registry import sabotage
 
@@ -97,6 +98,22 @@ def no_epoch_fence() -> Iterator[None]:
 def rolled_back_disk_goes_on() -> Iterator[None]:
     """A disk that was put back is taken for what it was."""
     with mock.patch.object(sessions, "_rolled_back", return_value=False):
+        yield
+
+
+@sabotage("vanish")
+def a_new_disk_takes_the_place_of_the_old() -> Iterator[None]:
+    """What the books had of a sidecar's former disk goes with it."""
+    real = sessions.open_session
+
+    async def opened(uow: Any, request: session.OpenSessionRequest, *settings: Any) -> Any:
+        table = sessions.sessions
+        former = await uow.connection.execute(select(table.c.outbox_id).where(table.c.label == request.label))
+        for outbox_id in {row.outbox_id for row in former} - {request.holder.outbox_id}:
+            await uow.connection.execute(delete(events).where(events.c.uid.startswith(f"{outbox_id}/")))
+        return await real(uow, request, *settings)
+
+    with mock.patch("control_plane.rpc.service.open_session", opened):
         yield
 
 

@@ -327,6 +327,18 @@ def a_reboot_closes() -> Iterator[None]:
         yield
 
 
+@sabotage("reboot", seed=10)
+def a_reboot_uploads_nothing() -> Iterator[None]:
+    """What an earlier boot acknowledged that may have lost its last commits is taken for uploaded."""
+    real = keeping.incarnations
+
+    def incarnations(*args: Any) -> list[Incarnation]:
+        return [one if one.closable else replace(one, cursor=one.last_seq) for one in real(*args)]
+
+    with mock.patch.object(keeping, "incarnations", incarnations):
+        yield
+
+
 @sabotage("vanish", seed=37)
 def remote_repeats_are_not_waited_for() -> Iterator[None]:
     """Who repeats what was unknown is told that it is in the books, which it is not."""
