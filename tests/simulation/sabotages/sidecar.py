@@ -33,7 +33,7 @@ from tests.simulation.sabotages.registry import sabotage
 # The outbox
 
 
-@sabotage("crash_soon", seed=1)
+@sabotage("crash_soon", seed=3)
 def acknowledged_before_commit() -> Iterator[None]:
     """Callers hear of it when it is in the transaction."""
 
@@ -107,7 +107,7 @@ def uploads_are_given_up() -> Iterator[None]:
         yield
 
 
-@sabotage("disk_fails", seed=25)
+@sabotage("disk_fails", seed=63)
 def unknown_outcomes_are_failures() -> Iterator[None]:
     """An error at COMMIT is said to have written nothing."""
 
@@ -315,7 +315,7 @@ def a_salvage_sends_nothing() -> Iterator[None]:
         yield
 
 
-@sabotage("reboot", seed=25)
+@sabotage("reboot", seed=41)
 def a_reboot_closes() -> Iterator[None]:
     """What a machine lost that went down is free for others: its sessions are closed as after any restart."""
     real = keeping.incarnations
