@@ -7,7 +7,7 @@ from unittest import mock
 
 from sqlalchemy import delete, select
 
-from control_plane.leases import acquire, gauges, quarantine, replies, sessions
+from control_plane.leases import acquire, gauges, quarantine, replies, sessions, tables
 from control_plane.leases.grant import Granting
 from control_plane.leases.rates import Bucket
 from control_plane.leases.restored import Pause
@@ -107,8 +107,8 @@ def a_new_disk_takes_the_place_of_the_old() -> Iterator[None]:
     real = sessions.open_session
 
     async def opened(uow: Any, request: session.OpenSessionRequest, *settings: Any) -> Any:
-        table = sessions.sessions
-        former = await uow.connection.execute(select(table.c.outbox_id).where(table.c.label == request.label))
+        theirs = tables.sessions.c
+        former = await uow.connection.execute(select(theirs.outbox_id).where(theirs.label == request.label))
         for outbox_id in {row.outbox_id for row in former} - {request.holder.outbox_id}:
             await uow.connection.execute(delete(events).where(events.c.uid.startswith(f"{outbox_id}/")))
         return await real(uow, request, *settings)
