@@ -90,8 +90,15 @@ def _misdated(rows: Iterable[Any], oracle: Oracle) -> Iterator[str]:
 
 
 async def _charged(uow: UnitOfWork) -> dict[tuple[str, str], int]:
-    """By customer and balance: what was spent of it, and what went beyond it."""
-    spent = func.coalesce(func.sum(grants.c.spent), 0)
+    """By customer and balance: what was spent of it, and what went beyond it. What a lease has spent is spent of its
+    grants once it is closed.
+    """
+    of_leases = (
+        select(func.coalesce(func.sum(leases.c.spent), 0))
+        .where(leases.c.balance_id == balances.c.id, leases.c.state.in_(["open", "quarantined"]))
+        .scalar_subquery()
+    )
+    spent = func.coalesce(func.sum(grants.c.spent), 0) + of_leases
     query = (
         select(
             balances.c.customer_id,

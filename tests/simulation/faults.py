@@ -5,8 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 from sidecar.outbox.port import Durability
+from tests.simulation.contents import Contents
 from tests.simulation.disk import Trouble
 from tests.simulation.network import Condition
+from tests.simulation.node import Node
+from tests.simulation.oracle import Loss
 from tests.simulation.stage import Stage
 from tests.simulation.story import Act
 
@@ -16,8 +19,8 @@ class Faults:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._kept: dict[str, tuple[float, str, dict[str, int]]] = {}
-        """Copies of disks: when, whose, and what they know of incarnations."""
+        self._kept: dict[str, tuple[str, dict[str, int]]] = {}
+        """Copies of disks: whose, and what they know of incarnations."""
 
     async def mend(self) -> None:
         """Nothing goes wrong any more."""
@@ -113,7 +116,7 @@ class Faults:
             node.disk.keep()
             outbox = node.running.sidecar._outbox
             known = {one.incarnation_id: one.last_seq for one in outbox.incarnations()}
-            self._kept[node.name] = (self._stage.now(), outbox.identity.outbox_id, known)
+            self._kept[node.name] = (outbox.identity.outbox_id, known)
 
     async def put_back(self, act: Act) -> None:
         """The volume is rolled back to it. What was acknowledged since and not uploaded is gone; where the control
@@ -121,19 +124,21 @@ class Faults:
         """
         node = self._stage.nodes[act.node]
         node.kill()
+        had = node.disk.contents()
         if node.disk.put_back():
-            since, outbox_id, known = self._kept.pop(node.name)
+            outbox_id, known = self._kept.pop(node.name)
             is_seen = await self._stage.plane.has_seen_more(outbox_id, known)
-            self._lost_disk(act, since, is_unnoticed=not is_seen)
+            self._lost_disk(node, had, is_unnoticed=not is_seen)
         self._later(act.seconds, node.start)
 
     def vanish(self, act: Act) -> None:
         """The volume is gone."""
         node = self._stage.nodes[act.node]
         node.kill()
+        had = node.disk.contents()
         node.disk.vanish()
         self._kept.pop(node.name, None)
-        self._lost_disk(act, 0.0)
+        self._lost_disk(node, had)
         self._later(act.seconds, node.start)
 
     def reboot(self, act: Act) -> None:
@@ -145,11 +150,12 @@ class Faults:
         self._later(act.number % 4, self._go_down, act)
 
     def _go_down(self, act: Act) -> None:
-        """Only `process_crash` acknowledges what is not synced."""
+        """What is not synced may be lost, and only `process_crash` may acknowledge that."""
         node = self._stage.nodes[act.node]
         node.kill()
-        if node.durability is Durability.PROCESS_CRASH and node.disk.lose_unsynced():
-            self._lost_disk(act, 0.0)
+        had = node.disk.contents()
+        if node.disk.lose_unsynced() and node.durability is Durability.PROCESS_CRASH:
+            self._lost_disk(node, had)
         node.boots += 1
         node.become(Condition.UP)
         self._later(act.seconds, node.start)
@@ -158,21 +164,23 @@ class Faults:
         """Pages of the outbox's file are garbage."""
         node = self._stage.nodes[act.node]
         node.kill()
+        had = node.disk.contents()
         if node.disk.rot():
-            self._lost_disk(act, 0.0, is_doubtful=True)
+            self._lost_disk(node, had, is_doubtful=True)
         self._later(act.seconds, node.start)
 
     def _lost_disk(
-        self, act: Act, since: float, *, is_unnoticed: bool = False, is_doubtful: bool = False
+        self, node: Node, had: Contents, *, is_unnoticed: bool = False, is_doubtful: bool = False
     ) -> None:
-        node = self._stage.nodes[act.node]
-        self._stage.oracle.lost_disk(
-            node.name,
-            since,
+        """What its disk `had` and has no more may be lost, unless it is in the books. All else must be booked."""
+        loss = Loss(
+            node=node.name,
+            at=self._stage.now(),
+            is_remote=node.durability is Durability.REMOTE,
             is_unnoticed=is_unnoticed,
             is_doubtful=is_doubtful,
-            is_remote=node.durability is Durability.REMOTE,
         )
+        self._stage.oracle.lost_disk(loss, had, node.disk.contents(), self._stage.plane.booked())
 
     # The control plane
 

@@ -2,11 +2,13 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
 from purser.v1 import decision_pb2 as answers
+from tests.simulation.contents import Contents
 
 EXPIRY_SECONDS: Final = 10.0
 """So long after its time a reservation may still be open: clocks drift, and its sidecar looks now and then."""
@@ -20,6 +22,20 @@ class Told(StrEnum):
     FAILED = "failed"
     """A status that says that nothing was written."""
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A disk no longer has what it had."""
+
+    node: str
+    at: float
+    is_remote: bool
+    """What was acknowledged is in the books."""
+    is_unnoticed: bool
+    """Nobody can know."""
+    is_doubtful: bool
+    """Or perhaps nobody can."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,14 +52,38 @@ class Use:
     adds: bool = False
     told: list[tuple[float, Told, str]] = field(default_factory=list)
     """When and how calls ended, and at which sidecar."""
-    may_be_lost: bool = False
-    """Who acknowledged it has lost its disk since."""
-    is_only_booked: bool = False
-    """The same, when it was in the books already."""
-    is_forgotten: bool = False
-    """And the control plane has heard nothing of that time: nobody can know that it was spent."""
-    is_doubtful: bool = False
-    """That may be so: a log in which pages are garbage ends there, and nobody sees that it went on."""
+    losses: "list[Loss]" = field(default_factory=list)
+    """Disks that had it, and lost it."""
+
+    @property
+    def _lost(self) -> "list[Loss]":
+        """Those that were lost after all that was acknowledged there, and nowhere else."""
+        if not self.losses:
+            return []
+        accepted = [(at, node) for at, told, node in self.told if told is Told.ACCEPTED]
+        return [
+            loss for loss in self.losses if all(loss.node == node and at <= loss.at for at, node in accepted)
+        ]
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Has who acknowledged it lost its disk since, before it was in the books?"""
+        return any(not loss.is_remote for loss in self._lost)
+
+    @property
+    def is_only_booked(self) -> bool:
+        """The same, when it was in the books already."""
+        return any(loss.is_remote for loss in self._lost)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """And has the control plane heard nothing of that time? Then nobody can know that it was spent."""
+        return any(loss.is_unnoticed for loss in self._lost)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """May that be so? A log in which pages are garbage ends there, and nobody sees that it went on."""
+        return any(loss.is_doubtful for loss in self._lost)
 
     @property
     def was_accepted(self) -> bool:
@@ -84,9 +124,15 @@ class Held:
     """Its end was not heard of."""
     is_set_back: bool = False
     """Its sidecar's disk went back to an earlier state: what was settled since may be forgotten, and it open again."""
+    booked: int = 0
+    """What the books had of it when that happened."""
     may_be_lost: bool = False
     is_forgotten: bool = False
     is_doubtful: bool = False
+
+    def is_of(self, key: str) -> bool:
+        """Is it the key of an event that settles it?"""
+        return key == self.key or key.startswith(f"{self.key}#late")
 
     def promised(self, at: float) -> int:
         """What it is certain to have of its balance."""
@@ -239,24 +285,21 @@ class Oracle:
                 f"{held.key} was reserved at {node} for {held.amount} and is not known there"
             )
 
-    def lost_disk(
-        self, node: str, since: float, *, is_unnoticed: bool, is_doubtful: bool, is_remote: bool
-    ) -> None:
-        """A sidecar's disk went back to how it was then: what it acknowledged after that may be gone. `is_unnoticed`:
-        nobody can know; `is_doubtful`: or perhaps nobody can. `is_remote`: but what it acknowledged was in the books.
-        """
-        for use in self.uses.values():
-            if any(where == node and at >= since for at, _, where in use.told):
-                use.may_be_lost |= not is_remote
-                use.is_only_booked |= is_remote
-                use.is_forgotten |= is_unnoticed
-                use.is_doubtful |= is_doubtful
+    def lost_disk(self, loss: Loss, had: Contents, has: Contents, booked: Mapping[str, int]) -> None:
+        """Only what a sidecar's disk `had` and `has` no more may be gone, and of that only what was not `booked`."""
+        lost = had.records - has.records
+        in_books = replace(loss, is_remote=True, is_unnoticed=False, is_doubtful=False)
+        for key in lost & self.uses.keys():
+            self.uses[key].losses.append(in_books if key in booked else loss)
         for held in self.holds.values():
-            if node.endswith(f"-{held.node}"):
+            mine = held.key in had.reservations and loss.node.endswith(f"-{held.node}")
+            changed = had.reservations.get(held.key) != has.reservations.get(held.key)
+            if mine and (changed or any(held.is_of(key) for key in lost)):
                 held.is_set_back = held.is_open = True
-                held.may_be_lost |= held.since >= since
-                held.is_forgotten |= is_unnoticed  # or what was settled of it since
-                held.is_doubtful |= is_doubtful
+                held.booked = sum(amount for key, amount in booked.items() if held.is_of(key))
+                held.may_be_lost |= held.key not in has.reservations
+                held.is_forgotten |= loss.is_unnoticed  # or what was settled of it since
+                held.is_doubtful |= loss.is_doubtful
 
     def may_be_held(self, customer_id: str, at: float) -> int:
         """By reservations whose end was not heard of and whose time has not run out; a disk that went back may hold
@@ -274,7 +317,7 @@ class Oracle:
         """`booked`: key → (customer, amount) of every event in the books, each once."""
         left = dict(booked)
         for held in self.holds.values():
-            mine = [key for key in left if key == held.key or key.startswith(f"{held.key}#late")]
+            mine = [key for key in left if held.is_of(key)]
             self._check_hold(held, sum(left.pop(key)[1] for key in mine), at)
         for use in self.uses.values():
             if use.key in self.holds:
@@ -295,7 +338,9 @@ class Oracle:
         is_booked = at > held.ends_at + EXPIRY_SECONDS or not held.is_open
         # Forgotten by a spoiled disk, what was settled late is settled once more, as unknown, under another key.
         most = (held.asked or 0) + (held.settled if held.is_set_back else 0)
-        least = held.settled if is_booked and not held.is_set_back else 0
+        least = held.settled if is_booked else 0
+        if held.is_set_back:
+            least = 0 if self.is_restored else held.booked
         if not least <= total <= most:
             self.violations.append(
                 f"{held.key} is booked with {total}: {held.settled} was acknowledged, {held.asked} asked for"

@@ -1,6 +1,7 @@
 """The control plane: replicas of the real one on one SQLite file, which may die, and whose backup may be put back."""
 
 import asyncio
+import json
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -297,6 +298,14 @@ class Plane:
                 (outbox_id,),
             ).fetchall()
         return any(seen > known.get(incarnation_id, -1) for incarnation_id, seen in rows)
+
+    def booked(self) -> dict[str, int]:
+        """What is in the books at this instant: keys, and how many points of each."""
+        with closing(sqlite3.connect(self.path)) as books:
+            rows = books.execute(
+                "SELECT idempotency_key, measures FROM events WHERE status != 'duplicate'"
+            ).fetchall()
+        return {key: int(json.loads(measures).get("points", "0")) for key, measures in rows}
 
     async def post(self, path: str, **body: Any) -> Any:
         """A change through REST, on some replica; what is None is left out."""

@@ -5,9 +5,9 @@ from datetime import timedelta
 from typing import Any
 from unittest import mock
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
-from control_plane.leases import acquire, gauges, grant, quarantine, replies, sessions
+from control_plane.leases import acquire, gauges, grant, quarantine, replies, sessions, tables
 from control_plane.leases.grant import Granting
 from control_plane.leases.rates import Bucket
 from control_plane.leases.restored import Pause
@@ -19,6 +19,7 @@ from control_plane.ledger.rows import GrantRow
 from control_plane.usage import keys, report
 from control_plane.usage.appends import Appends
 from control_plane.usage.booking import _Booking
+from control_plane.usage.tables import events
 from purser.sync.v1 import session_pb2 as session
 from tests.simulation.sabotages.registry import sabotage
 
@@ -99,6 +100,22 @@ def no_epoch_fence() -> Iterator[None]:
 def rolled_back_disk_goes_on() -> Iterator[None]:
     """A disk that was put back is taken for what it was."""
     with mock.patch.object(sessions, "_rolled_back", return_value=False):
+        yield
+
+
+@sabotage("vanish")
+def a_new_disk_takes_the_place_of_the_old() -> Iterator[None]:
+    """What the books had of a sidecar's former disk goes with it."""
+    real = sessions.open_session
+
+    async def opened(uow: Any, request: session.OpenSessionRequest, *settings: Any) -> Any:
+        theirs = tables.sessions.c
+        former = await uow.connection.execute(select(theirs.outbox_id).where(theirs.label == request.label))
+        for outbox_id in {row.outbox_id for row in former} - {request.holder.outbox_id}:
+            await uow.connection.execute(delete(events).where(events.c.uid.startswith(f"{outbox_id}/")))
+        return await real(uow, request, *settings)
+
+    with mock.patch("control_plane.rpc.service.open_session", opened):
         yield
 
 

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from unittest import mock
 
@@ -24,12 +25,13 @@ from sidecar.leases.obeying import Obeying
 from sidecar.leases.requests import from_wire
 from sidecar.leases.returning import Returning
 from sidecar.outbox import keeping, salvage
-from sidecar.outbox.file import read_meta
-from sidecar.outbox.port import Incarnation, OutboxFailed
+from sidecar.outbox.file import OutboxFile, read_meta
+from sidecar.outbox.port import Incarnation, OutboxFailed, Write, WriteResult, Written
 from sidecar.outbox.sender import Sender
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.outbox.writer import GroupWriter
 from sidecar.view.pulse import Pulse
+from sidecar.view.snapshot import SnapshotFile, SnapshotUnusable, StoredView
 from tests.simulation.node import NodeClock
 from tests.simulation.plane import BASE
 from tests.simulation.sabotages.registry import sabotage
@@ -37,7 +39,7 @@ from tests.simulation.sabotages.registry import sabotage
 # The outbox
 
 
-@sabotage("crash_soon", seed=1)
+@sabotage("crash_soon", seed=3)
 def acknowledged_before_commit() -> Iterator[None]:
     """Callers hear of it when it is in the transaction."""
 
@@ -111,7 +113,7 @@ def uploads_are_given_up() -> Iterator[None]:
         yield
 
 
-@sabotage("disk_fails", seed=25)
+@sabotage("disk_fails", seed=63)
 def unknown_outcomes_are_failures() -> Iterator[None]:
     """An error at COMMIT is said to have written nothing."""
 
@@ -123,6 +125,51 @@ def unknown_outcomes_are_failures() -> Iterator[None]:
         writer._mend()
 
     with mock.patch.object(GroupWriter, "_unknown", unknown):
+        yield
+
+
+@sabotage("reboot")
+def power_loss_is_not_synced() -> Iterator[None]:
+    """Whatever the setting: what is acknowledged is with the operating system."""
+    real = OutboxFile._open
+
+    def opened(file: OutboxFile) -> sqlite3.Connection:
+        connection = real(file)
+        connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    with mock.patch.object(OutboxFile, "_open", opened):
+        yield
+
+
+@sabotage("disk_full", seed=3)
+def full_commits_are_written() -> Iterator[None]:
+    """A transaction that a full disk does not take when it is committed is acknowledged."""
+    real = OutboxFile.commit
+
+    def commit(file: OutboxFile) -> None:
+        try:
+            real(file)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+
+    with mock.patch.object(OutboxFile, "commit", commit):
+        yield
+
+
+@sabotage("disk_fails", seed=4)
+def failed_rows_are_acknowledged() -> Iterator[None]:
+    """A row that a failing disk does not take is left out of its transaction, and the rest is committed."""
+    real = OutboxFile.write_all
+
+    def write_all(file: OutboxFile, writes: Sequence[Write]) -> list[WriteResult] | None:
+        try:
+            return real(file, writes)
+        except sqlite3.OperationalError:
+            return [Written(0) for _ in writes]
+
+    with mock.patch.object(OutboxFile, "write_all", write_all):
         yield
 
 
@@ -267,13 +314,32 @@ def a_salvage_closes() -> Iterator[None]:
         yield
 
 
-@sabotage("reboot", seed=25)
+@sabotage("rot", seed=3)
+def a_salvage_sends_nothing() -> Iterator[None]:
+    """What can be read of a spoiled file is left in it."""
+    with mock.patch.object(salvage, "_copy_records", return_value=(0, 0, 0)):
+        yield
+
+
+@sabotage("reboot", seed=41)
 def a_reboot_closes() -> Iterator[None]:
     """What a machine lost that went down is free for others: its sessions are closed as after any restart."""
     real = keeping.incarnations
 
     def incarnations(*args: Any) -> list[Incarnation]:
         return [replace(one, closable=True) for one in real(*args)]
+
+    with mock.patch.object(keeping, "incarnations", incarnations):
+        yield
+
+
+@sabotage("reboot", seed=10)
+def a_reboot_uploads_nothing() -> Iterator[None]:
+    """What an earlier boot acknowledged that may have lost its last commits is taken for uploaded."""
+    real = keeping.incarnations
+
+    def incarnations(*args: Any) -> list[Incarnation]:
+        return [one if one.closable else replace(one, cursor=one.last_seq) for one in real(*args)]
 
     with mock.patch.object(keeping, "incarnations", incarnations):
         yield
@@ -370,4 +436,31 @@ def reservations_never_expire() -> Iterator[None]:
 def repeats_fail() -> Iterator[None]:
     """Who repeats what was recorded hears of an error of ours."""
     with mock.patch.object(Consume, "_repeated", side_effect=RuntimeError("no")):
+        yield
+
+
+@sabotage("rot")
+def a_spoiled_snapshot_is_the_end() -> Iterator[None]:
+    """What can not be read of the view is not set aside."""
+    real = SnapshotFile.read
+
+    def read(file: SnapshotFile) -> StoredView | None:
+        try:
+            return real(file)
+        except SnapshotUnusable as error:
+            raise RuntimeError(str(error)) from error
+
+    with mock.patch.object(SnapshotFile, "read", read):
+        yield
+
+
+@sabotage("put_back", "refuse", "limits", seed=37)
+def a_snapshot_is_as_old_as_its_process() -> Iterator[None]:
+    """However long the file had lain there."""
+    real = Pulse.restore
+
+    def restore(pulse: Pulse, as_of: datetime | None, *, wall_now: datetime, monotonic: float) -> None:
+        real(pulse, as_of and wall_now, wall_now=wall_now, monotonic=monotonic)
+
+    with mock.patch.object(Pulse, "restore", restore):
         yield
