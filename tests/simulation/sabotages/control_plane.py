@@ -14,7 +14,9 @@ from control_plane.leases.restored import Pause
 from control_plane.leases.rows import OPEN, LeaseRow
 from control_plane.leases.settle import Freed
 from control_plane.leases.tables import holder_key, lease_requests
-from control_plane.ledger import limits
+from control_plane.ledger import limits, opening
+from control_plane.ledger.holding import Holding
+from control_plane.ledger.in_force import limits_now
 from control_plane.ledger.rows import GrantRow
 from control_plane.usage import keys, report
 from control_plane.usage.appends import Appends
@@ -179,7 +181,7 @@ def keys_are_not_guarded() -> Iterator[None]:
         yield
 
 
-@sabotage("restore", seed=3)
+@sabotage("restore", seed=63)
 def no_pause_after_a_restore() -> Iterator[None]:
     """A restored control plane leases at once what others hold."""
     none = Pause(timedelta(), timedelta())
@@ -205,10 +207,14 @@ def cursors_are_not_checked() -> Iterator[None]:
 def cuts_are_ignored() -> Iterator[None]:
     """A lower limit binds nobody."""
 
-    def as_it_was(_holding: Any, row: GrantRow, *_: Any) -> int:
-        return row.target
+    def as_it_was(holding: Holding, *rest: Any) -> dict[str, int]:
+        found = limits_now(holding, *rest)
+        return {name: max(limit, holding.grants[name].target) for name, limit in found.items()}
 
-    with mock.patch.object(limits, "_target", as_it_was):
+    with (
+        mock.patch.object(limits, "limits_now", as_it_was),
+        mock.patch.object(opening, "limits_now", as_it_was),
+    ):
         yield
 
 

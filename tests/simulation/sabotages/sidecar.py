@@ -321,7 +321,7 @@ def a_salvage_sends_nothing() -> Iterator[None]:
         yield
 
 
-@sabotage("reboot", seed=41)
+@sabotage("reboot", seed=63)
 def a_reboot_closes() -> Iterator[None]:
     """What a machine lost that went down is free for others: its sessions are closed as after any restart."""
     real = keeping.incarnations
