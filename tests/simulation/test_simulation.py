@@ -1,5 +1,6 @@
 """Histories keep every promise, the same seed is the same history, and each sabotage is noticed."""
 
+import re
 import subprocess
 import sys
 
@@ -31,11 +32,13 @@ def test_histories_keep_every_promise(first: int) -> None:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_a_sabotage_is_noticed(name: str) -> None:
-    """Exit status 1 and a seed: a promise was broken. 0: nobody noticed."""
-    first = SABOTAGES[name].seed
+    """Exit status 1 and a seed: a promise was broken, the one that it is about. 0: nobody noticed."""
+    first, breaks = SABOTAGES[name].seed, SABOTAGES[name].breaks
     ended = simulation("--sabotage", name, "--seeds", f"{first}-{first + 199}", "--until-first")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert ended.stdout.startswith("seed "), ended.stdout + ended.stderr
+    assert "it broke off" not in ended.stdout, ended.stdout
+    assert re.search(breaks, ended.stdout), ended.stdout
 
 
 def test_a_seed_is_the_same_history_every_time() -> None:

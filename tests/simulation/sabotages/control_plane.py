@@ -26,7 +26,7 @@ from purser.sync.v1 import session_pb2 as session
 from tests.simulation.sabotages.registry import sabotage
 
 
-@sabotage("silence", seed=3)
+@sabotage("silence", seed=3, breaks="free again:|oversold")
 def expired_leases_given_back() -> Iterator[None]:
     """What an expired lease had left is free for others: its holder may have spent it."""
     real = quarantine._one
@@ -41,7 +41,7 @@ def expired_leases_given_back() -> Iterator[None]:
         yield
 
 
-@sabotage("vanish")
+@sabotage("vanish", breaks="stranded:")
 def quarantine_never_ends() -> Iterator[None]:
     """What a sidecar took with it is never booked, nor free."""
     real = quarantine._one
@@ -54,7 +54,7 @@ def quarantine_never_ends() -> Iterator[None]:
         yield
 
 
-@sabotage("silence")
+@sabotage("silence", breaks="answered in two ways")
 def no_replay_of_request_ids() -> Iterator[None]:
     """A repeated request is granted once more."""
 
@@ -73,7 +73,7 @@ def no_replay_of_request_ids() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=8)
+@sabotage(seed=8, breaks="answered in two ways")
 def a_round_mixes_up_its_askers() -> Iterator[None]:
     """Of those who are answered together each hears the answer of the next."""
     real = acquire.Acquiring._round
@@ -86,7 +86,7 @@ def a_round_mixes_up_its_askers() -> Iterator[None]:
         yield
 
 
-@sabotage("kill", "silence", seed=89)
+@sabotage("kill", "silence", seed=89, breaks="incarnation that is")
 def no_epoch_fence() -> Iterator[None]:
     """An earlier incarnation acquires as before."""
 
@@ -98,14 +98,14 @@ def no_epoch_fence() -> Iterator[None]:
         yield
 
 
-@sabotage("put_back", seed=41)
+@sabotage("put_back", seed=41, breaks="lost:|oversold|free again:|not sent")
 def rolled_back_disk_goes_on() -> Iterator[None]:
     """A disk that was put back is taken for what it was."""
     with mock.patch.object(sessions, "_rolled_back", return_value=False):
         yield
 
 
-@sabotage("vanish")
+@sabotage("vanish", breaks="lost:")
 def a_new_disk_takes_the_place_of_the_old() -> Iterator[None]:
     """What the books had of a sidecar's former disk goes with it."""
     real = sessions.open_session
@@ -121,7 +121,7 @@ def a_new_disk_takes_the_place_of_the_old() -> Iterator[None]:
         yield
 
 
-@sabotage("put_back", seed=3)
+@sabotage("put_back", seed=3, breaks="oversold")
 def a_set_aside_outbox_is_closed() -> Iterator[None]:
     """What a disk forgot that was put back is free for others."""
     real = sessions._set_aside
@@ -136,7 +136,7 @@ def a_set_aside_outbox_is_closed() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=1)
+@sabotage(seed=1, breaks="leased is")
 def slices_move_to_another_grant() -> Iterator[None]:
     """What comes back goes to the first grant of the balance."""
 
@@ -149,7 +149,7 @@ def slices_move_to_another_grant() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=1)
+@sabotage(seed=1, breaks="leased is")
 def facts_eat_leased_credit() -> Iterator[None]:
     """A fact burns what leases hold."""
 
@@ -181,7 +181,7 @@ def keys_are_not_guarded() -> Iterator[None]:
         yield
 
 
-@sabotage("restore", seed=63)
+@sabotage("restore", seed=63, breaks="oversold:|was the limit")
 def no_pause_after_a_restore() -> Iterator[None]:
     """A restored control plane leases at once what others hold."""
     none = Pause(timedelta(), timedelta())
@@ -203,7 +203,7 @@ def cursors_are_not_checked() -> Iterator[None]:
         yield
 
 
-@sabotage("limits", seed=5)
+@sabotage("limits", seed=5, breaks="was the limit")
 def cuts_are_ignored() -> Iterator[None]:
     """A lower limit binds nobody."""
 
@@ -218,7 +218,7 @@ def cuts_are_ignored() -> Iterator[None]:
         yield
 
 
-@sabotage("set_wall", seed=3)
+@sabotage("set_wall", seed=3, breaks="were let through")
 def rates_move_before_their_end() -> Iterator[None]:
     """What shares may still let through is handed out again."""
     real = Bucket.refill
@@ -231,7 +231,7 @@ def rates_move_before_their_end() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=4)
+@sabotage(seed=4, breaks="hold seats")
 def verdicts_hold_no_seat() -> Iterator[None]:
     """Only what is booked counts: two who ask at once get the same seat."""
 
@@ -242,7 +242,7 @@ def verdicts_hold_no_seat() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=22)
+@sabotage(seed=22, breaks="spent of a grant")
 def leases_outlive_their_grants() -> Iterator[None]:
     """A lease ends when it would, whatever becomes of its grant."""
     real = Granting._new_lease
@@ -268,7 +268,7 @@ def grants_are_leased_before_they_begin() -> Iterator[None]:
         yield
 
 
-@sabotage()
+@sabotage(breaks="mischarged:")
 def facts_are_charged_twice() -> Iterator[None]:
     """What was reported costs double."""
     real = _Booking._fact
@@ -282,7 +282,7 @@ def facts_are_charged_twice() -> Iterator[None]:
         yield
 
 
-@sabotage("silence")
+@sabotage("silence", breaks="after its end")
 def holders_are_told_later_ends() -> Iterator[None]:
     """A lease ends for its holder long after it ended in the books."""
     real = grant._leased
@@ -300,7 +300,7 @@ def holders_are_told_later_ends() -> Iterator[None]:
         yield
 
 
-@sabotage()
+@sabotage(breaks="misdated:")
 def events_get_a_false_instant() -> Iterator[None]:
     """The books say that it happened in another century."""
     real = Appends.event

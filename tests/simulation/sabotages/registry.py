@@ -12,6 +12,10 @@ class Sabotage(NamedTuple):
     kinds: tuple[str, ...]
     seed: int
     """Where to look first: it showed there once."""
+    breaks: str
+    """An expression that finds what it breaks among the violations: who notices it must notice that. Empty: something
+    else gives it away first.
+    """
 
 
 SABOTAGES: Final[dict[str, Sabotage]] = {}
@@ -22,10 +26,10 @@ def sabotaged(name: str) -> AbstractContextManager[None]:
     return SABOTAGES[name].broken() if name else nullcontext()
 
 
-def sabotage(*kinds: str, seed: int = 0) -> Callable[[Callable[[], Iterator[None]]], None]:
+def sabotage(*kinds: str, seed: int = 0, breaks: str = "") -> Callable[[Callable[[], Iterator[None]]], None]:
     """Enters one under its name. No kinds: under none, or any."""
 
     def enter(make: Callable[[], Iterator[None]]) -> None:
-        SABOTAGES[make.__name__] = Sabotage(contextmanager(make), kinds, seed)
+        SABOTAGES[make.__name__] = Sabotage(contextmanager(make), kinds, seed, breaks)
 
     return enter

@@ -39,7 +39,7 @@ from tests.simulation.sabotages.registry import sabotage
 # The outbox
 
 
-@sabotage("crash_soon", seed=3)
+@sabotage("crash_soon", seed=3, breaks="lost:")
 def acknowledged_before_commit() -> Iterator[None]:
     """Callers hear of it when it is in the transaction."""
 
@@ -54,7 +54,7 @@ def acknowledged_before_commit() -> Iterator[None]:
         yield
 
 
-@sabotage("kill", seed=2)
+@sabotage("kill", seed=2, breaks="is not known there")
 def held_before_commit() -> Iterator[None]:
     """A reservation is acknowledged, and written by the next who writes."""
 
@@ -68,7 +68,7 @@ def held_before_commit() -> Iterator[None]:
         yield
 
 
-@sabotage("kill", seed=25)
+@sabotage("kill", seed=25, breaks="free again:|oversold")
 def close_frees_open_holds() -> Iterator[None]:
     """A closed session gives back what its reservations hold."""
 
@@ -79,7 +79,7 @@ def close_frees_open_holds() -> Iterator[None]:
         yield
 
 
-@sabotage("restore", seed=195)
+@sabotage("restore", seed=195, breaks="oversold:|free again:")
 def leases_are_not_written() -> Iterator[None]:
     """They are spent before the outbox has them."""
     with mock.patch.object(SqliteOutbox, "record_leases", return_value=None):
@@ -99,7 +99,7 @@ def ids_come_again() -> Iterator[None]:
         yield
 
 
-@sabotage("refuse")
+@sabotage("refuse", breaks="lost:")
 def uploads_are_given_up() -> Iterator[None]:
     """After a failure the batch is thrown away."""
     real = Sender._failed
@@ -113,7 +113,7 @@ def uploads_are_given_up() -> Iterator[None]:
         yield
 
 
-@sabotage("disk_fails", seed=63)
+@sabotage("disk_fails", seed=63, breaks="invented:")
 def unknown_outcomes_are_failures() -> Iterator[None]:
     """An error at COMMIT is said to have written nothing."""
 
@@ -128,7 +128,7 @@ def unknown_outcomes_are_failures() -> Iterator[None]:
         yield
 
 
-@sabotage("reboot")
+@sabotage("reboot", breaks="is not known there|lost:")
 def power_loss_is_not_synced() -> Iterator[None]:
     """Whatever the setting: what is acknowledged is with the operating system."""
     real = OutboxFile._open
@@ -142,7 +142,7 @@ def power_loss_is_not_synced() -> Iterator[None]:
         yield
 
 
-@sabotage("disk_full", seed=3)
+@sabotage("disk_full", seed=3, breaks="lost:")
 def full_commits_are_written() -> Iterator[None]:
     """A transaction that a full disk does not take when it is committed is acknowledged."""
     real = OutboxFile.commit
@@ -158,7 +158,7 @@ def full_commits_are_written() -> Iterator[None]:
         yield
 
 
-@sabotage("disk_fails", seed=4)
+@sabotage("disk_fails", seed=4, breaks="lost:")
 def failed_rows_are_acknowledged() -> Iterator[None]:
     """A row that a failing disk does not take is left out of its transaction, and the rest is committed."""
     real = OutboxFile.write_all
@@ -176,7 +176,7 @@ def failed_rows_are_acknowledged() -> Iterator[None]:
 # The book and its keeper
 
 
-@sabotage("kill", seed=3)
+@sabotage("kill", seed=3, breaks="after its end")
 def old_leases_are_spent() -> Iterator[None]:
     """A process spends what the one before had leased."""
     real = Sidecar.start
@@ -198,7 +198,7 @@ def old_leases_are_spent() -> Iterator[None]:
         yield
 
 
-@sabotage("silence", seed=1)
+@sabotage("silence", seed=1, breaks="after its end")
 def repeats_stretch_leases() -> Iterator[None]:
     """A lease counts from when its request was sent last."""
     real = Keeper._ask_again
@@ -211,7 +211,7 @@ def repeats_stretch_leases() -> Iterator[None]:
         yield
 
 
-@sabotage("silence")
+@sabotage("silence", breaks="after its end")
 def leases_count_from_their_arrival() -> Iterator[None]:
     """The way of the answer is not taken off."""
     real = held.HeldLease.__init__
@@ -225,14 +225,14 @@ def leases_count_from_their_arrival() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=35)
+@sabotage(seed=35, breaks="after its end")
 def drift_is_ignored() -> Iterator[None]:
     """A slow clock makes leases longer."""
     with mock.patch.object(held, "DRIFT", 0.0):
         yield
 
 
-@sabotage(seed=11)
+@sabotage(seed=11, breaks="before it begins")
 def next_periods_are_spent_at_once() -> Iterator[None]:
     """A lease that was taken ahead is spent before it begins."""
     real = held.HeldLease.__init__
@@ -245,7 +245,7 @@ def next_periods_are_spent_at_once() -> Iterator[None]:
         yield
 
 
-@sabotage("refuse", seed=3)
+@sabotage("refuse", seed=3, breaks="after its end")
 def leases_are_finished_where_none_may_be() -> Iterator[None]:
     """Features that say `deny` finish their leases, too."""
 
@@ -257,7 +257,7 @@ def leases_are_finished_where_none_may_be() -> Iterator[None]:
         yield
 
 
-@sabotage("refuse", seed=120)
+@sabotage("refuse", seed=120, breaks="after the last heartbeat")
 def leases_are_finished_for_ever() -> Iterator[None]:
     """However long nothing was heard."""
     real = Till.finish_until
@@ -281,7 +281,7 @@ def leases_by_the_wall_clock() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=43)
+@sabotage(seed=43, breaks="free again:|oversold|leased is|never granted")
 def credit_comes_back_twice() -> Iterator[None]:
     """What a request carries back is not what the outbox carries back."""
     real = Returning.take_crumbs
@@ -314,14 +314,14 @@ def a_salvage_closes() -> Iterator[None]:
         yield
 
 
-@sabotage("rot", seed=3)
+@sabotage("rot", seed=3, breaks="lost:")
 def a_salvage_sends_nothing() -> Iterator[None]:
     """What can be read of a spoiled file is left in it."""
     with mock.patch.object(salvage, "_copy_records", return_value=(0, 0, 0)):
         yield
 
 
-@sabotage("reboot", seed=63)
+@sabotage("reboot", seed=63, breaks="oversold:|free again:")
 def a_reboot_closes() -> Iterator[None]:
     """What a machine lost that went down is free for others: its sessions are closed as after any restart."""
     real = keeping.incarnations
@@ -333,7 +333,7 @@ def a_reboot_closes() -> Iterator[None]:
         yield
 
 
-@sabotage("reboot", seed=10)
+@sabotage("reboot", seed=10, breaks="lost:")
 def a_reboot_uploads_nothing() -> Iterator[None]:
     """What an earlier boot acknowledged that may have lost its last commits is taken for uploaded."""
     real = keeping.incarnations
@@ -345,21 +345,21 @@ def a_reboot_uploads_nothing() -> Iterator[None]:
         yield
 
 
-@sabotage("vanish", seed=37)
+@sabotage("vanish", seed=37, breaks="lost:")
 def remote_repeats_are_not_waited_for() -> Iterator[None]:
     """Who repeats what was unknown is told that it is in the books, which it is not."""
     with mock.patch.object(SqliteOutbox, "_await_earlier", return_value=None):
         yield
 
 
-@sabotage("silence", seed=3)
+@sabotage("silence", seed=3, breaks="says that its view")
 def the_view_is_said_to_be_young() -> Iterator[None]:
     """Its age is said to be none, while it grows."""
     with mock.patch.object(Pulse, "age_seconds", lambda pulse, _: 0.0 if pulse._confirmed else None):
         yield
 
 
-@sabotage("suspend", seed=1)
+@sabotage("suspend", seed=1, breaks="is suspended")
 def suspensions_are_ignored() -> Iterator[None]:
     """A suspended customer is allowed what it was."""
 
@@ -370,21 +370,21 @@ def suspensions_are_ignored() -> Iterator[None]:
         yield
 
 
-@sabotage()
+@sabotage(breaks="presumed:")
 def nothing_is_given_back() -> Iterator[None]:
     """What a sidecar does not need any more is left to quarantine."""
     with mock.patch.object(Returning, "try_to_write", return_value=None):
         yield
 
 
-@sabotage("limits")
+@sabotage("limits", breaks="was given back for")
 def recalls_are_not_obeyed() -> Iterator[None]:
     """A recall is answered, and nothing given back."""
     with mock.patch.object(Obeying, "_withdraw", return_value=[]):
         yield
 
 
-@sabotage("silence")
+@sabotage("silence", breaks="had been there for")
 def leases_are_finished_while_connected() -> Iterator[None]:
     """What only who is cut off may do."""
 
@@ -396,14 +396,14 @@ def leases_are_finished_while_connected() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=287)
+@sabotage(seed=287, breaks="refused:")
 def who_waited_for_a_lease_is_refused() -> Iterator[None]:
     """The lease comes, and is not looked at."""
     with mock.patch.object(spending, "ROUNDS_MAX", 1):
         yield
 
 
-@sabotage()
+@sabotage(breaks="mischarged:")
 def a_settle_charges_the_whole_hold() -> Iterator[None]:
     """Who reserved ten and used three pays ten."""
     real = ending._decided
@@ -421,7 +421,7 @@ def a_settle_charges_the_whole_hold() -> Iterator[None]:
         yield
 
 
-@sabotage()
+@sabotage(breaks="presumed:|stranded:")
 def reservations_never_expire() -> Iterator[None]:
     """What was forgotten is held for ever."""
 
@@ -432,14 +432,14 @@ def reservations_never_expire() -> Iterator[None]:
         yield
 
 
-@sabotage("silence")
+@sabotage("silence", breaks="blamed:")
 def repeats_fail() -> Iterator[None]:
     """Who repeats what was recorded hears of an error of ours."""
     with mock.patch.object(Consume, "_repeated", side_effect=RuntimeError("no")):
         yield
 
 
-@sabotage("rot")
+@sabotage("rot", breaks="does not run")
 def a_spoiled_snapshot_is_the_end() -> Iterator[None]:
     """What can not be read of the view is not set aside."""
     real = SnapshotFile.read
@@ -454,7 +454,7 @@ def a_spoiled_snapshot_is_the_end() -> Iterator[None]:
         yield
 
 
-@sabotage("put_back", "refuse", "limits", seed=37)
+@sabotage("put_back", "refuse", "limits", seed=37, breaks="says that its view")
 def a_snapshot_is_as_old_as_its_process() -> Iterator[None]:
     """However long the file had lain there."""
     real = Pulse.restore
