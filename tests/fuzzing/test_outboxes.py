@@ -13,15 +13,13 @@ from typing import Final, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import usage_pb2 as usage
-from sidecar.outbox.port import Durability, KeyEntry, OutboxUnusable, Reservation, Write, Written
+from sidecar.outbox.port import KeyEntry, OutboxUnusable, Reservation, Write, Written
 from sidecar.outbox.sqlite import SqliteOutbox
-from sidecar.runtime.clock import ManualClock
-from sidecar.runtime.metrics import Metrics
 from tests.fuzzing.calm import peak_mib, without_traceback
 from tests.fuzzing.effort import cases
+from tests.unit.sidecar.outbox.opening import opened_outbox
 
 GROWTH_MIB: Final = 100
 """So much more memory may a small file ever need, whatever it says of itself."""
@@ -46,16 +44,7 @@ class Copies:
 
 def opened(folder: Path) -> SqliteOutbox:
     """As a process opens it; everything happens in this thread."""
-    return SqliteOutbox(
-        folder / "outbox.sqlite3",
-        durability=Durability.PROCESS_CRASH,
-        clock=ManualClock(),
-        make_id=lambda: f"id{next(NAMES)}",
-        boot_id="boot",
-        metrics=Metrics(CollectorRegistry()),
-        min_free_bytes=0,
-        is_threaded=False,
-    )
+    return opened_outbox(folder, NAMES)
 
 
 def made(name: str) -> usage.Usage:

@@ -9,11 +9,9 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.port import (
-    Durability,
     KeyEntry,
     KeyTaken,
     OutcomeUnknown,
@@ -23,11 +21,9 @@ from sidecar.outbox.port import (
     WriteResult,
     Written,
 )
-from sidecar.outbox.sqlite import SqliteOutbox
-from sidecar.runtime.clock import ManualClock
-from sidecar.runtime.metrics import Metrics
 from sidecar.runtime.trouble import NotWritten
 from tests.unit.sidecar.outbox.faults import Faults, error
+from tests.unit.sidecar.outbox.opening import opened_outbox
 
 KEYS = [f"k{n}" for n in range(12)]
 RESERVATIONS = ["r1", "r2", "r3"]
@@ -49,17 +45,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self._open()
 
     def _open(self) -> None:
-        self.outbox = SqliteOutbox(
-            self.folder / "outbox.sqlite3",
-            durability=Durability.PROCESS_CRASH,
-            clock=ManualClock(),
-            make_id=lambda: f"id{next(self.numbers)}",
-            boot_id="boot",
-            metrics=Metrics(CollectorRegistry()),
-            connect=self.faults.connect,
-            min_free_bytes=0,
-            is_threaded=False,
-        )
+        self.outbox = opened_outbox(self.folder, self.numbers, connect=self.faults.connect)
 
     def teardown(self) -> None:
         """Leaves nothing behind."""

@@ -1,6 +1,5 @@
 """Open reservations whose rows the disk has lost: a set-aside copies what can be read."""
 
-import itertools
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from sidecar.deciding.reserved import Reserved
 from sidecar.deciding.reserving.commits import Commits
@@ -18,10 +16,7 @@ from sidecar.deciding.reserving.ending import Ending
 from sidecar.deciding.reserving.expiry import Expiry
 from sidecar.engine.reservation import ReservationState
 from sidecar.leases.book import LeaseBook
-from sidecar.outbox.port import Durability
-from sidecar.outbox.sqlite import SqliteOutbox
-from sidecar.runtime.clock import ManualClock
-from sidecar.runtime.metrics import Metrics
+from tests.unit.sidecar.outbox.opening import opened_outbox
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 LASTS = timedelta(minutes=5)
@@ -31,18 +26,8 @@ class Office:
     """Reservations over a real outbox; nothing is settled, so nothing is decided."""
 
     def __init__(self, folder: Path) -> None:
-        numbers = itertools.count(1)
         self.file = folder / "outbox.sqlite3"
-        self.outbox = SqliteOutbox(
-            self.file,
-            durability=Durability.PROCESS_CRASH,
-            clock=ManualClock(),
-            make_id=lambda: f"id{next(numbers)}",
-            boot_id="boot",
-            metrics=Metrics(CollectorRegistry()),
-            min_free_bytes=0,
-            is_threaded=False,
-        )
+        self.outbox = opened_outbox(folder)
         nobody = cast("Any", None)
         book = LeaseBook()
         self.now = AT

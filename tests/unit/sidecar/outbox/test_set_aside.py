@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.port import (
-    Durability,
     KeyEntry,
     KeyTaken,
     OutboxFailed,
@@ -24,9 +22,8 @@ from sidecar.outbox.port import (
     Write,
 )
 from sidecar.outbox.sqlite import SqliteOutbox
-from sidecar.runtime.clock import ManualClock
-from sidecar.runtime.metrics import Metrics
 from tests.unit.sidecar.outbox.faults import Faults, error
+from tests.unit.sidecar.outbox.opening import opened_outbox
 
 NAMES: Final = [f"k{n}" for n in range(5)]
 WRITES: Final = ("BEGIN", "COMMIT", "INSERT INTO records", "PRAGMA wal_checkpoint")
@@ -71,16 +68,10 @@ def opened(folder: Path, faults: Faults) -> SqliteOutbox:
     """The outbox in that folder, as a process of its own would open it."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = itertools.count(1)
-    return SqliteOutbox(
-        folder / "outbox.sqlite3",
-        durability=Durability.PROCESS_CRASH,
-        clock=ManualClock(),
+    return opened_outbox(
+        folder,
         make_id=lambda: f"{folder.name} {next(numbers)} {os.urandom(4).hex()}",
-        boot_id="boot",
-        metrics=Metrics(CollectorRegistry()),
         connect=faults.connect,
-        min_free_bytes=0,
-        is_threaded=False,
     )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
@@ -24,7 +23,7 @@ from sidecar.outbox.port import (
 )
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.runtime.clock import ManualClock
-from sidecar.runtime.metrics import Metrics
+from tests.unit.sidecar.outbox.opening import opened_outbox
 
 Open = Callable[..., SqliteOutbox]
 
@@ -44,15 +43,8 @@ def open_outbox(tmp_path: Path, clock: ManualClock) -> Iterator[Open]:
     def opening(
         durability: Durability = Durability.POWER_LOSS, *, boot_id: str = "boot", is_threaded: bool = True
     ) -> SqliteOutbox:
-        outbox = SqliteOutbox(
-            tmp_path / "outbox.sqlite3",
-            durability=durability,
-            clock=clock,
-            make_id=lambda: f"id{next(numbers)}",
-            boot_id=boot_id,
-            metrics=Metrics(CollectorRegistry()),
-            min_free_bytes=0,
-            is_threaded=is_threaded,
+        outbox = opened_outbox(
+            tmp_path, numbers, durability=durability, clock=clock, boot_id=boot_id, is_threaded=is_threaded
         )
         opened.append(outbox)
         return outbox

@@ -6,11 +6,11 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import usage_pb2 as usage
 from sidecar.outbox.file import connect
@@ -28,10 +28,10 @@ from sidecar.outbox.port import (
 from sidecar.outbox.sqlite import SqliteOutbox
 from sidecar.outbox.writer import PROBE_SECONDS, Pending
 from sidecar.runtime.clock import ManualClock
-from sidecar.runtime.metrics import Metrics
 from sidecar.runtime.trouble import Overloaded
 from tests.e2e.fleet import eventually
 from tests.unit.sidecar.outbox.faults import Faults, error
+from tests.unit.sidecar.outbox.opening import opened_outbox
 
 Make = Callable[..., SqliteOutbox]
 
@@ -50,25 +50,8 @@ def make(tmp_path: Path, faults: Faults) -> Iterator[Make]:
     numbers = itertools.count(1)
     made: list[SqliteOutbox] = []
 
-    def making(
-        durability: Durability = Durability.POWER_LOSS,
-        *,
-        min_free_bytes: int = 0,
-        clock: ManualClock | None = None,
-        blocking: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> SqliteOutbox:
-        outbox = SqliteOutbox(
-            tmp_path / "outbox.sqlite3",
-            durability=durability,
-            clock=clock or ManualClock(),
-            make_id=lambda: f"id{next(numbers)}",
-            boot_id="boot",
-            metrics=Metrics(CollectorRegistry()),
-            connect=faults.connect,
-            min_free_bytes=min_free_bytes,
-            blocking=blocking,
-            is_threaded=False,
-        )
+    def making(durability: Durability = Durability.POWER_LOSS, **other: Any) -> SqliteOutbox:
+        outbox = opened_outbox(tmp_path, numbers, durability=durability, connect=faults.connect, **other)
         made.append(outbox)
         return outbox
 
@@ -562,16 +545,8 @@ def test_what_nobody_foresaw_at_commit_is_unknown(make: Make, faults: Faults, ha
 
 def test_the_writer_outlives_what_nobody_foresaw(tmp_path: Path, faults: Faults) -> None:
     """While it mends, or calls back: those who wait are told, and its thread goes on."""
-    numbers = itertools.count(1)
-    outbox = SqliteOutbox(
-        tmp_path / "outbox.sqlite3",
-        durability=Durability.POWER_LOSS,
-        clock=ManualClock(),
-        make_id=lambda: f"id{next(numbers)}",
-        boot_id="boot",
-        metrics=Metrics(CollectorRegistry()),
-        connect=faults.connect,
-        min_free_bytes=0,
+    outbox = opened_outbox(
+        tmp_path, durability=Durability.POWER_LOSS, connect=faults.connect, is_threaded=True
     )
     try:
 

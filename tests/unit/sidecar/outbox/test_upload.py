@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
-from sidecar.outbox.port import Durability, KeyEntry, LeaseChange, OutboxFull, Reservation, Write
+from sidecar.outbox.port import KeyEntry, LeaseChange, OutboxFull, Reservation, Write
 from sidecar.outbox.sender import INTERVAL_SECONDS, PURGE_SECONDS, REST_SECONDS, Sender
 from sidecar.outbox.sessions import Sessions
 from sidecar.outbox.sqlite import SqliteOutbox
@@ -23,6 +23,7 @@ from sidecar.runtime.clock import ManualClock
 from sidecar.runtime.metrics import Metrics
 from sidecar.runtime.trouble import Unreachable
 from tests.unit.sidecar.outbox.books import FakeBooks, failing
+from tests.unit.sidecar.outbox.opening import opened_outbox
 
 
 class Process:
@@ -34,16 +35,7 @@ class Process:
         """Starts."""
         self.clock = clock
         metrics = Metrics(CollectorRegistry())
-        self.outbox = SqliteOutbox(
-            folder / "outbox.sqlite3",
-            durability=Durability.PROCESS_CRASH,
-            clock=clock,
-            make_id=make_id,
-            boot_id=boot_id,
-            metrics=metrics,
-            min_free_bytes=0,
-            is_threaded=False,
-        )
+        self.outbox = opened_outbox(folder, clock=clock, make_id=make_id, boot_id=boot_id, metrics=metrics)
         turn = threading.Lock()
         self.sessions = Sessions(
             self.outbox, port=books, label="test", clock=clock, random=Random(1), metrics=metrics, turn=turn
