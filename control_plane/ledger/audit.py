@@ -153,7 +153,7 @@ async def _fact_violations(uow: UnitOfWork, all_grants: dict[str, GrantRow]) -> 
     for (identity, start), several in windows.items():
         mine = [g for g in all_grants.values() if g.balance_id == identity and g.window_start == start]
         due = any(not g.begun and g.effective_at <= uow.now for g in mine)
-        due |= any(not g.expiry_booked and g.ends_at is not None and g.ends_at <= uow.now for g in mine)
+        due |= any(not g.expiry_booked and g.is_over(uow.now) for g in mine)
         replayed = replay(mine, several, now=uow.now).burns
         if not due and any(fact.burns != replayed.get(fact.id, {}) for fact in several):
             found.append(f"balance {identity}: a replay of its window {start} says otherwise")

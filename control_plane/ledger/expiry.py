@@ -23,7 +23,7 @@ async def catch_up(vault: Vault, holding: Holding) -> None:
             grant.begun = True
             if holding.row.overage:
                 windows.add(grant.window_start)
-        if not grant.expiry_booked and grant.ends_at is not None and grant.ends_at <= vault.now:
+        if not grant.expiry_booked and grant.is_over(vault.now):
             holding.because(grant, "expiry")
             grant.end()
             if grant.rollover_max:

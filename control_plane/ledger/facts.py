@@ -164,7 +164,7 @@ def _burns_at_once(grants: Sequence[GrantRow], rows: Sequence[FactRow], now: dat
         for grant in ordered:
             if not (missing and grant.active(fact.occurred_at) and grant.serves(fact.feature)):
                 continue
-            if grant.expiry_booked or grant.rolled or (grant.ends_at is not None and grant.ends_at <= now):
+            if grant.expiry_booked or grant.rolled or grant.is_over(now):
                 return False
             part = min(missing, left[grant.id])
             if part:

@@ -54,7 +54,7 @@ def limits_now(holding: Holding, spec: BalanceSpec | None, now: datetime) -> dic
     return {
         grant.id: limits.get(grant.id, 0)
         for grant in holding.grants.values()
-        if grant.role != ROLLOVER and grant.effective_at <= now and not _is_over(grant, now)
+        if grant.role != ROLLOVER and grant.effective_at <= now and not grant.is_over(now)
     }
 
 
@@ -77,7 +77,3 @@ async def bring_to(vault: Vault, holding: Holding, limits: Mapping[str, int]) ->
     if raised:
         await came_free(vault, holding, raised, cause="raise")
     return still_to_cut
-
-
-def _is_over(grant: GrantRow, now: datetime) -> bool:
-    return grant.ends_at is not None and grant.ends_at <= now

@@ -125,7 +125,7 @@ def _wallets(customer_id: str, own: Entitlements, now: datetime) -> list[Wanted]
 
 
 def _live(vault: Vault, holding: Holding) -> list[GrantRow]:
-    return [grant for grant in holding.grants.values() if grant.ends_at is None or grant.ends_at > vault.now]
+    return [grant for grant in holding.grants.values() if not grant.is_over(vault.now)]
 
 
 def _is_leased(vault: Vault, holding: Holding) -> bool:

@@ -51,8 +51,7 @@ def replay(grants: Sequence[GrantRow], facts: Sequence[FactRow], *, now: datetim
 
 
 def _has_rolled(grant: GrantRow, now: datetime) -> bool:
-    ends_at = grant.ends_at
-    return bool(grant.rollover_max) and ends_at is not None and ends_at <= now
+    return bool(grant.rollover_max) and grant.is_over(now)
 
 
 def _end(grant: GrantRow) -> tuple[datetime, str]:

@@ -74,6 +74,11 @@ class GrantRow:
         ends_at = self.ends_at
         return self.effective_at <= at and (ends_at is None or at < ends_at)
 
+    def is_over(self, at: datetime) -> bool:
+        """Has it ended by that instant?"""
+        ends_at = self.ends_at
+        return ends_at is not None and ends_at <= at
+
     def serves(self, feature: str) -> bool:
         """May this feature spend it?"""
         return not self.scope or feature in self.scope
@@ -87,8 +92,7 @@ class GrantRow:
         """Takes in what came free: `available` while it lives, `ended` afterwards. `trim` once overage has
         been paid.
         """
-        ends_at = self.ends_at
-        if ends_at is not None and ends_at <= now:
+        if self.is_over(now):
             self.ended += amount
         else:
             self.available += amount
