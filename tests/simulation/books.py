@@ -8,7 +8,9 @@ from typing import Any, Final
 from sqlalchemy import func, select
 
 from control_plane.db.unit_of_work import UnitOfWork
+from control_plane.leases.rows import OPEN, QUARANTINED
 from control_plane.leases.tables import gauge_holders, leases
+from control_plane.ledger.limits import LEASED_KINDS
 from control_plane.ledger.tables import balances, grants
 from control_plane.usage.tables import dead_letters, events
 from purser.sync.v1 import usage_pb2 as sync_usage
@@ -19,6 +21,8 @@ from tests.simulation.plane import BASE, HOUR_ENDS, Plane
 from tests.simulation.story import BUDGET, CUSTOMERS, RATE, RATE_SECONDS, SOFT_CAP
 from tests.simulation.watching import GrantedLease, Watch
 
+_OUT: Final = (OPEN, QUARANTINED)
+"""States of leases whose amounts are their holders' still."""
 CLOCK_SECONDS: Final = 3.0
 """So much a sidecar may be wrong about the time, which it hears through a slow network."""
 
@@ -95,7 +99,7 @@ async def _charged(uow: UnitOfWork) -> dict[tuple[str, str], int]:
     """
     of_leases = (
         select(func.coalesce(func.sum(leases.c.spent), 0))
-        .where(leases.c.balance_id == balances.c.id, leases.c.state.in_(["open", "quarantined"]))
+        .where(leases.c.balance_id == balances.c.id, leases.c.state.in_(_OUT))
         .scalar_subquery()
     )
     spent = func.coalesce(func.sum(grants.c.spent), 0) + of_leases
@@ -108,7 +112,7 @@ async def _charged(uow: UnitOfWork) -> dict[tuple[str, str], int]:
             spent.label("spent"),
         )
         .join_from(balances, grants, isouter=True)
-        .where(balances.c.kind.in_(["WALLET", "ALLOWANCE", "BUDGET"]))
+        .where(balances.c.kind.in_(LEASED_KINDS))
         .group_by(balances.c.id)
     )
     rows = (await uow.connection.execute(query)).all()
@@ -205,7 +209,7 @@ async def stranded(plane: Plane, oracle: Oracle, at: float) -> list[str]:
         query = (
             select(balances.c.customer_id, balances.c.name, balances.c.scale, leases.c.unsettled)
             .join_from(leases, balances, leases.c.balance_id == balances.c.id)
-            .where(leases.c.state.in_(["open", "quarantined"]) & (leases.c.unsettled > 0))
+            .where(leases.c.state.in_(_OUT) & (leases.c.unsettled > 0))
         )
         rows = (await uow.connection.execute(query)).all()
     found: defaultdict[tuple[str, str], int] = defaultdict(int)

@@ -11,7 +11,7 @@ from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from tests.simulation.network import RpcError
 from tests.simulation.node import Node
-from tests.simulation.oracle import Held, Oracle, Told, Use
+from tests.simulation.oracle import Held, Told, Use
 from tests.simulation.stage import Stage
 from tests.simulation.story import CUSTOMERS, Act
 
@@ -99,7 +99,7 @@ class Callers:
 
         def heard(answer: bytes | RpcError) -> None:
             if isinstance(answer, RpcError):
-                ended(*_meaning(answer, self._oracle))
+                ended(*_meaning(answer))
             elif use.is_fact:
                 result = api.ReportUsageResponse.FromString(answer).results[0]
                 ended(Told.ACCEPTED if result.status in {1, 2} else Told.REFUSED, result.message)
@@ -115,11 +115,13 @@ class Callers:
 
         self._stage.later(TIMEOUT + 0.5, ended, Told.UNKNOWN, "no answer in time")
         if use.is_fact:
-            node.call("ReportUsage", api.ReportUsageRequest(events=[_event(use)]), TIMEOUT, heard)
+            self._stage.call(
+                node, "ReportUsage", api.ReportUsageRequest(events=[_event(use)]), TIMEOUT, heard
+            )
         else:
             feature = CUSTOMERS[use.customer_id].feature if use.seat else ""
             request = api.ConsumeUsageRequest(event=_event(use), feature=feature)
-            node.call("ConsumeUsage", request, TIMEOUT, heard)
+            self._stage.call(node, "ConsumeUsage", request, TIMEOUT, heard)
 
     def _out_of_calls(self, use: Use) -> None:
         """Where nothing goes wrong, nobody is told so while there are calls left."""
@@ -138,10 +140,10 @@ class Callers:
                 self._stage.say(f"check of {customer_id} at {node.name}: {decision.reason}")
                 self._decided(customer_id, asked_at, decision)
             else:
-                self._stage.say(f"check of {customer_id} at {node.name}: {_meaning(answer, self._oracle)[1]}")
+                self._stage.say(f"check of {customer_id} at {node.name}: {answer}")
 
         request = api.CheckAccessRequest(customer_id=customer_id, feature=CUSTOMERS[customer_id].feature)
-        node.call("CheckAccess", request, TIMEOUT, heard)
+        self._stage.call(node, "CheckAccess", request, TIMEOUT, heard)
 
     def _decided(self, customer_id: str, asked_at: float, decision: Any) -> None:
         late = self._stage.story.weather.longest_delay + LATE_SECONDS
@@ -165,7 +167,7 @@ class Callers:
 
         def heard(answer: bytes | RpcError) -> None:
             if isinstance(answer, RpcError):
-                self._stage.say(f"{key} at {node.name}: not reserved: {_meaning(answer, self._oracle)[1]}")
+                self._stage.say(f"{key} at {node.name}: not reserved: {answer}")
                 return
             response = api.ReserveUsageResponse.FromString(answer)
             self._stage.say(f"{key} at {node.name}: reserved {response.decision.allowed}")
@@ -191,7 +193,7 @@ class Callers:
         )
         request = api.ReserveUsageRequest(reservation_id=key, event=event)
         request.ttl.FromSeconds(seconds)
-        node.call("ReserveUsage", request, TIMEOUT, heard)
+        self._stage.call(node, "ReserveUsage", request, TIMEOUT, heard)
 
 
 class Stream:
@@ -248,9 +250,7 @@ class Stream:
         held.is_ending |= final
 
         def heard(answer: bytes | RpcError) -> None:
-            told, why = (
-                _meaning(answer, self._oracle) if isinstance(answer, RpcError) else (Told.ACCEPTED, "")
-            )
+            told, why = _meaning(answer) if isinstance(answer, RpcError) else (Told.ACCEPTED, "")
             if isinstance(answer, bytes):
                 response = api.SettleReservationResponse.FromString(answer)
                 if not response.reservation.state:
@@ -267,16 +267,14 @@ class Stream:
         request = api.SettleReservationRequest(
             reservation_id=held.key, event=self._event(points), final=final
         )
-        self._node.call("SettleReservation", request, TIMEOUT, heard)
+        self._stage.call(self._node, "SettleReservation", request, TIMEOUT, heard)
 
     def _release(self) -> None:
         held = self._held
         held.is_ending = True
 
         def heard(answer: bytes | RpcError) -> None:
-            told, why = (
-                _meaning(answer, self._oracle) if isinstance(answer, RpcError) else (Told.ACCEPTED, "")
-            )
+            told, why = _meaning(answer) if isinstance(answer, RpcError) else (Told.ACCEPTED, "")
             self._say(f"release: {told.value} {why}")
             if isinstance(answer, RpcError) and answer.code() is grpc.StatusCode.NOT_FOUND:
                 self._oracle.hold_is_unknown(held, self._node.name)
@@ -285,14 +283,14 @@ class Stream:
             self._done(told)
 
         request = api.ReleaseReservationRequest(reservation_id=held.key)
-        self._node.call("ReleaseReservation", request, TIMEOUT, heard)
+        self._stage.call(self._node, "ReleaseReservation", request, TIMEOUT, heard)
 
     def _extend(self) -> None:
         """A larger estimate, or it stays as it was; whatever the answer, it is not asked for again."""
         held = self._held
 
         def heard(answer: bytes | RpcError) -> None:
-            self._say("extended" if isinstance(answer, bytes) else _meaning(answer, self._oracle)[1])
+            self._say("extended" if isinstance(answer, bytes) else str(answer))
             if isinstance(answer, bytes):
                 decision = api.ExtendReservationResponse.FromString(answer).decision
                 if decision.allowed and self._stage.now() < held.ends_at and not held.is_ending:
@@ -301,7 +299,7 @@ class Stream:
             self._done(Told.ACCEPTED)
 
         request = api.ExtendReservationRequest(reservation_id=held.key, event=self._event(held.amount + 5))
-        self._node.call("ExtendReservation", request, TIMEOUT, heard)
+        self._stage.call(self._node, "ExtendReservation", request, TIMEOUT, heard)
 
     def _say(self, line: str) -> None:
         self._stage.say(f"{self._held.key} at {self._node.name}: {line}")
@@ -320,19 +318,7 @@ def _event(use: Use) -> usage.UsageEvent:
     return event
 
 
-_BLAMED: Final = {
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.ALREADY_EXISTS,
-    grpc.StatusCode.UNIMPLEMENTED,
-}
-"""What nobody deserves who asks for what there is, and repeats what he asked."""
-
-
-def _meaning(error: RpcError, oracle: Oracle) -> tuple[Told, str]:
+def _meaning(error: RpcError) -> tuple[Told, str]:
     """What a status says about whether something was written."""
-    if error.code() in _BLAMED:
-        oracle.violations.append(f"blamed: {error}")
     unknown = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL}
     return (Told.UNKNOWN if error.code() in unknown else Told.FAILED), str(error)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC
 from math import inf
 from typing import Any, Final
 from unittest import mock
@@ -54,7 +53,6 @@ class Watch:
     def __init__(self, hub: Hub, oracle: Oracle) -> None:
         self._hub = hub
         self._oracle = oracle
-        self._ends: dict[str, float] = {}
         self._grants_end: dict[str, float] = {}
         self._heard: dict[Process | None, float] = {}
         """When each process of a sidecar last had a heartbeat."""
@@ -73,7 +71,6 @@ class Watch:
         beat, connect, obey = Pulse.beat, Pulse.connected, Obeying._obey
 
         def installed(book: LeaseBook, ref: Any, lease: session.Lease, **times: Any) -> Any:
-            self._ends[lease.lease_id] = (lease.ends_at.ToDatetime(UTC) - BASE).total_seconds()
             of_grants = (self._oracle.grant_ends.get(piece.grant_id, inf) for piece in lease.slices)
             self._grants_end[lease.lease_id] = min(of_grants, default=inf)
             return install(book, ref, lease, **times)
@@ -135,12 +132,12 @@ class Watch:
         """Nothing is spent of a lease before its beginning, nor after its true end, but under `finish_lease` and until
         `max_staleness`; nor of a grant after that.
         """
-        now, lease = self._hub.time(), self.leases.get(lease_id)
-        if lease is not None and now < lease.begins - (lease.begins - lease.at) * DRIFT - MOMENT:
+        now, lease = self._hub.time(), self.leases[lease_id]
+        if now < lease.begins - (lease.begins - lease.at) * DRIFT - MOMENT:
             self._oracle.violations.append(
                 f"spent of lease {lease_id} {lease.begins - now:.3f} s before it begins"
             )
-        late = now - (self._ends[lease_id] if lease is None else lease.ends + MOMENT)
+        late = now - lease.ends - MOMENT
         if late > 0 and not is_finishing:
             self._oracle.violations.append(f"spent of lease {lease_id} {late:.3f} s after its end")
         connected = now - self._connected.get(self._process, inf)
@@ -159,8 +156,8 @@ class Watch:
 
     def _spent_of_cut(self, ref: BalanceRef, lease_id: str) -> None:
         """Nor of a lease of before a limit was lowered, once its holder has said that it gave it back."""
-        lease, revision = self.leases.get(lease_id), self._cut.get((self._process, ref), 0)
-        if lease is not None and lease.revision < revision:
+        revision = self._cut.get((self._process, ref), 0)
+        if self.leases[lease_id].revision < revision:
             self._oracle.violations.append(f"spent of lease {lease_id}, which was given back for {revision}")
 
     async def _granted(self, uow: Any, lease: Any) -> None:
