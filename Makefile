@@ -53,7 +53,7 @@ test: $(INSTALLED) ## every test but the soaks, with real PostgreSQL and Redis; 
 
 .PHONY: simulate
 simulate: $(INSTALLED) ## 10,000 simulated histories, which takes a few hours
-	$(BIN)/python -m tests.simulation --seeds 0-9999
+	$(BIN)/python -m tests.simulation --seeds 0-9999 --shrink
 
 .PHONY: soak
 soak: $(INSTALLED) ## the tests that take minutes: kills, failing disks, a herd, odd input; PURSER_SOAK_SECONDS, PURSER_SOAK_SEED

@@ -28,9 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     manner = Manner(options.sabotage, tuple(kinds), options.log)
     how = f"--faults {' '.join(kinds)} " if kinds else ""
     how += f"--sabotage {options.sabotage} " if options.sabotage else ""
-    began, failed = time.monotonic(), list[int]()
+    began, failed, broken = time.monotonic(), list[int](), list[str]()
     for done, (seed, result) in enumerate(run_seeds(seeds, manner, jobs=min(options.jobs, len(seeds))), 1):
-        failed += [seed] if result.violations else []
+        if result.violations:
+            failed.append(seed)
+            broken.append(kind_of(result.violations[0]))
         print("\n".join(result.log), end="\n" if result.log else "")
         if options.json:
             print(json.dumps({"seed": seed, "violations": result.violations, **result.counts}), flush=True)
@@ -44,10 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
         if failed and options.until_first:
             break
     if options.shrink and failed:
-        told = story(failed[0], manner.kinds)
-        for line in shrink(told, lambda shorter: bool(run(shorter, manner).violations)):
+        seed, kind = failed[0], broken[0]
+        print(f"seed {seed}, as short as it still fails by “{kind}”:")
+        told = story(seed, manner.kinds)
+        fails = lambda shorter: kind in map(kind_of, run(shorter, manner).violations)  # noqa: E731 its only use
+        for line in shrink(told, fails):
             print(line, flush=True)
     return 1 if failed else 0
+
+
+def kind_of(violation: str) -> str:
+    """Which promise it is about: a shorter history that breaks another one is another matter."""
+    return violation.partition(" ")[0]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from math import inf
 from typing import Any, Final
 
@@ -201,9 +202,11 @@ async def check_kept(uow: UnitOfWork, oracle: Oracle, at: float) -> None:
         oracle.check_kept(row.customer_id, row.name, int(row.kept) // 10**row.scale, at)
 
 
-async def stranded(plane: Plane, oracle: Oracle, at: float) -> list[str]:
+async def stranded(
+    plane: Plane, oracle: Oracle, at: float, *, ended_before: float | None = None
+) -> list[str]:
     """What nobody can spend, and nobody has been held to account for; and what idle sidecars keep beyond what open
-    reservations hold.
+    reservations hold. `ended_before`: of leases whose end lies so far back.
     """
     async with plane.alive[0].database.read() as uow:
         query = (
@@ -211,6 +214,8 @@ async def stranded(plane: Plane, oracle: Oracle, at: float) -> list[str]:
             .join_from(leases, balances, leases.c.balance_id == balances.c.id)
             .where(leases.c.state.in_(_OUT) & (leases.c.unsettled > 0))
         )
+        if ended_before is not None:
+            query = query.where(leases.c.ends_at < BASE + timedelta(seconds=ended_before))
         rows = (await uow.connection.execute(query)).all()
     found: defaultdict[tuple[str, str], int] = defaultdict(int)
     for row in rows:

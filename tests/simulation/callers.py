@@ -10,7 +10,7 @@ from purser.v1 import decision_pb2 as answers
 from purser.v1 import entitlement_service_pb2 as api
 from purser.v1 import usage_pb2 as usage
 from tests.simulation.network import RpcError
-from tests.simulation.node import Node
+from tests.simulation.node import Node, Running
 from tests.simulation.oracle import Held, Told, Use
 from tests.simulation.stage import Stage
 from tests.simulation.story import CUSTOMERS, Act
@@ -19,6 +19,8 @@ TIMEOUT: Final = 2.0
 TRIES: Final = 5
 HOLD_SECONDS: Final = (2, 5, 600)
 """How long reservations last."""
+CHECK_SECONDS: Final = 0.5
+"""A check is answered by then, whatever is away."""
 LATE_SECONDS: Final = 0.5
 """So much later than the feed's messages: a poll of the books, and what waits for its turn."""
 
@@ -133,17 +135,32 @@ class Callers:
         customer_id = list(CUSTOMERS)[act.number % len(CUSTOMERS)]
         asked_at = self._stage.now()
         node = self._stage.nodes[act.node]
+        running = node.running
+        is_owed = running is not None and self._knows(running, customer_id)
 
         def heard(answer: bytes | RpcError) -> None:
+            nonlocal is_owed
             if isinstance(answer, bytes):
+                is_owed = False
                 decision = api.CheckAccessResponse.FromString(answer).decision
                 self._stage.say(f"check of {customer_id} at {node.name}: {decision.reason}")
                 self._decided(customer_id, asked_at, decision)
             else:
                 self._stage.say(f"check of {customer_id} at {node.name}: {answer}")
 
+        def looked_at() -> None:
+            """It needs nobody to answer that: not the network, not the disk."""
+            if is_owed and running is not None and node.running is running and running.is_untouched:
+                self._oracle.violations.append(f"unanswered: a check of {customer_id} at {node.name}")
+
         request = api.CheckAccessRequest(customer_id=customer_id, feature=CUSTOMERS[customer_id].feature)
         self._stage.call(node, "CheckAccess", request, TIMEOUT, heard)
+        self._stage.later(CHECK_SECONDS, looked_at)
+
+    def _knows(self, running: Running, customer_id: str) -> bool:
+        """Was it told of this customer, and is there room for all?"""
+        has_room = self._stage.story.customers_max == len(CUSTOMERS)
+        return has_room and running.sidecar._view.customer(customer_id) is not None
 
     def _decided(self, customer_id: str, asked_at: float, decision: Any) -> None:
         late = self._stage.story.weather.longest_delay + LATE_SECONDS

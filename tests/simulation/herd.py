@@ -19,7 +19,7 @@ from sidecar.outbox.port import Durability
 from tests.simulation.network import Weather
 from tests.simulation.runs import workshop
 from tests.simulation.story import Act, Granted, Story
-from tests.simulation.world import World, quieten
+from tests.simulation.world import World, listen
 
 COMMIT_SECONDS: Final = 0.004
 """The longest that a transaction takes: half of it on average, so that five hundred go through in a second."""
@@ -144,11 +144,11 @@ class HerdWorld(World):
 
 def run_herd(sidecars: int) -> Returned:
     """Runs it, in a process of its own; raises AssertionError when they do not come back."""
-    quieten(None)
     with workshop() as (root, template):
         folder = root / "herd"
         folder.mkdir()
         world = HerdWorld(sidecars, folder, template)
+        listen(world.stage)
         world.run()
         assert world.returned is not None, "it has come to its end"
         return world.returned

@@ -98,6 +98,8 @@ class Running:
     sidecar: Sidecar
     edge: SimulatedEdge
     wire: Wire
+    is_untouched: bool = True
+    """Nobody has stopped it, for good or for a while."""
 
 
 class Node:
@@ -226,6 +228,8 @@ class Node:
         if running is None:
             return
 
+        running.is_untouched = False
+
         def run() -> None:
             running.sidecar.stop()
             if self.running is running:
@@ -247,6 +251,7 @@ class Node:
             return
         process = self.running.process
         process.is_paused = True
+        self.running.is_untouched = False
         self._hub.loop.call_later(seconds, self._hub.go_on, process)
 
     def _died(self) -> None:

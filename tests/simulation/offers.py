@@ -7,6 +7,7 @@ from tests.simulation.matching import Supply
 from tests.simulation.stage import Stage
 from tests.simulation.story import BUDGET, CUSTOMERS, SOFT_CAP, Act, Granted, Limits, catalog
 
+ENOUGH: Final = 100_000
 HOURS: Final = 2
 """So many periods of an hour has a history."""
 
@@ -51,6 +52,11 @@ class Offers:
             expires_at=None if granted.ends is None else plane.instant(ends),
         )
         self._changed(answer)
+
+    async def give_enough(self) -> None:
+        """Credits for whoever asks for some, and for all that was reported beyond what there was."""
+        await self.resume(Act(self._stage.now(), "resume", number=list(CUSTOMERS).index("acme")))
+        await self._grant(Granted("acme", ENOUGH))
 
     async def limits(self, act: Act) -> None:
         """Other limits, for everybody."""

@@ -3,13 +3,15 @@
 import gc
 import multiprocessing
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.simulation.plane import make_template, use_direct_sqlite
 from tests.simulation.sabotages import sabotaged
@@ -18,6 +20,10 @@ from tests.simulation.world import Result, simulate
 
 _MEMORY: Final = Path("/dev/shm")  # where there is one: nothing here is to survive
 
+LONGEST_SECONDS: Final = 180
+"""Of real time. A history takes one or two, and a minute where many run beside it."""
+AGAIN_SECONDS: Final = 5
+"""Somebody may have caught it."""
 HISTORIES_PER_PROCESS: Final = 100
 """What a history leaves behind in its process is a few megabytes."""
 
@@ -29,6 +35,14 @@ class Manner:
     sabotage: str = ""
     kinds: tuple[str, ...] = ()
     log: bool = False
+
+
+class TookTooLong(BaseException):
+    """A history has come to a place that it does not leave. Not to be taken for an error of what is tested."""
+
+
+def _took_too_long(*_: Any) -> None:
+    raise TookTooLong(f"it took more than {LONGEST_SECONDS} s")
 
 
 @contextmanager
@@ -58,13 +72,16 @@ def run(told: Story, manner: Manner) -> Result:
     # What is there for good need not be looked through again and again; what a history leaves goes with its end.
     gc.freeze()
     gc.disable()
+    signal.signal(signal.SIGALRM, _took_too_long)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS, AGAIN_SECONDS)
     try:
         with workshop() as (root, template), sabotaged(manner.sabotage):
             try:
                 return simulate(told, root / "history", template, log=manner.log)
-            except Exception as error:  # noqa: BLE001 whatever it was, it is what became of the history
+            except (Exception, TookTooLong) as error:  # noqa: BLE001 whatever it was, it is what became of the history
                 return Result([f"it broke off: {error!r}"])
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         gc.collect()
         gc.enable()
 
@@ -79,5 +96,15 @@ def run_seeds(seeds: Iterable[int], manner: Manner, *, jobs: int) -> Iterator[tu
     if jobs == 1:
         yield from (run_seed(seed, manner) for seed in seeds)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=HISTORIES_PER_PROCESS) as pool:
-        yield from pool.imap_unordered(partial(run_seed, manner=manner), seeds)
+    # Not `multiprocessing.Pool`: where one of its processes is killed it waits for ever.
+    with ProcessPoolExecutor(
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        max_tasks_per_child=HISTORIES_PER_PROCESS,
+    ) as pool:
+        try:
+            running = {pool.submit(run_seed, seed, manner) for seed in seeds}
+            for done in as_completed(running):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,19 @@ from tests.simulation.offers import Offers
 from tests.simulation.oracle import Oracle
 from tests.simulation.plane import Plane, ids_of
 from tests.simulation.stage import Stage
-from tests.simulation.story import PLANE, TROUBLE_SECONDS, Act, Story
+from tests.simulation.story import IMPATIENT, PLANE, TROUBLE_SECONDS, Act, Story
 from tests.simulation.threads import Hub, VirtualLoop, as_threads
 from tests.simulation.watching import Watch
 
+LAST_NUMBER: Final = 100_000
+"""From here on are keys of calls that are made when everything was mended."""
+NEWS_SECONDS: Final = 5.0
+"""By then all have heard that there is enough: who had a refusal keeps it until the balance changes."""
+ANSWER_SECONDS: Final = 30.0
 HEAL_SECONDS: Final = 60.0
 """By then everything must have drained."""
 AUDIT_SECONDS: Final = 2.0
+AUDITED_ONE_IN: Final = 20
 
 
 @dataclass(slots=True)
@@ -46,7 +53,8 @@ class World:
         self.loop = VirtualLoop()
         self.hub = Hub(self.loop, Random(f"{told.seed} threads"))
         self.oracle = Oracle()
-        self.plane = Plane(self.hub, folder, template, PLANE, told.commit_seconds)
+        settings = IMPATIENT if told.is_impatient else PLANE
+        self.plane = Plane(self.hub, folder, template, settings, told.commit_seconds)
         weather = Weather(told.weather.longest_delay, told.weather.loss, told.weather.repeat)
         self.stage = Stage(told, self.hub, self.oracle, self.plane, weather, log)
         self.stage.nodes += [self._node(number, folder) for number in range(len(told.durabilities))]
@@ -104,6 +112,8 @@ class World:
                 await found
         await self._until(TROUBLE_SECONDS)
         await self._heal()
+        await self._serve()
+        await self._heal()
         await self._check_all()
 
     def _method(self, act: Act) -> Callable[[Act], Any]:
@@ -130,6 +140,23 @@ class World:
             if await self._is_at_rest():
                 return
 
+    async def _serve(self) -> None:
+        """Every sidecar does again what it is there for: there are credits for all, and it records and decides."""
+        await self.offers.give_enough()
+        await self._until(self.hub.time() + NEWS_SECONDS)
+        numbers = list(range(LAST_NUMBER, LAST_NUMBER + 2 * len(self.stage.nodes)))
+        for number in numbers:
+            verb = self.callers.report_job if number % 2 else self.callers.consume_job
+            verb(Act(self.hub.time(), verb.__name__, (number - LAST_NUMBER) // 2, number, amount=1))
+        ends_at = self.hub.time() + ANSWER_SECONDS
+        while any(not self.oracle.uses[f"k{number}"].was_accepted for number in numbers):
+            if self.hub.time() > ends_at:
+                break
+            await self._until(self.hub.time() + 1.0)
+        for number in numbers:
+            if not (use := self.oracle.uses[f"k{number}"]).was_accepted:
+                self.oracle.violations.append(f"unserved: {use.key} was not accepted: {use.told}")
+
     async def _is_at_rest(self) -> bool:
         generation = self.plane.generation()
         return all(node.knows(generation) and not node.unsent for node in self.stage.nodes) and not (
@@ -140,8 +167,14 @@ class World:
 
     async def _audit(self) -> None:
         if self.plane.alive and self.hub.time() >= self._audit_at:
-            self._audit_at = self.hub.time() + AUDIT_SECONDS
+            # Each step of some histories, and now and then in all of them: it takes time.
+            seconds = 0.0 if self.stage.story.seed % AUDITED_ONE_IN == 0 else AUDIT_SECONDS
+            self._audit_at = self.hub.time() + seconds
             await self._look_at_the_books()
+            if self.stage.story.is_calm:
+                at = self.hub.time()
+                long_ago = at - (PLANE.lease_ttl + PLANE.grace).total_seconds()
+                self.oracle.violations += await stranded(self.plane, self.oracle, at, ended_before=long_ago)
 
     async def _look_at_the_books(self) -> None:
         async with self.plane.alive[0].database.read() as uow:
@@ -174,17 +207,19 @@ def simulate(told: Story, folder: Path, template: Path, *, log: bool = False) ->
     folder.mkdir(parents=True)
     with ids_of(f"{told.seed} ids"):
         world = World(told, folder, template, log=log)
-        quieten(world.stage if log else None)
+        listen(world.stage)
         return world.run()
 
 
-def quieten(stage: Stage | None) -> None:
-    """Logs go into the history's own log, or nowhere."""
+def listen(stage: Stage) -> None:
+    """Logs go into the history's own log. One of an error that nobody foresaw breaks a promise, whoever caught it."""
 
     def sink(_logger: Any, name: str, fields: MutableMapping[str, Any]) -> Any:
-        if stage is not None:
-            what = " ".join(f"{key}={value}" for key, value in fields.items() if key != "event")
-            stage.say(f"    [{name}] {fields.get('event')} {what}"[:400])
+        what = " ".join(f"{key}={value}" for key, value in fields.items() if key != "event")
+        stage.say(f"    [{name}] {fields.get('event')} {what}"[:400])
+        if error := fields.get("exc_info"):
+            cause = error if isinstance(error, BaseException) else sys.exception()
+            stage.oracle.violations.append(f"unforeseen: {fields.get('event')}: {cause!r}")
         raise structlog.DropEvent
 
     structlog.configure(

@@ -168,6 +168,17 @@ def facts_eat_leased_credit() -> Iterator[None]:
         yield
 
 
+@sabotage("silence", "pause", "kill", seed=2, breaks="presumed")
+def the_truth_is_not_heard() -> Iterator[None]:
+    """What was presumed to be spent stays so, whatever its holder says when it comes back."""
+
+    def truth(*_: Any) -> None:
+        return
+
+    with mock.patch.object(Freed, "truth", truth):
+        yield
+
+
 @sabotage("pause")
 def keys_are_not_guarded() -> Iterator[None]:
     """The same key through two sidecars is booked twice."""
