@@ -120,7 +120,7 @@ class Server:
 
     def said(self) -> list[dict[str, Any]]:
         """Every line so far that is a JSON object."""
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        return objects(self.log())
 
     def cpu_seconds(self) -> float:
         """Used so far, in user and kernel mode, by all its threads."""
@@ -167,3 +167,9 @@ class Server:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def objects(log: str) -> list[dict[str, Any]]:
+    """Every line that is a JSON object. Of the last one there may be a part so far."""
+    lines = log.split("\n")[:-1]
+    return [json.loads(line) for line in lines if line.startswith("{")]
