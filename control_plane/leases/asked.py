@@ -156,9 +156,9 @@ async def open_asked(
         if item.found is not None and not item.unlimited
     ]
     in_force: dict[BalanceRef, BalanceSpec | None] = {}
-    for item in () if is_paused else asked:
+    for item in asked:
         enter(in_force, item.ref, item.own, item.now)
-    held = await open_balances(vault, wanted, in_force)
+    held = await open_balances(vault, wanted, None if is_paused else in_force)
     for request in requests:
         await _give_up(vault, request)
     for item in asked:

@@ -92,7 +92,7 @@ async def _open(vault: Vault, new: Sequence[session.PresentedLease]) -> None:
         if found is not None and not found.spec.unlimited:
             wanted[ref, at] = Wanted(ref, found.spec, at, found.entitlements.grants)
     # A limit that was lowered since takes what is left once these leases are in the books.
-    await open_balances(vault, list(wanted.values()), {})
+    await open_balances(vault, list(wanted.values()), None)
     await vault.load_grants(names)
     for holding in vault.held.values():
         await catch_up(vault, holding)

@@ -2,8 +2,10 @@
 can.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,9 +25,9 @@ from sidecar.engine.values import MAX_AMOUNT
 async def charge(vault: Vault, new: Sequence[tuple[FactRow, Entry]]) -> None:
     """Burns new facts and posts them to their events' transactions: from grants, the rest as overage.
 
-    Their balances are locked. A fact whose grants are ended, that is not its window's newest, or that meets
-    open overage or a rollover makes the window be replayed: the result is the same, whatever the order of
-    arrival. Raises AmountOutOfRange where what is used of a balance would leave 63 bits.
+    Their balances are locked. A fact whose grants are ended, that is not its window's newest, that is of before a
+    lower limit, or that meets open overage or a rollover makes the window be replayed: the result is the same, whatever
+    the order of arrival. Raises AmountOutOfRange where what is used of a balance would leave 63 bits.
     """
     by_window: defaultdict[tuple[str, datetime | None], list[tuple[FactRow, Entry]]] = defaultdict(list)
     for fact, entry in new:
@@ -41,7 +43,8 @@ async def charge(vault: Vault, new: Sequence[tuple[FactRow, Entry]]) -> None:
         _check_fits(holding, rows)
         if (
             not holding.row.overage
-            and await _is_newest(vault, rows[0])
+            and not is_before_a_cut(holding.window(start), rows[0].occurred_at)
+            and await _is_newest(vault, identity, start, rows[0].order)
             and _burns_at_once(holding.window(start), rows, vault.now)
         ):
             for fact in rows:
@@ -56,6 +59,38 @@ async def charge(vault: Vault, new: Sequence[tuple[FactRow, Entry]]) -> None:
             _post(holding, fact, entry)
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """All that a replay needs, of one window of a balance."""
+
+    grants: list[GrantRow]
+    facts: list[FactRow]
+    now: datetime
+
+    def would_burn(self, fact: FactRow) -> dict[str, int]:
+        """Grant → how much more of it would be burned if there was this fact too: by itself, less what others burn
+        no longer. Of others those count that are of the same time, between one change of the limit and the next.
+        """
+        before, after = (
+            replay(self.grants, one, now=self.now).burns for one in (self.facts, [*self.facts, fact])
+        )
+        untils = sorted({step.until for grant in self.grants for step in grant.limits_before})
+        part = bisect_right(untils, fact.occurred_at)
+        more: defaultdict[str, int] = defaultdict(int)
+        for one in (*self.facts, fact):
+            if bisect_right(untils, one.occurred_at) == part:
+                for burns, sign in ((after, 1), (before, -1)):
+                    for grant_id, amount in burns.get(one.id, {}).items():
+                        more[grant_id] += sign * amount
+        return more
+
+
+async def read_window(vault: Vault, holding: Holding, start: datetime | None) -> Window:
+    """A window of a locked balance, ended grants included."""
+    await vault.load_windows({holding.row.id: [start]})
+    return Window(holding.window(start), await _read(vault, holding.row.id, start), vault.now)
+
+
 async def settle(
     vault: Vault, holding: Holding, start: datetime | None, *, cause: str, new: Sequence[FactRow] = ()
 ) -> None:
@@ -63,10 +98,9 @@ async def settle(
 
     `new` facts are inserted; their own burns are left to their events' transactions.
     """
-    await vault.load_windows({holding.row.id: [start]})
-    known = await _read(vault, holding.row.id, start)
-    rows = [*known, *new]
-    result = replay(holding.window(start), rows, now=vault.now)
+    window = await read_window(vault, holding, start)
+    rows = [*window.facts, *new]
+    result = replay(window.grants, rows, now=vault.now)
     differences: defaultdict[str, int] = defaultdict(int)
     changed: list[FactRow] = []
     for fact in rows:
@@ -118,6 +152,17 @@ async def came_free(vault: Vault, holding: Holding, touched: Iterable[GrantRow],
         await settle(vault, holding, start, cause=cause)
 
 
+async def take_back(
+    vault: Vault, holding: Holding, lowered: Collection[GrantRow], *, since: datetime
+) -> None:
+    """Takes back what these grants paid of facts that occurred after their limit was lowered: a clock was ahead, or the
+    limit was lowered some time ago.
+    """
+    for start in {grant.window_start for grant in lowered if grant.burned}:
+        if not await _is_newest(vault, holding.row.id, start, (since, "", "")):
+            await settle(vault, holding, start, cause="cut")
+
+
 def _comes_before(grant: GrantRow, other: GrantRow) -> bool:
     """May a fact that burned the other belong to this one, had it been there? By burn order, or because it happened
     before the other began, which then paid what was open.
@@ -135,21 +180,24 @@ def _check_fits(holding: Holding, rows: Sequence[FactRow]) -> None:
         raise AmountOutOfRange(f"what is used of {row.name} of {row.customer_id} would not fit 63 bits")
 
 
-async def _is_newest(vault: Vault, first: FactRow) -> bool:
-    """Is every fact of the window that is in the books before this one?"""
-    window = (
-        facts.c.window_start.is_(None)
-        if first.window_start is None
-        else facts.c.window_start == first.window_start
-    )
+def is_before_a_cut(grants: Iterable[GrantRow], at: datetime) -> bool:
+    """Had any of these a higher limit at that instant than now?"""
+    return any(at < step.until for grant in grants for step in grant.limits_before)
+
+
+async def _is_newest(
+    vault: Vault, balance_id: str, start: datetime | None, order: tuple[datetime, str, str]
+) -> bool:
+    """Is every fact of the window that is in the books before this place in the order of facts?"""
+    window = facts.c.window_start.is_(None) if start is None else facts.c.window_start == start
     newest = (
         select(facts.c.occurred_at, facts.c.event_key, facts.c.id)
-        .where(facts.c.balance_id == first.balance_id, window, facts.c.occurred_at >= first.occurred_at)
+        .where(facts.c.balance_id == balance_id, window, facts.c.occurred_at >= order[0])
         .order_by(facts.c.occurred_at.desc(), facts.c.event_key.desc(), facts.c.id.desc())
         .limit(1)
     )
     row = (await vault.uow.connection.execute(newest)).first()
-    return row is None or tuple(row) < first.order
+    return row is None or tuple(row) < order
 
 
 def _burns_at_once(grants: Sequence[GrantRow], rows: Sequence[FactRow], now: datetime) -> bool:

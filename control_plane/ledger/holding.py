@@ -34,6 +34,7 @@ _CHANGING: Final = [
     "voided_at",
     "begun",
     "expiry_booked",
+    "earlier",
 ]
 _TERM_FIELDS: Final = tuple(f.name for f in fields(GrantRow))
 

@@ -1,12 +1,17 @@
 """The limits in force now, as this transaction sees them, and occurrences that are brought to them."""
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import select
 
 from control_plane.customers import entitled
+from control_plane.customers.tables import customers
+from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.expiry import catch_up
-from control_plane.ledger.facts import came_free
+from control_plane.ledger.facts import came_free, take_back
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.occurrences import COUNTED, limit_occurrences
 from control_plane.ledger.rows import ROLLOVER, GrantRow
@@ -18,6 +23,8 @@ InForce = Mapping[BalanceRef, BalanceSpec | None]
 """By what each balance stands now; None: by nothing, nobody is entitled to it any more. Balances that are left out keep
 their limits."""
 
+_UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
+"""Of who was there before the column: due at once, and nobody knows since when."""
 _COUNTED_NAMES = frozenset(kind.name for kind in COUNTED)
 
 
@@ -58,22 +65,37 @@ def limits_now(holding: Holding, spec: BalanceSpec | None, now: datetime) -> dic
     }
 
 
-async def bring_to(vault: Vault, holding: Holding, limits: Mapping[str, int]) -> int:
+async def bring_to(
+    vault: Vault, holding: Holding, limits: Mapping[str, int], *, since: datetime | None = None
+) -> int:
     """Sets the limits of these loaded grants: a cut takes what is available, a raise pays what is open first.
 
-    Returns what is still to be cut, from slices as they return. Where nothing differs, nothing changes.
+    `since`: when they came into force; None: when time alone has changed them, or else now. Returns what is still to be
+    cut, from slices as they return. Where nothing differs, nothing changes.
     """
     if any(holding.grants[grant_id].target != limit for grant_id, limit in limits.items()):
         await catch_up(vault, holding)  # what began is to pay before a cut takes it
+        if since is None:
+            since = (await due_since(vault.uow, [holding.row.customer_id])).get(holding.row.customer_id)
+    since = since or vault.now
     raised: list[GrantRow] = []
+    lowered: list[GrantRow] = []
     still_to_cut = 0
     for grant_id, limit in limits.items():
         grant = holding.grants[grant_id]
         if limit != grant.target:
-            if limit > grant.target:
-                raised.append(grant)
+            (raised if limit > grant.target else lowered).append(grant)
             holding.because(grant, "raise" if limit > grant.target else "cut")
-        still_to_cut += grant.retarget(limit, now=vault.now)
+        still_to_cut += grant.retarget(limit, now=vault.now, since=since)
     if raised:
         await came_free(vault, holding, raised, cause="raise")
+    await take_back(vault, holding, lowered, since=since)
     return still_to_cut
+
+
+async def due_since(uow: UnitOfWork, customer_ids: Collection[str]) -> Mapping[str, datetime]:
+    """Customer → when time alone has changed its limits, where nobody has applied that yet."""
+    columns = customers.c.id, customers.c.limits_until
+    query = select(*columns).where(among(customers.c.id, customer_ids), customers.c.limits_until <= uow.now)
+    rows = await uow.connection.execute(query.where(customers.c.limits_until > _UNKNOWN))
+    return {row.id: row.limits_until for row in rows}

@@ -20,7 +20,7 @@ from control_plane.leases.settings import LeaseSettings
 from control_plane.ledger.expiry import catch_up
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import balance_id
-from control_plane.ledger.in_force import bring_to, limits_now
+from control_plane.ledger.in_force import bring_to, due_since, limits_now
 from control_plane.ledger.occurrences import Wanted, limit_occurrences, own_balances, recurrences
 from control_plane.ledger.opening import open_balances
 from control_plane.ledger.rows import ROLLOVER, BalanceRow, GrantRow
@@ -46,6 +46,7 @@ async def apply_limits(uow: UnitOfWork, customer_ids: Collection[str]) -> Collec
     recalled. Call it in the transaction of the change, with the customers locked; it takes the locks of their balances.
     """
     owners = await entitled.load_all(uow, customer_ids, uow.now)
+    since = await due_since(uow, customer_ids)
     until = [{"id": name, "limits_until": own.valid_until} for name, own in sorted(owners.items())]
     await update_rows(uow.connection, customers, "id", until)
     query = select(balances.c.id).where(
@@ -72,7 +73,12 @@ async def apply_limits(uow: UnitOfWork, customer_ids: Collection[str]) -> Collec
         row = held[identity].row
         own = owners.get(row.customer_id)
         keeps = own is not None and own.standing is not Reason.OK and identity not in of_parents
-        if _is_leased(vault, held[identity]) if keeps else await _apply(vault, held[identity], own):
+        changed_at = since.get(row.customer_id) if own is not None else min(since.values(), default=None)
+        if (
+            _is_leased(vault, held[identity])
+            if keeps
+            else await _apply(vault, held[identity], own, changed_at or uow.now)
+        ):
             wanted_back.append(row)
     await vault.save()
     await post_recalls(uow, wanted_back, idle_only=False)
@@ -132,9 +138,9 @@ def _is_leased(vault: Vault, holding: Holding) -> bool:
     return any(grant.leased for grant in _live(vault, holding))
 
 
-async def _apply(vault: Vault, holding: Holding, own: Entitlements | None) -> bool:
+async def _apply(vault: Vault, holding: Holding, own: Entitlements | None, since: datetime) -> bool:
     """Brings one balance to its limits; True: leases of it are to be recalled. `own`: the customer's, where they were
-    read.
+    read. `since`: when they came into force.
     """
     row, live = holding.row, _live(vault, holding)
     leased = _is_leased(vault, holding)
@@ -148,7 +154,7 @@ async def _apply(vault: Vault, holding: Holding, own: Entitlements | None) -> bo
     for grant in live:
         if grant.effective_at > vault.now:
             limits |= await _limit_ahead(vault, holding, grant, ref)
-    still_to_cut = await bring_to(vault, holding, limits)
+    still_to_cut = await bring_to(vault, holding, limits, since=since)
     return still_to_cut > 0 or (leased and found is None)
 
 

@@ -14,6 +14,7 @@ from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import balance_id, occurrence_id
 from control_plane.ledger.in_force import InForce, bring_to, limits_now
 from control_plane.ledger.occurrences import Wanted, new_balance, occurrences, recurrences
+from control_plane.ledger.past_limits import give_past
 from control_plane.ledger.rows import BASE, GrantRow
 from control_plane.ledger.tables import balances
 from sidecar.engine.entitlement import Entitlements
@@ -52,14 +53,15 @@ async def _share_customers(vault: Vault, refs: Collection[BalanceRef]) -> None:
 
 
 async def open_balances(
-    vault: Vault, wanted: Sequence[Wanted], in_force: InForce
+    vault: Vault, wanted: Sequence[Wanted], in_force: InForce | None
 ) -> dict[BalanceRef, Holding]:
     """Balances that `lock_balances` has locked, made where they are missing, with their live grants and the occurrences
     of the instants asked for.
 
-    An occurrence is made by the spec of its instant. Those that run now are brought to the limit in force: a late fact
-    asks for what was in force when it occurred, and time changes limits without anybody's doing; nothing of that which
-    is over may be leased.
+    An occurrence is made by the spec of its instant, with the limits that it would have had since it began. Those that
+    run now are brought to the limit in force: a late fact asks for what was in force when it occurred, and time changes
+    limits without anybody's doing; nothing of that which is over may be leased. `in_force` None: leases of before a
+    restore are awaited, which a lower limit would leave nothing of.
     """
     ids = {item.ref: balance_id(item.ref) for item in wanted}
     held = await vault.lock(ids.values())
@@ -76,10 +78,12 @@ async def open_balances(
     made = {grant.id for _, grant in added}
     for item in wanted:
         added += await _add_missing(vault, await _before(vault, held[ids[item.ref]], item, made))
+    if in_force is not None:
+        await give_past(vault.uow, added)
     limits = {
         identity: limits_now(held[identity], in_force[ref], vault.now)
         for ref, identity in ids.items()
-        if ref in in_force
+        if in_force is not None and ref in in_force
     }
     for holding, grant in added:  # before any of it pays what is open
         if grant.id in limits.get(holding.row.id, ()):

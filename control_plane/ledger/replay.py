@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from control_plane.ledger.rows import FactRow, GrantRow, engine_grant
-from sidecar.engine.grants import Burned, Fact, burn_facts
+from sidecar.engine.grants import Burned, Fact, Step, burn_facts
 
 Burns = dict[str, dict[str, int]]
 """Fact id → grant id → amount."""
@@ -28,8 +28,9 @@ def replay(grants: Sequence[GrantRow], facts: Sequence[FactRow], *, now: datetim
     """Burns every fact in order, of the grants active at its instant, and pays what stays open from grants
     that begin later.
 
-    At one instant: ends and rollover, then beginnings, then open overage, then facts by key. A cut is never
-    burned. What begins after `now`, and after every fact, pays nothing yet.
+    At one instant: ends and rollover, then beginnings and lower limits, then open overage, then facts by key. A cut
+    is burned by facts of before it alone, as far as the grant knows its earlier limits. What begins after `now`,
+    and after every fact, pays nothing yet.
     """
     latest = max((fact.occurred_at for fact in facts), default=now)
     begun = [grant for grant in grants if grant.effective_at <= max(now, latest)]
@@ -63,14 +64,21 @@ def _capacity(grant: GrantRow, child: GrantRow | None) -> int:
     """What facts may burn of it: not what leases hold or have spent of it or of its rollover, and no cut."""
     if grant.rolled_from is not None:
         return 0  # until its base's end is reached
+    if grant.limits_before:
+        return max(0, grant.target - grant.held)
     return grant.amount - grant.cut - grant.held - (child.held + child.cut if child is not None else 0)
+
+
+def _earlier(grant: GrantRow) -> tuple[Step, ...]:
+    """The same, of the limits that it had before. What leases hold they hold of each."""
+    return tuple(Step(until, max(0, limit - grant.held)) for until, limit in grant.limits_before)
 
 
 def _burn(grants: Sequence[GrantRow], facts: Sequence[FactRow], capacity: Mapping[str, int]) -> Burns:
     # The id tells facts of one event apart; after the key, which has no NUL, it changes no order.
     ids = {_key(fact): fact.id for fact in facts}
     result = burn_facts(
-        [engine_grant(grant, capacity[grant.id]) for grant in grants],
+        [engine_grant(grant, capacity[grant.id], _earlier(grant)) for grant in grants],
         [Fact(fact.occurred_at, _key(fact), fact.amount, fact.feature) for fact in facts],
     )
     return {ids[burned.fact.key]: burns for burned in result if (burns := _sums(burned))}

@@ -6,11 +6,15 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+import orjson
+
 from sidecar.engine import grants as grant_rules
+from sidecar.engine.grants import Step
 
 BASE: Final = "base"
 ROLLOVER: Final = "rollover"
 BEYOND_LIMIT: Final = "beyond_limit"
+NONE_EARLIER: Final = "[]"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +66,19 @@ class GrantRow:
     created_at: datetime
     begun: bool = False
     expiry_booked: bool = False
+    earlier: str = NONE_EARLIER
+    """See `limits_before`."""
+
+    @property
+    def limits_before(self) -> tuple[Step, ...]:
+        """Limits that it had before, each until an instant, in order, where they were higher than all after them: facts
+        of then burn by those. A lower one is forgotten with the next raise, which pays what is open.
+        """
+        if self.earlier == NONE_EARLIER:
+            return ()
+        return tuple(
+            Step(datetime.fromisoformat(until), limit) for until, limit in orjson.loads(self.earlier)
+        )
 
     @property
     def ends_at(self) -> datetime | None:
@@ -98,12 +115,13 @@ class GrantRow:
             self.available += amount
 
     def draw(self, amount: int) -> None:
-        """Takes out of `available`, and of `ended` where that is not enough; the caller books where it
-        went.
+        """Takes out of `available`, and of `ended` where that is not enough, what was cut last; the caller books where
+        it went.
         """
         at_once = min(amount, self.available)
         self.available -= at_once
         self.ended -= amount - at_once
+        self.cut = max(0, min(self.cut, self.ended - self.rolled))
 
     def trim(self) -> int:
         """Lets a lowered limit take what has come free; returns what is still to be cut."""
@@ -113,8 +131,12 @@ class GrantRow:
         self.cut += taken
         return max(0, self.amount - self.target - self.cut)
 
-    def retarget(self, target: int, *, now: datetime) -> int:
-        """Sets the limit in force; returns what is still to be cut, from slices as they return."""
+    def retarget(self, target: int, *, now: datetime, since: datetime | None = None) -> int:
+        """Sets the limit in force; returns what is still to be cut, from slices as they return.
+
+        `since`: when it came into force; None: now.
+        """
+        self._remember(target, since or now)
         self.target = target
         if target > self.amount:
             more = target - self.amount
@@ -126,6 +148,14 @@ class GrantRow:
             self.ended -= back
             self.put(back, now=now)
         return self.trim()
+
+    def _remember(self, target: int, since: datetime) -> None:
+        """The limit until now, if the new one is lower; and no more those that are not higher than the new one."""
+        before = self.limits_before
+        kept = [step for step in before if step.amount > target]
+        if target < self.target and self.effective_at < since:
+            kept.append(Step(max([since, *(step.until for step in before)]), self.target))
+        self.earlier = orjson.dumps([(step.until.isoformat(), step.amount) for step in kept]).decode()
 
     def end(self) -> int:
         """Books its end: what is available is over. Returns how much that was."""
@@ -158,7 +188,7 @@ class FactRow:
         return (self.occurred_at, self.event_key, self.id)
 
 
-def engine_grant(grant: GrantRow, capacity: int) -> grant_rules.Grant:
+def engine_grant(grant: GrantRow, capacity: int, earlier: tuple[Step, ...] = ()) -> grant_rules.Grant:
     """The grant as the engine burns it, with so much left to burn."""
     return grant_rules.Grant(
         grant_id=grant.id,
@@ -171,6 +201,7 @@ def engine_grant(grant: GrantRow, capacity: int) -> grant_rules.Grant:
         scope=frozenset(grant.scope),
         cost_basis=Decimal(grant.cost_basis),
         beyond_limit=grant.role == BEYOND_LIMIT,
+        earlier=earlier,
     )
 
 

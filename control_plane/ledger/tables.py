@@ -68,6 +68,7 @@ grants = Table(
     Column("created_at", Instant, nullable=False),
     Column("begun", Boolean, nullable=False),
     Column("expiry_booked", Boolean, nullable=False),
+    Column("earlier", Text, nullable=False, server_default="[]"),
     CheckConstraint("amount = " + " + ".join(_TERMS), name="sum"),
     *(CheckConstraint(f"{term} >= 0", name=term) for term in ("amount", "target", *_TERMS)),
     CheckConstraint("cut >= 0 AND rolled >= 0 AND cut + rolled <= ended", name="ended_parts"),
@@ -81,7 +82,8 @@ grants = Table(
 """Occurrences. `target` is the limit in force for it; `scope` the features that may spend it, sorted (empty:
 all); `cost_basis` a decimal string per unit; `window_start` the period it belongs to (null: the window is all
 time); `rolls_until` when its rollover ends; `rolled_from` the occurrence whose rest this is; `begun`: overage
-that was open when it began was paid from it."""
+that was open when it began was paid from it; `earlier` the limits that it had before, where they were higher:
+the JSON text `[[until, limit], …]`."""
 
 facts = Table(
     "facts",

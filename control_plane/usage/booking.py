@@ -325,7 +325,7 @@ class _Booking:
         purse = Purse(self._vault)
         for judged in sorted(self._facts, key=lambda one: (one.event.occurred_at, one.event.idempotency_key)):
             judged.bill = self._counted.fresh(judged)
-            outcome = purse.price(judged, self._opened.held)
+            outcome = await purse.price(judged, self._opened.held)
             entry = self._appends.event(
                 judged.item,
                 at=judged.event.occurred_at,

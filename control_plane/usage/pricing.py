@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from control_plane.ledger.facts import Window, is_before_a_cut, read_window
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.occurrences import COUNTED, Wanted
-from control_plane.ledger.rows import BEYOND_LIMIT, GrantRow, in_burn_order
+from control_plane.ledger.rows import BEYOND_LIMIT, FactRow, GrantRow, in_burn_order
 from control_plane.usage.records import Item
 from sidecar.engine.bill import bill
 from sidecar.engine.decide import decide
@@ -48,25 +49,50 @@ def window_of(spec: BalanceSpec, at: datetime) -> datetime | None:
 
 
 class Purse:
-    """What grants have left for facts, as a batch of them goes through in order of occurrence."""
+    """What grants have left for facts, as a batch of them goes through in order of occurrence.
+
+    Where the first is of before a lower limit, what is left differs from one instant to the next: a replay says what
+    there is for one fact more.
+    """
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
         self._left: dict[str, int] = {}
+        self._windows: dict[tuple[str, datetime | None], Window | None] = {}
+        """None: the limit in force is that of all its facts."""
 
-    def price(self, judged: Judged, holdings: Mapping[BalanceRef, Holding]) -> Outcome:
+    async def price(self, judged: Judged, holdings: Mapping[BalanceRef, Holding]) -> Outcome:
         """Decides as a fact, and takes what it draws off what is left for the next."""
         at = judged.event.occurred_at
-        funds = {
-            charge.ref: self._fund(holdings[charge.ref], charge.spec, at)
-            for charge in judged.bill.charges
-            if charge.ref in holdings and not charge.spec.unlimited and not charge.spec.decided_remotely
-        }
+        funds: dict[BalanceRef, Fund] = {}
+        for charge in judged.bill.charges:
+            holding, spec = holdings.get(charge.ref), charge.spec
+            if holding is None or spec.unlimited or spec.decided_remotely:
+                continue
+            window = await self._window(holding, spec, at)
+            if window is None:
+                funds[charge.ref] = self._fund(holding, spec, at)
+            else:
+                funds[charge.ref] = _fund_of(window, _fact(judged, holding, spec, charge.quantity))
         outcome = decide(judged.bill, funds, fact=True)
         for draw in outcome.draws:
-            if draw.ref in funds:
-                self._take(holdings[draw.ref], draw, at)
+            if draw.ref not in funds:
+                continue
+            holding, spec = holdings[draw.ref], draw.spec
+            window = await self._window(holding, spec, at)
+            if window is None:
+                self._take(holding, draw, at)
+            elif amount := draw.within + draw.beyond + draw.uncovered:
+                window.facts.append(_fact(judged, holding, spec, amount))
         return outcome
+
+    async def _window(self, holding: Holding, spec: BalanceSpec, at: datetime) -> Window | None:
+        start = window_of(spec, at)
+        key = (holding.row.id, start)
+        if key not in self._windows:
+            is_plain = not is_before_a_cut(holding.window(start), at)
+            self._windows[key] = None if is_plain else await read_window(self._vault, holding, start)
+        return self._windows[key]
 
     def _active(self, holding: Holding, spec: BalanceSpec, at: datetime) -> list[GrantRow]:
         """Those of its window: after a move to another anchor the grants of two windows are active at once."""
@@ -95,3 +121,29 @@ class Purse:
                 part = min(rest, self._has(grant))
                 self._left[grant.id] -= part
                 rest -= part
+
+
+def _fact(judged: Judged, holding: Holding, spec: BalanceSpec, amount: int) -> FactRow:
+    """As it will be booked."""
+    event = judged.event
+    return FactRow(
+        id=f"{judged.item.name}:{spec.name}",
+        balance_id=holding.row.id,
+        window_start=window_of(spec, event.occurred_at),
+        event_uid=judged.item.name,
+        transaction_id="",
+        occurred_at=event.occurred_at,
+        event_key=event.idempotency_key,
+        feature="",
+        amount=amount,
+        cause="reported",
+    )
+
+
+def _fund_of(window: Window, fact: FactRow) -> Fund:
+    if not fact.amount:
+        return Fund(0)
+    more = window.would_burn(fact)
+    beyond = {grant.id for grant in window.grants if grant.role == BEYOND_LIMIT}
+    of_cap = sum(amount for grant_id, amount in more.items() if grant_id in beyond)
+    return Fund(max(0, sum(more.values()) - of_cap), max(0, of_cap))

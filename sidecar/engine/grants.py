@@ -1,13 +1,20 @@
 """In which order grants burn, and what a set of facts makes of them: what the ledger and the leases share."""
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
 from sidecar.engine.values import ZERO
+
+
+class Step(NamedTuple):
+    """A grant's amount until an instant."""
+
+    until: datetime
+    amount: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +34,10 @@ class Grant:
     cost_basis: Decimal = ZERO
     beyond_limit: bool = False
     """True: a soft limit's cap; burned last, whatever else it says."""
+    earlier: tuple[Step, ...] = ()
+    """What it had until it was lowered, time and again: instants in their order, amounts that fall, all above `amount`.
+    What was burned before stays burned. One that is raised has always had that much: a raise pays what is open, the
+    oldest first."""
 
     def active(self, at: datetime) -> bool:
         """Is the instant in `[effective_at, min(expires_at, voided_at))`?"""
@@ -117,8 +128,7 @@ def _spend(
     rest = amount
     for grant in ordered:
         part = min(rest, left[grant.grant_id]) if grant.serves(feature) else 0
-        assert part >= 0, "no grant is below zero"
-        if part:
+        if part > 0:
             left[grant.grant_id] -= part
             slices.append(Slice(grant.grant_id, part))
             rest -= part
@@ -148,15 +158,40 @@ def burn_facts(
     return replay.burned()
 
 
+class _Fall(NamedTuple):
+    """By how much a grant is lowered."""
+
+    at: datetime
+    grant_id: str
+    amount: int
+
+
+def _at_first(grant: Grant) -> int:
+    return grant.earlier[0].amount if grant.earlier else grant.amount
+
+
+def _falls(grant: Grant) -> Iterator[_Fall]:
+    for number, step in enumerate(grant.earlier, start=1):
+        then = grant.earlier[number].amount if number < len(grant.earlier) else grant.amount
+        assert then <= step.amount, "what it had earlier is more"
+        yield _Fall(step.until, grant.grant_id, step.amount - then)
+
+
 class _Replay:
     """Grants and facts on the way through time."""
 
-    __slots__ = ("facts", "grants", "left", "overage_is_paid", "owed", "paid", "present", "started")
+    __slots__ = (
+        "facts", "grants", "left", "lowered", "overage_is_paid", "owed", "paid", "present", "started",
+        "steps",
+    )  # fmt: skip
 
     def __init__(self, grants: Iterable[Grant], facts: Iterable[Fact], *, overage_is_paid: bool) -> None:
         self.grants = sorted(grants, key=lambda grant: (grant.effective_at, burn_order(grant)))
         self.facts = sorted(facts)
-        self.left = {grant.grant_id: grant.amount for grant in self.grants}
+        self.left = {grant.grant_id: _at_first(grant) for grant in self.grants}
+        """What may be burned. Below 0 where a lowered grant had more, and that was burned."""
+        self.steps = sorted(step for grant in self.grants for step in _falls(grant))
+        self.lowered = 0
         self.overage_is_paid = overage_is_paid
         self.paid: list[list[Slice]] = [[] for _ in self.facts]
         self.owed: dict[int, int] = {}
@@ -168,14 +203,25 @@ class _Replay:
         assert len(told_apart) == len(self.facts), "facts are told apart by instant, key and feature"
 
     def start(self, until: datetime) -> None:
-        """Starts grants up to an instant, in burn order where several start at once; each pays what is owed by then."""
+        """Starts grants up to an instant, in burn order where several start at once; each pays what is owed by then, of
+        what it has then. Lowers those that are lowered by then.
+        """
         while self.started < len(self.grants) and self.grants[self.started].effective_at <= until:
             grant = self.grants[self.started]
             self.started += 1
+            self.lower(grant.effective_at)
             if grant.active(grant.effective_at):
                 insort(self.present, grant, key=burn_order)
                 if self.overage_is_paid and not grant.beyond_limit:
                     self.pay(grant)
+        self.lower(until)
+
+    def lower(self, until: datetime) -> None:
+        """Lowers grants up to an instant."""
+        while self.lowered < len(self.steps) and self.steps[self.lowered].at <= until:
+            fall = self.steps[self.lowered]
+            self.lowered += 1
+            self.left[fall.grant_id] -= fall.amount
 
     def pay(self, grant: Grant) -> None:
         """Pays what is owed from a grant that has just started, first in, first out."""
@@ -204,5 +250,4 @@ class _Replay:
             assert sum(part.amount for part in burned.slices) + burned.overage == burned.fact.amount, (
                 "conserved"
             )
-        assert all(amount >= 0 for amount in self.left.values()), "no grant goes below zero"
         return found

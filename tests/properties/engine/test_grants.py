@@ -1,12 +1,13 @@
 """Properties of grants: see `sidecar/engine/README.md`."""
 
+import itertools
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.engine.grants import Burned, Fact, Grant, burn, burn_facts, burn_order
+from sidecar.engine.grants import Burned, Fact, Grant, Step, burn, burn_facts, burn_order
 from tests.properties.engine.worlds import NOW, quick
 
 # Few instants, so that many things happen at the same one.
@@ -96,6 +97,40 @@ def test_facts_burn_what_there_is(grants: list[Grant], facts: list[Fact], paid: 
             assert grant.serves(burned.fact.feature)
             assert grant.active(burned.fact.at) or (paid and grant.effective_at > burned.fact.at)
     assert all(amount <= by_id[grant_id].amount for grant_id, amount in spent.items())
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 30)), max_size=4), fact_lists())
+def test_limits_in_turn(changes: list[tuple[int, int]], facts: list[Fact]) -> None:
+    """One grant whose limit changes, beside a count by hand: at each instant what may be burned is the limit of then
+    less what was burned, and a raise pays what is open, the oldest first. The grant needs to know only those that
+    were higher than all after them.
+    """
+    limits = {NOW: 10} | {NOW + timedelta(hours=hour): limit for hour, limit in changes}
+    burned, open_ = 0, dict[str, int]()
+    limit = 0
+    turns = [(at, 0, "", limit) for at, limit in limits.items()]
+    turns += [(fact.at, 1, fact.key, fact.amount) for fact in facts]
+    for _, is_fact, key, amount in sorted(turns):
+        if is_fact:
+            open_[key] = amount
+        else:
+            limit = amount
+        for one in [key] if is_fact else list(open_):
+            part = max(0, min(open_[one], limit - burned))
+            burned += part
+            open_[one] -= part
+    found = burn_facts([_lowered(sorted(limits.items()))], facts)
+    assert {one.fact.key: one.overage for one in found} == open_
+
+
+def _lowered(limits: list[tuple[datetime, int]]) -> Grant:
+    earlier: list[Step] = []
+    for (_, before), (at, after) in itertools.pairwise(limits):
+        earlier = [step for step in earlier if step.amount > after]
+        if after < before:
+            earlier.append(Step(at, before))
+    return Grant(grant_id="g", amount=limits[-1][1], effective_at=NOW, created_at=NOW, earlier=tuple(earlier))
 
 
 @quick

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
 
-from sidecar.engine.grants import Fact, Grant, Slice, burn, burn_facts, burn_order
+from sidecar.engine.grants import Fact, Grant, Slice, Step, burn, burn_facts, burn_order
 
 NOW = datetime(2026, 3, 10, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -68,3 +68,19 @@ def test_a_decision_between_facts_is_not_unmade() -> None:
     assert burn_facts([PLAIN], facts)[0].overage == 0
     first, second = burn_facts([PLAIN], [*facts, Fact(NOW, "z", 4, "chat")])
     assert (first.fact.key, first.overage, second.overage) == ("z", 0, 4)
+
+
+def test_a_fact_burns_by_the_amount_of_its_instant() -> None:
+    """100, then 10: what was burned before is not taken back, and leaves nothing for those after it."""
+    lowered = replace(PLAIN, earlier=(Step(NOW + HOUR, 100),))
+    facts = [Fact(NOW, "a", 12, "chat"), Fact(NOW + HOUR, "b", 3, "chat")]
+    assert [one.overage for one in burn_facts([lowered], facts)] == [0, 3]
+    assert [one.overage for one in burn_facts([lowered], facts[1:])] == [0]
+
+
+def test_what_starts_later_pays_with_what_it_has_by_then() -> None:
+    """5 until the hour at which the other starts; that one has been lowered by then, from 9 to 2."""
+    lowered = replace(PLAIN, amount=0, earlier=(Step(NOW + HOUR, 5),))
+    later = replace(PLAIN, grant_id="n", effective_at=NOW + HOUR, amount=2, earlier=(Step(NOW + HOUR, 9),))
+    facts = [Fact(NOW, "a", 8, "chat"), Fact(NOW + HOUR, "b", 1, "chat")]
+    assert [one.overage for one in burn_facts([lowered, later], facts)] == [1, 1]

@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 from sqlalchemy import select, text, update
 
+from control_plane.customers.records import resume_customer, suspend_customer
 from control_plane.db.unit_of_work import Database
 from control_plane.faults import Faults
 from control_plane.leases.tables import recalls
@@ -57,6 +58,12 @@ async def cancel_big(database: Database) -> None:
         await change_subscription(uow, "big", {"state": "canceled"})
 
 
+async def pause_big(database: Database, state: SubscriptionState) -> None:
+    """The limit falls from 1010 to 10, or rises to it again."""
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": state})
+
+
 async def test_a_late_fact_revives_no_limit(database: Database, clock: SteppedClock) -> None:
     """Nothing was used before a downgrade; a fact of the time before it makes the period's occurrence: what was cut
     since can not be leased.
@@ -76,17 +83,99 @@ async def test_a_late_fact_revives_no_limit(database: Database, clock: SteppedCl
     await check_books(database)
 
 
-async def test_late_facts_beyond_the_limit_are_overage(database: Database, clock: SteppedClock) -> None:
-    """The same as when the occurrence had been there: a cut is not burned."""
+@pytest.mark.parametrize("is_touched", [False, True])
+async def test_a_fact_is_covered_by_the_limit_of_its_instant(
+    database: Database, clock: SteppedClock, is_touched: bool
+) -> None:
+    """Twelve of before a downgrade arrive after it: they are what a lower limit leaves alone, and use it up.
+    `is_touched`: the occurrence was there before.
+    """
     holder = await on_both(database)
+    if is_touched:
+        await holder.acquire(API, 1)
     earlier = clock()
     clock.advance(days=2)
     await cancel_big(database)
     for _ in range(12):
         holder.report_fact("acme", at=earlier + timedelta(hours=1))
+    for _ in range(3):
+        holder.report_fact("acme", at=clock())
     await holder.upload()
     standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 12, 3)
+    assert standing.available == 0
+    await check_books(database)
+
+
+async def test_an_earlier_fact_uses_up_what_a_later_one_had(database: Database, clock: SteppedClock) -> None:
+    """Seven of after a downgrade were covered, until twelve of before it arrive: then as if all had been in time."""
+    holder = await on_both(database)
+    earlier = clock()
+    clock.advance(days=2)
+    await cancel_big(database)
+    for _ in range(7):
+        holder.report_fact("acme", at=clock())
+    await holder.upload()
+    assert (await stands(database)).overage == 0
+    for _ in range(12):
+        holder.report_fact("acme", at=earlier + timedelta(hours=1))
+    await holder.upload()
+    standing = await stands(database)
+    assert (standing.spent, standing.overage) == (12, 7)
+    await check_books(database)
+
+
+async def test_a_limit_that_was_higher_for_a_while_pays_what_was_open(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Fifteen of before an upgrade that is over arrive late: it would have paid the five that were open."""
+    holder = await on_both(database, state=SubscriptionState.PAUSED)
+    earlier = clock()
+    clock.advance(days=1)
+    await pause_big(database, SubscriptionState.ACTIVE)
+    clock.advance(days=1)
+    await pause_big(database, SubscriptionState.PAUSED)
+    clock.advance(days=1)
+    for _ in range(15):
+        holder.report_fact("acme", at=earlier + timedelta(hours=1))
+    holder.report_fact("acme", at=clock())
+    await holder.upload()
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 15, 1)
+    await check_books(database)
+
+
+async def test_what_a_clock_ahead_reported_is_taken_back_by_a_cut(
+    database: Database, clock: SteppedClock
+) -> None:
+    """A fact of in two minutes, and a downgrade in one: it occurs after that."""
+    holder = await on_both(database)
+    for _ in range(12):
+        holder.report_fact("acme", at=clock() + timedelta(minutes=2))
+    await holder.upload()
+    assert (await stands(database)).overage == 0
+    clock.advance(minutes=1)
+    await cancel_big(database)
+    standing = await stands(database)
     assert (standing.granted, standing.spent, standing.overage) == (10, 10, 2)
+    await check_books(database)
+
+
+async def test_a_period_that_is_over_had_the_limit_of_its_end(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Nobody had used it; facts of before and after a downgrade in it arrive in the next one."""
+    holder = await on_both(database)
+    before = clock() + timedelta(hours=1)
+    clock.advance(days=2)
+    await cancel_big(database)
+    after = clock() + timedelta(hours=1)
+    clock.advance(days=32)
+    for at in [before] * 4 + [after] * 9:
+        holder.report_fact("acme", at=at)
+    await holder.upload()
+    (row,) = await grant_rows(database)
+    assert (row.target, row.spent, row.available) == (10, 10, 0)
     await check_books(database)
 
 
@@ -343,3 +432,124 @@ async def posted(database: Database) -> list[tuple[str, int]]:
     async with database.read() as uow:
         query = select(recalls.c.name, recalls.c.revision).where(recalls.c.idle_only.is_(False))
         return [(row.name, row.revision) for row in await uow.connection.execute(query)]
+
+
+async def test_a_suspension_keeps_the_limit_until_it_is_lifted(
+    database: Database, clock: SteppedClock
+) -> None:
+    """A plan is paused meanwhile: facts of before it was lifted are covered as before, those of after it are not."""
+    holder = await on_both(database)
+    await holder.acquire(API, 1)
+    async with database.begin() as uow:
+        await suspend_customer(uow, "acme")
+    await pause_big(database, SubscriptionState.PAUSED)
+    clock.advance(days=1)
+    for _ in range(20):
+        holder.report_fact("acme", at=clock())
+    await holder.upload(1, 20)
+    assert (await stands(database)).overage == 0
+    clock.advance(days=1)
+    async with database.begin() as uow:
+        await resume_customer(uow, "acme")
+    await check_books(database)
+    holder.report_fact("acme", at=clock() - timedelta(days=1))
+    holder.report_fact("acme", at=clock())
+    await holder.upload(21, 22)
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 21, 1)
+    await check_books(database)
+
+
+async def test_an_end_that_is_told_afterwards(database: Database, clock: SteppedClock) -> None:
+    """An hour ago, says its owner now: what was used meanwhile is what a lower limit leaves alone."""
+    holder = await on_both(database)
+    ended_at = clock() + timedelta(hours=1)
+    clock.advance(hours=2)
+    for _ in range(12):
+        holder.report_fact("acme", at=clock() - timedelta(minutes=30))
+    await holder.upload()
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": "canceled", "ends_at": ended_at})
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 12, 0)
+    await check_books(database)
+
+
+async def test_facts_ahead_of_an_end_by_the_clock_are_taken_back(
+    database: Database, clock: SteppedClock
+) -> None:
+    """A clock was ahead: they occur after the subscription ended, and the sweep comes later still."""
+    ends_at = clock() + timedelta(days=10)
+    holder = await on_both(database, ends_at=ends_at)
+    clock.at = ends_at - timedelta(seconds=1)
+    for _ in range(12):
+        holder.report_fact("acme", at=ends_at + timedelta(seconds=1))
+    await holder.upload()
+    clock.at = ends_at + timedelta(seconds=2)
+    await sweep(database, SETTINGS)
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 10, 2)
+    await check_books(database)
+
+
+async def test_a_fact_of_between_an_end_and_the_sweep(database: Database, clock: SteppedClock) -> None:
+    """Nobody has looked since the subscription ended: a fact of a second later meets the limit of then."""
+    ends_at = clock() + timedelta(days=10)
+    holder = await on_both(database, ends_at=ends_at)
+    await holder.acquire(API, 1)
+    clock.at = ends_at + timedelta(seconds=9)
+    for _ in range(12):
+        holder.report_fact("acme", at=ends_at + timedelta(seconds=1))
+    await holder.upload()
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 9, 3)
+    await check_books(database)
+
+
+async def test_a_waiting_batch_sees_the_cut_that_it_waited_for(
+    postgres_database: Database, clock: SteppedClock
+) -> None:
+    """It began before the downgrade, and its facts are of before it."""
+    database = postgres_database
+    holder = await on_both(database)
+    await holder.acquire(API, 1)
+    clock.advance(days=1)
+    for _ in range(12):
+        holder.report_fact("acme", at=clock() - timedelta(minutes=1))
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": "canceled"})
+        uploading = asyncio.create_task(holder.upload())
+        async with asyncio.timeout(10):
+            while not (await uow.connection.execute(WAITING)).scalar_one():
+                assert not uploading.done(), "it did not wait"
+    assert not (await uploading).dead_letters
+    standing = await stands(database)
+    assert (standing.granted, standing.spent, standing.overage) == (10, 12, 0)
+    await check_books(database)
+
+
+CAPPED: Final = TWO_PLANS.replace("limit: 10,", "limit: 10, overage: {allow_up_to: 10},")
+
+
+async def test_a_cap_beside_a_limit_that_rises_and_falls(database: Database, clock: SteppedClock) -> None:
+    """Fifteen are used of 10 and a cap of 10; the limit rises, which takes them back from the cap, and falls."""
+    await publish_text(database, CAPPED)
+    await make_customer(database, "acme")
+    await subscribe(database, "acme", "small", subscription_id="small")
+    await subscribe(database, "acme", "big", subscription_id="big", state=SubscriptionState.PAUSED)
+    holder = Holder(database)
+    await holder.open()
+    for _ in range(15):
+        holder.report_fact("acme", at=clock())
+    await holder.upload(1, 15)
+    clock.advance(days=1)
+    await pause_big(database, SubscriptionState.ACTIVE)
+    clock.advance(days=1)
+    await pause_big(database, SubscriptionState.PAUSED)
+    await check_books(database)
+    clock.advance(days=1)
+    for _ in range(12):
+        holder.report_fact("acme", at=clock())
+    await holder.upload(16, 27)
+    assert sum(row.spent for row in await grant_rows(database)) == 25
+    await check_books(database)
