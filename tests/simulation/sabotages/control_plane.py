@@ -7,7 +7,7 @@ from unittest import mock
 
 from sqlalchemy import delete, select
 
-from control_plane.leases import acquire, gauges, grant, quarantine, replies, sessions, tables
+from control_plane.leases import acquire, asked, gauges, grant, quarantine, replies, sessions, tables
 from control_plane.leases.grant import Granting
 from control_plane.leases.rates import Bucket
 from control_plane.leases.restored import Pause
@@ -17,7 +17,7 @@ from control_plane.leases.tables import holder_key, lease_requests
 from control_plane.ledger import limits, opening
 from control_plane.ledger.holding import Holding
 from control_plane.ledger.in_force import limits_now
-from control_plane.ledger.rows import GrantRow
+from control_plane.ledger.rows import GrantRow, in_burn_order
 from control_plane.usage import keys, report
 from control_plane.usage.appends import Appends
 from control_plane.usage.booking import _Booking
@@ -179,16 +179,23 @@ def the_truth_is_not_heard() -> Iterator[None]:
         yield
 
 
-@sabotage("pause")
+@sabotage("pause", breaks="doubled:|mischarged:")
 def keys_are_not_guarded() -> Iterator[None]:
     """The same key through two sidecars is booked twice."""
-    real = keys.Keys.standing
+    standing, win = keys.Keys.standing, keys.Keys.win
 
-    def standing(known: keys.Keys, item: Any) -> keys.Standing:
-        found = real(known, item)
+    def stands(known: keys.Keys, item: Any) -> keys.Standing:
+        found = standing(known, item)
         return keys.Standing.FIRST if found is keys.Standing.DUPLICATE else found
 
-    with mock.patch.object(keys.Keys, "standing", standing):
+    def won(known: keys.Keys, item: Any) -> None:
+        if known.winner(item) is None:
+            win(known, item)
+
+    with (
+        mock.patch.object(keys.Keys, "standing", stands),
+        mock.patch.object(keys.Keys, "win", won),
+    ):
         yield
 
 
@@ -200,17 +207,26 @@ def no_pause_after_a_restore() -> Iterator[None]:
         yield
 
 
-@sabotage("silence")
+@sabotage("restore", "silence", breaks="lost:")
 def cursors_are_not_checked() -> Iterator[None]:
-    """A batch that comes again is booked again."""
-    real = sessions.lock_or_make_session
+    """Whatever batch comes is the next one."""
+    real, locked = report.report_batch, sessions.lock_or_make_session
+    first_seq = 1
 
-    async def locked(uow: Any, holder: session.Holder) -> Any:
-        row = await real(uow, holder)
-        row.cursor = 0
+    async def reported(uow: Any, request: Any) -> Any:
+        nonlocal first_seq
+        first_seq = request.first_seq
+        return await real(uow, request)
+
+    async def lock(uow: Any, holder: session.Holder) -> Any:
+        row = await locked(uow, holder)
+        row.cursor = first_seq - 1
         return row
 
-    with mock.patch.object(report, "lock_or_make_session", locked):
+    with (
+        mock.patch("control_plane.rpc.service.report_batch", reported),
+        mock.patch.object(report, "lock_or_make_session", lock),
+    ):
         yield
 
 
@@ -268,14 +284,20 @@ def leases_outlive_their_grants() -> Iterator[None]:
         yield
 
 
-@sabotage(seed=1)
+@sabotage(breaks="never granted|oversold|free again:")
 def grants_are_leased_before_they_begin() -> Iterator[None]:
     """A grant is leased as soon as it is there, whenever it begins."""
 
-    def active(grant: GrantRow, at: Any) -> bool:
-        return grant.ends_at is None or at < grant.ends_at
+    def grants(one: asked.Asked) -> list[GrantRow]:
+        known = one.holding.grants.values() if one.holding is not None else ()
+        feature = one.want.feature
+        return in_burn_order(
+            grant
+            for grant in known
+            if grant.available and not grant.is_over(one.at) and grant.serves(feature)
+        )
 
-    with mock.patch.object(GrantRow, "active", active):
+    with mock.patch.object(asked.Asked, "grants", grants):
         yield
 
 
