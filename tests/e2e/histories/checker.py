@@ -26,7 +26,7 @@ _BLAME: Final = frozenset({"INTERNAL", "MALFORMED", "KEY_CONFLICT", "RESERVATION
 
 @dataclass(frozen=True)
 class Story:
-    """A history, sorted. What was accepted on a disk that was destroyed later is unknown in `calls`."""
+    """A history, sorted. What was accepted on a disk that was destroyed before it was booked is unknown in `calls`."""
 
     heard: Sequence[Call]
     """As callers heard it."""
@@ -79,14 +79,20 @@ def story(history: History) -> Story:
 
 
 def _if_it_lasts(call: Call, lost_disks: Iterable[LostDisk]) -> Call:
-    lost = any(
-        lost.sidecar == call.asked.sidecar
-        and call.told_at is not None
-        and call.told_at <= lost.at
-        and (call.asked.verb in _HOLDS or not lost.is_remote)
-        for lost in lost_disks
-    )
-    return replace(call, answer=_ON_A_LOST_DISK) if lost and call.told is Told.ACCEPTED else call
+    lost = call.told is Told.ACCEPTED and any(_went_with(call, disk) for disk in lost_disks)
+    return replace(call, answer=_ON_A_LOST_DISK) if lost else call
+
+
+def _went_with(call: Call, disk: LostDisk) -> bool:
+    """Was it told there, and known nowhere else when the disk went?"""
+    asked = call.asked
+    if asked.sidecar != disk.sidecar or call.told_at is None or call.told_at > disk.at:
+        return False
+    if asked.verb is Verb.SETTLE:
+        return (call.answer.recorded_as or asked.key) not in disk.booked
+    if asked.verb in _HOLDS:
+        return True  # that it was held stands nowhere else
+    return not disk.is_remote and asked.key not in disk.booked
 
 
 def _by_key(calls: Iterable[Call]) -> dict[str, list[Call]]:

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+import psycopg
+
 from sidecar.outbox.port import Durability
 from tests.e2e.fleet import ServerProcess, eventually
+from tests.e2e.histories.disk import read_disk
 from tests.e2e.histories.history import History
 from tests.e2e.histories.installation import Installation, Machine, Weakness
 from tests.e2e.histories.proxy import Proxy, Way
@@ -98,7 +101,17 @@ def lose_disk(scene: Scene) -> tuple[str, Mend] | None:
     if machine is None:
         return None
     machine.sidecar.kill()
-    scene.history.loses_disk(machine.name, is_remote=machine.durability is Durability.REMOTE)
+    had = read_disk(machine.sidecar.data)
+    try:
+        booked = scene.installation.booked_keys()
+    except psycopg.OperationalError:  # it is down; what the control plane has confirmed is in there
+        booked = had.acknowledged
+    scene.history.loses_disk(
+        machine.name,
+        is_remote=machine.durability is Durability.REMOTE,
+        booked=booked,
+        incarnations=had.incarnations,
+    )
     scene.installation.lose_disk(machine)
     return machine.name, _launch(machine.sidecar)
 

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -117,6 +117,10 @@ class LostDisk:
     at: float
     is_remote: bool = False
     """But what it had acknowledged as used was in the books."""
+    booked: frozenset[str] = frozenset()
+    """Keys that were asked there, and were in the books by then."""
+    incarnations: frozenset[str] = frozenset()
+    """Of the processes that had written on it."""
 
 
 @dataclass(slots=True)
@@ -150,12 +154,24 @@ class History:
             granted.is_known = True
             self._write("granted", {"grant_id": granted.grant_id})
 
-    def loses_disk(self, sidecar: str, *, is_remote: bool = False) -> None:
-        """The process is dead, and its folder gone."""
+    def loses_disk(
+        self,
+        sidecar: str,
+        *,
+        is_remote: bool = False,
+        booked: Collection[str] = (),
+        incarnations: Collection[str] = (),
+    ) -> None:
+        """The process is dead, and its folder gone. `booked`: keys of any events in the books by now."""
         with self._lock:
-            lost = LostDisk(sidecar, time.monotonic(), is_remote)
+            there = [call for call in self.calls if call.asked.sidecar == sidecar]
+            mine = {call.asked.key for call in there} | {call.answer.recorded_as for call in there}
+            lost = LostDisk(
+                sidecar, time.monotonic(), is_remote, frozenset(mine & set(booked)), frozenset(incarnations)
+            )
             self.lost_disks.append(lost)
-            self._write("lost_disk", asdict(lost))
+            sets = {"booked": sorted(lost.booked), "incarnations": sorted(lost.incarnations)}
+            self._write("lost_disk", {**asdict(lost), **sets})
 
     def ask(self, asked: Asked) -> Call:
         """A call is about to be made."""
@@ -200,7 +216,8 @@ def _read_granted(history: History, fields: dict[str, Any]) -> None:
 
 
 def _read_lost_disk(history: History, fields: dict[str, Any]) -> None:
-    history.lost_disks.append(LostDisk(**fields))
+    sets = {name: frozenset(fields[name]) for name in ("booked", "incarnations")}
+    history.lost_disks.append(LostDisk(**{**fields, **sets}))
 
 
 def _read_asked(history: History, fields: dict[str, Any]) -> None:

@@ -124,6 +124,29 @@ def test_what_a_destroyed_disk_had_is_counted_apart(world: World) -> None:
     assert any("lost: k1" in line for line in check(world.history, world.books))
 
 
+def test_what_was_booked_before_its_disk_was_destroyed_is_not_excused(world: World) -> None:
+    """A use, a seat, and what a reservation was settled with: whose key was in the books is missed there."""
+    for verb, key, fields in (
+        (Verb.REPORT, "gone", {"points": 1}),
+        (Verb.ADD, "seat", {"holder": "cleo"}),
+        (Verb.RESERVE, "r3", {"points": 1, "ttl_seconds": 60.0, "state": "OPEN"}),
+        (Verb.SETTLE, "r3", {"points": 1, "is_final": True, "state": "SETTLED"}),
+        (Verb.SETTLE, "r3", {"points": 2, "is_final": True, "recorded_as": "r3#late"}),
+    ):
+        last = world.history.call(verb, key, sidecar="three", **fields)
+    world.history.loses_disk("three", booked=["gone", "seat", "r3", "somebody else's"])
+    (lost,) = world.history.lost_disks
+    assert lost.booked == {"gone", "seat", "r3"}
+    world.history.lost_disks[:] = [replace(lost, at=(last.told_at or 0) + 1)]
+    found = check(world.history, world.books)
+    assert {line.split(" was accepted")[0] for line in found if line.startswith("lost")} == {
+        "lost: gone",
+        "lost: seat",
+    }
+    assert "changed: reservation r3 is charged 0 points, and was settled with 1 or 2" in found
+    assert any(line.startswith("changed: 2 were told to have a seat of acme, and 1") for line in found)
+
+
 def test_what_was_acknowledged_remotely_outlives_its_disk(world: World) -> None:
     """A use was in the books; a reservation that was open may be gone all the same."""
     held = world.history.call(Verb.RESERVE, "r3", sidecar="three", points=1, ttl_seconds=60.0, state="OPEN")
@@ -303,7 +326,7 @@ def test_a_history_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     asked = Asked(verb=Verb.SETTLE, sidecar="one", customer_id="acme", key="r1", points=2, is_final=True)
     history.tell(history.ask(asked), Answer(told=Told.ACCEPTED, state="SETTLED", covered=2 * PRICE))
     history.ask(asked)
-    history.loses_disk("one")
+    history.loses_disk("one", booked=["r1"], incarnations=["i1"])
     read = History.read(tmp_path / "history.jsonl")
     assert (read.calls, read.accounts, read.grants) == (history.calls, history.accounts, history.grants)
     assert read.lost_disks == history.lost_disks
