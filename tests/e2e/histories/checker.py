@@ -159,6 +159,8 @@ def _is_of(event: Booked, asked: Asked, told: Story) -> Iterator[str]:
         yield f"changed: {event.key} costs {cost} by the catalog and {event.cost} in the books"
     if asked.verb is Verb.REPORT and event.decided:
         yield f"changed: {event.key} was reported and is decided usage in the books"
+    if asked.verb is Verb.CONSUME and not event.decided:
+        yield f"changed: {event.key} was consumed and is a fact in the books"
 
 
 def duplicates_are_repeats(told: Story, _books: Books) -> Iterator[str]:

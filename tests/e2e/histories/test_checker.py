@@ -189,6 +189,10 @@ def _lie_fact_as_decided(world: World) -> None:
     world.change_event("fact", decided=True)
 
 
+def _lie_decided_as_fact(world: World) -> None:
+    world.change_event("k1", decided=False)
+
+
 def _lie_other_holder(world: World) -> None:
     world.change_event("s3", holder="cleo")
 
@@ -286,6 +290,7 @@ LIES: dict[Callable[[World], None], str] = {
     _lie_other_price: "changed: k1 costs 0.009",
     _lie_other_customer: "changed: k1 was asked for acme",
     _lie_fact_as_decided: "changed: fact was reported",
+    _lie_decided_as_fact: "changed: k1 was consumed",
     _lie_other_holder: "changed: s3 was to add bob",
     _lie_first_is_duplicate: "mistaken: refused-2",
     _lie_blamed: "mistaken: consume x",
