@@ -257,7 +257,7 @@ def _holds_more(call: Call) -> bool:
 
 
 def balances_add_up(told: Story, books: Books) -> Iterator[str]:
-    """What was granted is somewhere, what was spent was used, and nothing is out when everybody has gone."""
+    """What was granted is somewhere, and what was spent was used."""
     used: defaultdict[str, Decimal] = defaultdict(Decimal)
     for event in books.events:
         used[event.customer_id] += event.points
@@ -278,8 +278,23 @@ def balances_add_up(told: Story, books: Books) -> Iterator[str]:
         out = balance.leased + balance.quarantined + balance.presumed
         if balance.available + out + balance.spent + balance.ended != balance.granted:
             yield f"unbalanced: the terms of {name} are not what was granted: {balance}"
-        if books.is_closed and out and not told.lost_disks:
-            yield f"stranded: {out} of {name} is out, and all sidecars have ended in order"
+
+
+def nothing_stays_out(told: Story, books: Books) -> Iterator[str]:
+    """When everybody has gone in order, but for what went into quarantine with a disk."""
+    if not books.is_closed:
+        return
+    gone = {name for disk in told.lost_disks for name in disk.incarnations}
+    for account in told.accounts.values():
+        which = account.customer_id, account.balance
+        balance, leases = books.balances.get(which, Balance()), books.in_quarantine.get(which, {})
+        excused = sum((amount for holder, amount in leases.items() if holder in gone), Decimal(0))
+        out = balance.leased + balance.presumed + max(balance.quarantined - excused, Decimal(0))
+        if out:
+            yield (
+                f"stranded: {out} of {' '.join(which)} is out ({balance.leased} leased, {balance.presumed} presumed, "
+                f"{balance.quarantined} in quarantine), and all sidecars have ended in order"
+            )
 
 
 def equations_hold(_told: Story, books: Books) -> Iterator[str]:
@@ -367,6 +382,7 @@ RULES: Final[tuple[Rule, ...]] = (
     nothing_oversold_as_told,
     nothing_oversold_in_books,
     balances_add_up,
+    nothing_stays_out,
     equations_hold,
     seats_are_enough,
     seats_are_held_as_told,

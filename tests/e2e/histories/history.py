@@ -3,8 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -191,6 +191,19 @@ class History:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps({"kind": kind, **fields}, default=str) + "\n")
+
+    @classmethod
+    def of_all(cls, histories: Iterable[Self]) -> Self:
+        """Several that were written one after the other, as one."""
+        whole = cls()
+        for history in histories:
+            whole.calls += [
+                replace(call, number=len(whole.calls) + n) for n, call in enumerate(history.calls)
+            ]
+            whole.accounts |= history.accounts
+            whole.grants += history.grants
+            whole.lost_disks += history.lost_disks
+        return whole
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -296,6 +296,7 @@ class Installation:
             dead_letters=books.read_dead_letters(self),
             equations=tuple(asyncio.run(self._audit())),
             is_closed=is_closed,
+            in_quarantine=books.read_quarantine(self) if is_closed else {},
         )
 
     async def _audit(self) -> list[str]:

@@ -157,6 +157,14 @@ def test_what_was_acknowledged_remotely_outlives_its_disk(world: World) -> None:
     assert [line.split(" was")[0] for line in check(world.history, world.books)] == ["lost: gone"]
 
 
+def test_what_a_destroyed_disk_had_leased_stays_in_quarantine(world: World) -> None:
+    """That much, and no more."""
+    world.change_balance(WALLET, available=80 * PRICE, quarantined=5 * PRICE)
+    world.books = replace(world.books, in_quarantine={WALLET: {"i1": 2 * PRICE, "i2": 3 * PRICE}})
+    world.history.loses_disk("three", incarnations=["i1", "i2"])
+    assert [line for line in check(world.history, world.books) if line.startswith("stranded")] == []
+
+
 def _lie_lost(world: World) -> None:
     world.drop_event("fact")
 
@@ -261,6 +269,22 @@ def _lie_stranded(world: World) -> None:
     world.change_balance(WALLET, available=80 * PRICE, quarantined=5 * PRICE)
 
 
+def _lie_stranded_by_somebody_else(world: World) -> None:
+    world.change_balance(WALLET, available=80 * PRICE, quarantined=5 * PRICE)
+    world.books = replace(world.books, in_quarantine={WALLET: {"i1": 2 * PRICE, "i2": 3 * PRICE}})
+    world.history.loses_disk("three", incarnations=["i1"])
+
+
+def _lie_leased_when_a_disk_was_lost(world: World) -> None:
+    world.change_balance(WALLET, available=80 * PRICE, leased=5 * PRICE)
+    world.history.loses_disk("three", incarnations=["i1"])
+
+
+def _lie_presumed_when_a_disk_was_lost(world: World) -> None:
+    world.change_balance(WALLET, available=80 * PRICE, presumed=5 * PRICE)
+    world.history.loses_disk("three", incarnations=["i1"])
+
+
 def _lie_balance_missing(world: World) -> None:
     world.books = replace(world.books, balances={GAUGE: world.books.balances[GAUGE]})
 
@@ -308,6 +332,9 @@ LIES: dict[Callable[[World], None], str] = {
     _lie_spent_less: "unbalanced: acme wallet:credit has",
     _lie_terms: "unbalanced: the terms of acme wallet:credit",
     _lie_stranded: "stranded: 0.015 of acme wallet:credit",
+    _lie_stranded_by_somebody_else: "stranded: 0.009 of acme wallet:credit",
+    _lie_leased_when_a_disk_was_lost: "stranded: 0.015 of acme wallet:credit",
+    _lie_presumed_when_a_disk_was_lost: "stranded: 0.015 of acme wallet:credit",
     _lie_balance_missing: "unbalanced: acme wallet:credit is not in the books",
     _lie_equation: "equation: transaction t1",
     _lie_two_on_one_seat: "oversold: at 113.500 2 surely had one of the 1 seats",
