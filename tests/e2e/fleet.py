@@ -61,10 +61,12 @@ class ServerProcess:
         self._ready_url = ready_url
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._began_at_byte = 0
 
     def launch(self) -> None:
         """Starts it, and waits for nothing."""
         with self.log.open("ab") as log:
+            self._began_at_byte = log.tell()
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
 
     @property
@@ -109,6 +111,12 @@ class ServerProcess:
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(self._ready_url, timeout=1).status_code == httpx.codes.OK
         return False
+
+    def said(self) -> str:
+        """All that the process that was started last has logged."""
+        with self.log.open("rb") as log:
+            log.seek(self._began_at_byte)
+            return log.read().decode(errors="replace")
 
     def tail(self) -> str:
         """The end of its log."""

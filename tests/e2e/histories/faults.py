@@ -52,7 +52,7 @@ def _one_running(scene: Scene) -> Machine | None:
 
 def _launch(server: ServerProcess) -> Mend:
     def mend() -> None:
-        if not server.is_running:
+        if server.pid is None:  # who was launched since, and ended by itself, is somebody else's to see
             server.launch()
 
     return mend

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -18,6 +19,7 @@ from tests.e2e.fleet import ServerProcess, eventually
 from tests.e2e.histories.books import Books, read_balances
 from tests.e2e.histories.callers import TTL_SECONDS, Callers
 from tests.e2e.histories.checker import check, tally
+from tests.e2e.histories.deaths import why_it_may
 from tests.e2e.histories.faults import FAULTS, Mend, Scene
 from tests.e2e.histories.history import History
 from tests.e2e.histories.installation import Installation, Weakness
@@ -147,8 +149,8 @@ class Soak:
         self._mends: list[tuple[float, int, str, Mend]] = []
         self._numbers = count()
         self.said: list[str] = []
-        self.deaths: list[str] = []
-        """Processes that ended by themselves, and were started again."""
+        self.deaths: Counter[str] = Counter()
+        """Processes that could not start and ended by themselves, which they may, and were started again: by why."""
 
     def run(self, seconds: float, *, kinds: Sequence[str] = tuple(FAULTS)) -> dict[str, int]:
         """From the first call to the books; how much there was of everything.
@@ -171,7 +173,8 @@ class Soak:
             self._say("sidecars have ended")
             books = books_match(self._installation, self.history, is_closed=True, left_seats=left_seats)
         assert not self.said, "\n".join(self.said)
-        return {**tally(self.history, books), "processes that ended by themselves": len(self.deaths)}
+        deaths = {f"processes that ended by themselves: {why}": times for why, times in self.deaths.items()}
+        return {**tally(self.history, books), **deaths}
 
     def _trouble(self, made: Load, seconds: float, kinds: Sequence[str]) -> None:
         over = threading.Event()
@@ -216,19 +219,20 @@ class Soak:
         for server in self._servers():
             status = server.ended_by_itself
             if status is not None:
-                self.deaths.append(
-                    f"{server.name} ended by itself with status {status}: {server.tail()[-500:]}"
-                )
-                self._note(self.deaths[-1])
+                said = server.said()
+                why = why_it_may(status, said)
+                self._note(f"{server.name} ended by itself with status {status}: {why or said[-4000:]}")
+                if why is None:
+                    self.said.append(f"{server.name} ended by itself with status {status}:\n{said[-2000:]}")
+                else:
+                    self.deaths[why] += 1
                 server.launch()
 
     def _servers(self) -> list[ServerProcess]:
         return [*self._installation.replicas, *(one.sidecar for one in self._installation.machines)]
 
     def _mend_all(self) -> None:
-        for server in self._servers():
-            if not server.is_running:
-                server.launch()
+        self._restart_the_dead()
         for server in self._servers():
             server.wait_until_ready()
 
