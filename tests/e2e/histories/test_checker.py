@@ -133,7 +133,8 @@ def test_what_was_booked_before_its_disk_was_destroyed_is_not_excused(world: Wor
         (Verb.SETTLE, "r3", {"points": 1, "is_final": True, "state": "SETTLED"}),
         (Verb.SETTLE, "r3", {"points": 2, "is_final": True, "recorded_as": "r3#late"}),
     ):
-        last = world.history.call(verb, key, sidecar="three", **fields)
+        world.history.call(verb, key, sidecar="three", **fields)
+    last = world.history.calls[-1]
     world.history.loses_disk("three", booked=["gone", "seat", "r3", "somebody else's"])
     (lost,) = world.history.lost_disks
     assert lost.booked == {"gone", "seat", "r3"}
