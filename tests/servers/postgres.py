@@ -77,10 +77,16 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    def cut_connections(self, database: str) -> None:
-        """Ends every session in it, whatever they are at."""
+    @property
+    def answers(self) -> bool:
+        """Does it take connections?"""
+        return self._accepts_connections()
+
+    def cut_connections(self, database: str) -> int:
+        """Ends every session in it, whatever they are at: how many."""
         statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}"
-        self._execute(sql.SQL(statement).format(sql.Literal(database)))
+        with self._connect() as connection:
+            return connection.execute(sql.SQL(statement).format(sql.Literal(database))).rowcount
 
     def query(self, database: str, statement: LiteralString) -> list[tuple[Any, ...]]:
         """What it answers. Raises psycopg.OperationalError where it does not run."""
