@@ -78,9 +78,15 @@ def _one_running(scene: Scene) -> Machine | None:
     return scene.random.choice(running) if running else None
 
 
-def _launch(server: ServerProcess) -> Mend:
+def _kill(server: ServerProcess, scene: Scene) -> None:
+    scene.history.ends(server.name)
+    server.kill()
+
+
+def _launch(server: ServerProcess, scene: Scene) -> Mend:
     def mend() -> None:
         if server.pid is None:  # who was launched since, and ended by itself, is somebody else's to see
+            scene.history.launches(server.name)
             server.launch()
 
     return mend
@@ -117,11 +123,13 @@ def _is_away(server: ServerProcess) -> bool:
 
 def _ended(server: ServerProcess, scene: Scene) -> Mend:
     """Asks it to end; in the end it did so in order, and is started again."""
+    scene.history.ends(server.name)
     status = server.let_end()
 
     def work() -> None:
         if (how := status()) != 0:
             scene.said.append(f"{server.name} was asked to stop and ended with status {how}")
+        scene.history.launches(server.name)
         server.launch()
 
     def mend() -> None:
@@ -141,8 +149,8 @@ def kill_sidecar(scene: Scene) -> Hurt | None:
     if machine is None:
         return None
     felt = _told(scene, machine, {Told.UNKNOWN}, "UNAVAILABLE")
-    machine.sidecar.kill()
-    return Hurt(machine.name, _launch(machine.sidecar), felt)
+    _kill(machine.sidecar, scene)
+    return Hurt(machine.name, _launch(machine.sidecar, scene), felt)
 
 
 def stop_sidecar(scene: Scene) -> Hurt | None:
@@ -160,7 +168,7 @@ def lose_disk(scene: Scene) -> Hurt | None:
     if machine is None:
         return None
     felt = _told(scene, machine, {Told.UNKNOWN}, "UNAVAILABLE")
-    machine.sidecar.kill()
+    _kill(machine.sidecar, scene)
     had = read_disk(machine.sidecar.data)
     try:
         booked = scene.installation.booked_keys()
@@ -173,7 +181,7 @@ def lose_disk(scene: Scene) -> Hurt | None:
         incarnations=had.incarnations,
     )
     scene.installation.lose_disk(machine)
-    return Hurt(machine.name, _launch(machine.sidecar), felt)
+    return Hurt(machine.name, _launch(machine.sidecar, scene), felt)
 
 
 def kill_replica(scene: Scene) -> Hurt | None:
@@ -182,8 +190,8 @@ def kill_replica(scene: Scene) -> Hurt | None:
     if not running:
         return None
     replica = scene.random.choice(running)
-    replica.kill()
-    return Hurt(replica.name, _launch(replica), lambda: _is_away(replica))
+    _kill(replica, scene)
+    return Hurt(replica.name, _launch(replica, scene), lambda: _is_away(replica))
 
 
 def stop_replica(scene: Scene) -> Hurt | None:

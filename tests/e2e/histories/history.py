@@ -24,6 +24,7 @@ class Told(StrEnum):
 class Verb(StrEnum):
     """What was asked."""
 
+    CHECK = "check"
     CONSUME = "consume"
     REPORT = "report"
     RESERVE = "reserve"
@@ -124,6 +125,17 @@ class LostDisk:
 
 
 @dataclass(slots=True)
+class Outage:
+    """A sidecar's process was ended, by a signal."""
+
+    sidecar: str
+    since: float
+    """Before the signal."""
+    launched_at: float | None = None
+    """When the next one was started; it serves later. None: not yet."""
+
+
+@dataclass(slots=True)
 class History:
     """Everything that callers know. Thread-safe; with a file, every line is in it before the next thing happens."""
 
@@ -132,6 +144,7 @@ class History:
     accounts: dict[str, Account] = field(default_factory=dict)
     grants: list[Granted] = field(default_factory=list)
     lost_disks: list[LostDisk] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def has_account(self, account: Account) -> None:
@@ -173,6 +186,25 @@ class History:
             sets = {"booked": sorted(lost.booked), "incarnations": sorted(lost.incarnations)}
             self._write("lost_disk", {**asdict(lost), **sets})
 
+    def ends(self, sidecar: str) -> None:
+        """Its process is about to be killed, or asked to end."""
+        with self._lock:
+            outage = Outage(sidecar, time.monotonic())
+            self.outages.append(outage)
+            self._write("ends", {"sidecar": sidecar, "at": outage.since})
+
+    def launches(self, sidecar: str) -> None:
+        """Its process is gone, and the next one is about to start."""
+        with self._lock:
+            at = time.monotonic()
+            self._launched(sidecar, at)
+            self._write("launches", {"sidecar": sidecar, "at": at})
+
+    def _launched(self, sidecar: str, at: float) -> None:
+        for outage in self.outages:
+            if outage.sidecar == sidecar and outage.launched_at is None:
+                outage.launched_at = at
+
     def ask(self, asked: Asked) -> Call:
         """A call is about to be made."""
         with self._lock:
@@ -203,6 +235,7 @@ class History:
             whole.accounts |= history.accounts
             whole.grants += history.grants
             whole.lost_disks += history.lost_disks
+            whole.outages += history.outages
         return whole
 
     @classmethod
@@ -233,6 +266,14 @@ def _read_lost_disk(history: History, fields: dict[str, Any]) -> None:
     history.lost_disks.append(LostDisk(**{**fields, **sets}))
 
 
+def _read_ends(history: History, fields: dict[str, Any]) -> None:
+    history.outages.append(Outage(fields["sidecar"], fields["at"]))
+
+
+def _read_launches(history: History, fields: dict[str, Any]) -> None:
+    history._launched(fields["sidecar"], fields["at"])
+
+
 def _read_asked(history: History, fields: dict[str, Any]) -> None:
     number, at = fields.pop("call"), fields.pop("at")
     history.calls.append(Call(number, Asked(**{**fields, "verb": Verb(fields["verb"])}), at))
@@ -250,6 +291,8 @@ _READERS = {
     "grant": _read_grant,
     "granted": _read_granted,
     "lost_disk": _read_lost_disk,
+    "ends": _read_ends,
+    "launches": _read_launches,
     "asked": _read_asked,
     "told": _read_told,
 }

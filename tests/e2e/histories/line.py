@@ -11,7 +11,7 @@ import grpc
 
 from purser import messages
 from purser.errors import PurserError, raising
-from purser.types import EventFields
+from purser.types import CheckFields, EventFields
 from purser.v1 import entitlement_service_pb2 as rpc_pb2
 from purser.v1 import entitlement_service_pb2_grpc as rpc_grpc
 from tests.e2e.histories.history import Answer, Asked, Told, Verb
@@ -86,6 +86,14 @@ def _estimate(asked: Asked) -> EventFields:
     return {"customer_id": asked.customer_id, "event_name": "job", "measures": {"points": asked.points}}
 
 
+def _check(stub: Any, asked: Asked) -> Answer:
+    request = messages.check(CheckFields(**_estimate(asked)))
+    decision = messages.decision(stub.CheckAccess(request, timeout=TIMEOUT_SECONDS).decision)
+    return Answer(
+        told=Told.ACCEPTED if decision else Told.REFUSED, why="" if decision else decision.reason.value
+    )
+
+
 def _consume(stub: Any, asked: Asked) -> Answer:
     request = messages.consume(_event(asked), "", None, explain=False)
     return _consumed(stub, request)
@@ -154,6 +162,7 @@ def _release(stub: Any, asked: Asked) -> Answer:
 
 
 _CALLS: Final[Mapping[Verb, Callable[[Any, Asked], Answer]]] = {
+    Verb.CHECK: _check,
     Verb.CONSUME: _consume,
     Verb.RESERVE: _reserve,
     Verb.EXTEND: _extend,
