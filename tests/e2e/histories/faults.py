@@ -209,6 +209,8 @@ def stop_replica(scene: Scene) -> Hurt | None:
 def restart_database(scene: Scene) -> Hurt | None:
     """PostgreSQL is killed, or stopped in order, and comes back."""
     postgres = scene.installation.postgres
+    if not postgres.answers:
+        return None
     how = scene.random.choice(["killed", "stopped"])
     if how == "killed":
         postgres.kill()
@@ -230,6 +232,8 @@ def restart_database(scene: Scene) -> Hurt | None:
 def cut_database(scene: Scene) -> Hurt | None:
     """Every connection to the database ends, whatever it is at."""
     installation = scene.installation
+    if not installation.postgres.answers:
+        return None
     sessions = installation.postgres.cut_connections(installation.database)
     return Hurt("database", _nothing, lambda: sessions > 0, f"{sessions} sessions")
 
