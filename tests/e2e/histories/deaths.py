@@ -11,6 +11,7 @@ _PERMITTED: Final = {
     "no room at the start": re.compile(
         r"^error +.*(No space left on device|database or disk is full)", re.MULTILINE
     ),
+    "the disk fails at the start": re.compile(r"^error +.*(disk I/O error|Input/output error)", re.MULTILINE),
     "the database is away at the start": re.compile(r"^error +the database: ", re.MULTILINE),
 }
 """By the last word of a process that never served. Its supervisor starts it again until it can."""

@@ -10,6 +10,7 @@ from tests.e2e.histories.deaths import why_it_may
 
 SERVING = '{"grpc": "127.0.0.1:7070", "event": "serving", "level": "info"}\n'
 FULL = "error  /data/outbox.sqlite3: database or disk is full\n"
+FAILING = "error  /data/outbox.sqlite3: disk I/O error\n"
 LOCK = "error  [Errno 28] No space left on device: '/data/outbox.sqlite3.lock'\n"
 AWAY = 'error  the database: connection failed: connection to server at "127.0.0.1", port 5432 failed\n'
 TRACE = "Traceback (most recent call last):\n  File ...\n"
@@ -20,6 +21,7 @@ TRACE = "Traceback (most recent call last):\n  File ...\n"
     [
         (FULL, "no room at the start"),
         (LOCK, "no room at the start"),
+        (FAILING, "the disk fails at the start"),
         (AWAY, "the database is away at the start"),
     ],
 )
