@@ -58,13 +58,15 @@ class ServerProcess:
         self.name = name
         self._command = [sys.executable, "-m", module, *arguments]
         self._environment = {**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})}
-        self._ready_url = ready_url
+        self.ready_url = ready_url
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._began_at_byte = 0
 
     def launch(self) -> None:
         """Starts it, and waits for nothing."""
         with self.log.open("ab") as log:
+            self._began_at_byte = log.tell()
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
 
     @property
@@ -81,7 +83,7 @@ class ServerProcess:
     def answers(self) -> bool:
         """Has it begun to serve? It may say that it is not ready."""
         with contextlib.suppress(httpx.HTTPError):
-            return self.is_running and bool(httpx.get(self._ready_url, timeout=1).status_code)
+            return self.is_running and bool(httpx.get(self.ready_url, timeout=1).status_code)
         return False
 
     @property
@@ -107,8 +109,14 @@ class ServerProcess:
         if self._process.poll() is not None:
             raise AssertionError(f"{self.name} ended with status {self._process.returncode}:\n{self.tail()}")
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(self._ready_url, timeout=1).status_code == httpx.codes.OK
+            return httpx.get(self.ready_url, timeout=1).status_code == httpx.codes.OK
         return False
+
+    def said(self) -> str:
+        """All that the process that was started last has logged."""
+        with self.log.open("rb") as log:
+            log.seek(self._began_at_byte)
+            return log.read().decode(errors="replace")
 
     def tail(self) -> str:
         """The end of its log."""

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from itertools import count
 from pathlib import Path
-from typing import Self
+from typing import Any, LiteralString, Self
 
 import psycopg
 from psycopg import sql
@@ -77,10 +77,21 @@ class PostgresServer:
     def drop_database(self, name: str) -> None:
         self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    def cut_connections(self, database: str) -> None:
-        """Ends every session in it, whatever they are at."""
+    @property
+    def answers(self) -> bool:
+        """Does it take connections?"""
+        return self._accepts_connections()
+
+    def cut_connections(self, database: str) -> int:
+        """Ends every session in it, whatever they are at: how many."""
         statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}"
-        self._execute(sql.SQL(statement).format(sql.Literal(database)))
+        with self._connect() as connection:
+            return connection.execute(sql.SQL(statement).format(sql.Literal(database))).rowcount
+
+    def query(self, database: str, statement: LiteralString) -> list[tuple[Any, ...]]:
+        """What it answers. Raises psycopg.OperationalError where it does not run."""
+        with self._connect(database) as connection:
+            return connection.execute(statement).fetchall()
 
     def url(self, database: str) -> str:
         """The database as SQLAlchemy wants it, for its async and its sync engine alike."""
@@ -98,8 +109,8 @@ class PostgresServer:
         if done.returncode:
             raise RuntimeError(f"initdb failed: {done.stderr}")
 
-    def _connect(self) -> psycopg.Connection:
-        conninfo = f"host=127.0.0.1 port={self.port} user={SUPERUSER} dbname=postgres connect_timeout=5"
+    def _connect(self, database: str = "postgres") -> psycopg.Connection:
+        conninfo = f"host=127.0.0.1 port={self.port} user={SUPERUSER} dbname={database} connect_timeout=5"
         return psycopg.connect(conninfo, autocommit=True)
 
     def _accepts_connections(self) -> bool:

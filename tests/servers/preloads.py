@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import select
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -65,15 +64,29 @@ class FailingCalls:
             self._enabled.discard((pid, call))
 
     def _say(self, command: str, pid: int) -> None:
-        """Raises OSError where no process listens."""
+        """Raises OSError where no process listens, or it does not say that it has done so."""
         pipe = f"{self._folder}/calls-{pid}"
         with _opened(f"{pipe}.out", os.O_RDONLY) as back:
             with _opened(f"{pipe}.in", os.O_WRONLY) as to:
                 os.write(to, command.encode() + b"\n")
-            ready, _, _ = select.select([back], [], [], _ANSWER_SECONDS)
-            answer = os.read(back, 64) if ready else b"no answer"
-        if answer.strip() not in {b"0", b""}:
+            answer = _line(back)
+        if answer != b"0\n":
             raise OSError(f"libfiu was told {command!r} and said {answer!r}")
+
+
+def _line(pipe: int) -> bytes:
+    """One; less if it does not come in time. While nobody has the other end open, a pipe reads as if it had ended."""
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    said = b""
+    while not said.endswith(b"\n") and time.monotonic() < deadline:
+        try:
+            piece = os.read(pipe, 64)
+        except BlockingIOError:
+            piece = b""
+        said += piece
+        if not piece:
+            time.sleep(0.01)
+    return said
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -22,6 +23,7 @@ _NEW_NET: Final = 0x40000000  # CLONE_NEWNET
 _MINE: Final = "/proc/thread-self/ns/net"
 _TESTING: Final = ipaddress.ip_network("198.18.0.0/15")
 """Addresses that nobody has: they are for measuring networks (RFC 2544)."""
+_COUNTED: Final = re.compile(r"counter packets (\d+)")
 _RULES: Final = """
 flush ruleset
 table ip wire {{
@@ -44,14 +46,14 @@ class Wire:
     """
 
     def __init__(self) -> None:
-        """Raises OSError, CalledProcessError, ServerMissing where this machine does not permit it."""
-        ip, self._nft = programs.find(programs.IP), programs.find(programs.NFT)
+        """Raises OSError, CalledProcessError where the kernel permits none; ServerMissing for want of a program."""
         number = secrets.randbelow(_TESTING.num_addresses // 4)
         near, far = (f"{_TESTING[number * 4 + end]}/30" for end in (1, 2))
         self.host = far.removesuffix("/30")
         with contextlib.ExitStack() as exits:
             self._namespace = _new_namespace()
             exits.callback(os.close, self._namespace)
+            ip, self._nft = programs.find(programs.IP), programs.find(programs.NFT)
             name, inside = f"purser{number}", f"/proc/{os.getpid()}/fd/{self._namespace}"
             _run(ip, "link", "add", name, "type", "veth", "peer", "name", "wire", "netns", inside)
             exits.callback(_run, ip, "link", "delete", name)
@@ -79,6 +81,12 @@ class Wire:
         with self._inside():
             _run(self._nft, "-f", "-", text=_RULES.format(there=_drop(there), back=_drop(back)))
 
+    def lost(self) -> int:
+        """How many packets have vanished since `lose` was called last."""
+        with self._inside():
+            rules = _run(self._nft, "list", "ruleset")
+        return sum(map(int, _COUNTED.findall(rules)))
+
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:
         """This thread alone, and what it makes and starts meanwhile, is in the namespace."""
@@ -93,7 +101,7 @@ class Wire:
 
 @functools.cache
 def why_no_wire() -> str:
-    """Why there can be none on this machine; empty: there can."""
+    """Why the kernel permits none; empty: it does. Raises ServerMissing for want of what can be installed."""
     if sys.platform != "linux":
         return "packets are lost in a network namespace, which only Linux has"
     try:
@@ -101,7 +109,7 @@ def why_no_wire() -> str:
             return ""
     except subprocess.CalledProcessError as error:
         return f"packets are lost in a network namespace: {error} {error.stderr}"
-    except (OSError, programs.ServerMissing) as error:
+    except OSError as error:
         return f"packets are lost in a network namespace, which takes root: {error}"
 
 
@@ -124,8 +132,10 @@ def _system(call: str, *arguments: int) -> None:
         raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
-def _run(program: Path, *arguments: str, text: str | None = None) -> None:
-    subprocess.run([program, *arguments], input=text, check=True, capture_output=True, text=True)
+def _run(program: Path, *arguments: str, text: str | None = None) -> str:
+    return subprocess.run(
+        [program, *arguments], input=text, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def _drop(percent: int) -> str:
@@ -133,6 +143,6 @@ def _drop(percent: int) -> str:
         case 0:
             return ""
         case 100:
-            return "drop"
+            return "counter drop"
         case _:
-            return f"numgen random mod 100 < {percent} drop"
+            return f"numgen random mod 100 < {percent} counter drop"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx
 import pytest
@@ -90,14 +90,40 @@ def all_live(now: Counter[str]) -> bool:
     return now["live"] == SIDECARS
 
 
-def slowest(client: httpx.Client, seconds: float) -> float:
-    """Asks the control plane for something all the time: how many seconds the slowest answer took."""
-    ends_at, worst = time.monotonic() + seconds, 0.0
-    while time.monotonic() < ends_at:
-        began = time.monotonic()
-        client.get("/customers/customer-0/balances").raise_for_status()
-        worst = max(worst, time.monotonic() - began)
-    return worst
+class Asking:
+    """Asks the control plane for something all the time, in a thread of its own, as others do."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self._stopping = threading.Event()
+        self._failure: httpx.HTTPError | None = None
+        self.asked, self.slowest_seconds = 0, 0.0
+        self._thread = threading.Thread(target=self._ask, name="asking")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Raises what went wrong."""
+        self.__exit__()
+        if self._failure is not None:
+            raise self._failure
+
+    def _ask(self) -> None:
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._client.get("/customers/customer-0/balances").raise_for_status()
+            except httpx.HTTPError as error:
+                self._failure = error
+                return
+            self.asked += 1
+            self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
 
 
 @pytest.mark.soak
@@ -117,13 +143,22 @@ def test_a_herd_comes_back_and_does_no_harm(tmp_path: Path, postgres_url: str) -
             fleet.control_plane.kill()
             herd.wait_until(lambda now: not now["live"], seconds=60, what="all have noticed")
             fleet.control_plane.start()
-            took = herd.wait_until(all_live, seconds=BACK_SECONDS, what="all are back")
-            back = herd.look()
-            worst = slowest(fleet.rest, WATCHED_SECONDS)
+            with Asking(fleet.rest) as others:
+                took = herd.wait_until(all_live, seconds=BACK_SECONDS, what="all are back")
+                back, slowest_meanwhile = herd.look(), others.slowest_seconds
+                threading.Event().wait(WATCHED_SECONDS)
+                others.stop()
             after = herd.look()
-            report: dict[str, Any] = {"all_back_seconds": took, "slowest_answer_seconds": worst, **after}
+            report: dict[str, Any] = {
+                "sidecars": SIDECARS,
+                "all_back_seconds": took,
+                "answers": others.asked,
+                "slowest_while_they_come_seconds": slowest_meanwhile,
+                "slowest_answer_seconds": others.slowest_seconds,
+                **after,
+            }
             print(f"\nherd: {json.dumps(report)}")
-            assert worst < SLOWEST_SECONDS
+            assert others.slowest_seconds < SLOWEST_SECONDS
             assert after["live"] == SIDECARS
             assert after["returns"] == back["returns"], "no stream broke again"
             assert back["returns"] - before["returns"] < 2 * SIDECARS

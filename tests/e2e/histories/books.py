@@ -1,5 +1,6 @@
 """What the books say in the end, as values."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -48,6 +49,8 @@ class Books:
     """Those that do not hold, in words."""
     is_closed: bool = False
     """Have all sidecars ended in order?"""
+    in_quarantine: Mapping[tuple[str, str], Mapping[str, Decimal]] = field(default_factory=dict)
+    """By balance, as `balances`, and incarnation: what its leases still have there."""
     left_seats: Mapping[str, Decimal] = field(default_factory=dict)
     """By customer: what is held after everyone who was told to have a seat has given it back."""
 
@@ -88,6 +91,15 @@ def read_dead_letters(rest: Rest) -> tuple[str, ...]:
     return tuple(
         f"{item.get('idempotency_key')}: {item.get('reason')} {item.get('message')}" for item in items
     )
+
+
+def read_quarantine(rest: Rest) -> dict[tuple[str, str], dict[str, Decimal]]:
+    """What leases in quarantine still have, by balance and incarnation."""
+    found: defaultdict[tuple[str, str], defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    for lease in read_all(rest, "/leases", state="quarantined"):
+        balance = lease["customer_id"], lease["balance"]
+        found[balance][lease["incarnation_id"]] += Decimal(lease["unsettled"])
+    return {balance: dict(by_incarnation) for balance, by_incarnation in found.items()}
 
 
 def _booked(item: dict[str, Any]) -> Booked:

@@ -108,6 +108,12 @@ class Caller(threading.Thread):
         """Decided usage."""
         self._use(self._asked(Verb.CONSUME, account.customer_id, points=self._points()))
 
+    def check(self, account: Account) -> None:
+        """May it be done? It is not done then."""
+        line = self._any_line()
+        asked = self._asked(Verb.CHECK, account.customer_id, points=self._points())
+        self._ask(replace(asked, sidecar=line.name), line)
+
     def report(self, account: Account) -> None:
         """Facts, one or several in a call."""
         line, size = self._any_line(), self._random.choice([1, 1, 2, 5])
@@ -262,6 +268,7 @@ class Caller(threading.Thread):
 
 
 _ACTS: Final[Mapping[Callable[[Caller, Account], None], int]] = {
+    Caller.check: 4,
     Caller.consume: 10,
     Caller.report: 3,
     Caller.reserve: 3,

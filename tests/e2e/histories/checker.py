@@ -3,6 +3,7 @@
 It knows what a caller may rely on, and nothing of how Purser works.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +13,24 @@ from functools import cached_property
 from typing import Final
 
 from tests.e2e.histories.books import Balance, Booked, Books
-from tests.e2e.histories.history import Account, Answer, Asked, Call, Granted, History, LostDisk, Told, Verb
+from tests.e2e.histories.history import (
+    Account,
+    Answer,
+    Asked,
+    Call,
+    Granted,
+    History,
+    LostDisk,
+    Outage,
+    Told,
+    Verb,
+)
 from tests.e2e.histories.selling import oversold_as_told
 
 _LATE: Final = re.compile(r"#late\d*$")
 """Ends the keys of what a reservation used beyond what it had charged when it ended."""
 _ON_A_LOST_DISK: Final = Answer(told=Told.UNKNOWN, why="accepted, on a disk that was destroyed")
+_WRITES_NOTHING: Final = frozenset({Verb.CHECK})
 _HOLDS: Final = frozenset({Verb.RESERVE, Verb.EXTEND, Verb.SETTLE, Verb.RELEASE})
 _SEATS: Final = frozenset({Verb.ADD, Verb.REMOVE})
 _BLAME: Final = frozenset({"INTERNAL", "MALFORMED", "KEY_CONFLICT", "RESERVATION_CONFLICT"})
@@ -26,7 +39,7 @@ _BLAME: Final = frozenset({"INTERNAL", "MALFORMED", "KEY_CONFLICT", "RESERVATION
 
 @dataclass(frozen=True)
 class Story:
-    """A history, sorted. What was accepted on a disk that was destroyed later is unknown in `calls`."""
+    """A history, sorted. What was accepted on a disk that was destroyed before it was booked is unknown in `calls`."""
 
     heard: Sequence[Call]
     """As callers heard it."""
@@ -34,11 +47,12 @@ class Story:
     accounts: Mapping[str, Account]
     grants: Sequence[Granted]
     lost_disks: Sequence[LostDisk]
+    outages: Sequence[Outage]
 
     @cached_property
     def uses(self) -> Mapping[str, list[Call]]:
         """By key: what makes one event, whatever is said later."""
-        return _by_key(call for call in self.calls if call.asked.verb not in _HOLDS)
+        return _by_key(call for call in self.calls if call.asked.verb not in _HOLDS | _WRITES_NOTHING)
 
     @cached_property
     def holds(self) -> Mapping[str, list[Call]]:
@@ -75,18 +89,27 @@ def story(history: History) -> Story:
         accounts=history.accounts,
         grants=history.grants,
         lost_disks=history.lost_disks,
+        outages=history.outages,
     )
 
 
 def _if_it_lasts(call: Call, lost_disks: Iterable[LostDisk]) -> Call:
-    lost = any(
-        lost.sidecar == call.asked.sidecar
-        and call.told_at is not None
-        and call.told_at <= lost.at
-        and (call.asked.verb in _HOLDS or not lost.is_remote)
-        for lost in lost_disks
-    )
-    return replace(call, answer=_ON_A_LOST_DISK) if lost and call.told is Told.ACCEPTED else call
+    lost = call.told is Told.ACCEPTED and any(_went_with(call, disk) for disk in lost_disks)
+    return replace(call, answer=_ON_A_LOST_DISK) if lost else call
+
+
+def _went_with(call: Call, disk: LostDisk) -> bool:
+    """Was it told there, and known nowhere else when the disk went?"""
+    asked = call.asked
+    if asked.sidecar != disk.sidecar or call.told_at is None or call.told_at > disk.at:
+        return False
+    if asked.verb in _WRITES_NOTHING:
+        return False
+    if asked.verb is Verb.SETTLE:
+        return (call.answer.recorded_as or asked.key) not in disk.booked
+    if asked.verb in _HOLDS:
+        return True  # that it was held stands nowhere else
+    return not disk.is_remote and asked.key not in disk.booked
 
 
 def _by_key(calls: Iterable[Call]) -> dict[str, list[Call]]:
@@ -153,6 +176,8 @@ def _is_of(event: Booked, asked: Asked, told: Story) -> Iterator[str]:
         yield f"changed: {event.key} costs {cost} by the catalog and {event.cost} in the books"
     if asked.verb is Verb.REPORT and event.decided:
         yield f"changed: {event.key} was reported and is decided usage in the books"
+    if asked.verb is Verb.CONSUME and not event.decided:
+        yield f"changed: {event.key} was consumed and is a fact in the books"
 
 
 def duplicates_are_repeats(told: Story, _books: Books) -> Iterator[str]:
@@ -168,6 +193,43 @@ def nobody_is_blamed(told: Story, _books: Books) -> Iterator[str]:
     for call in told.heard:
         if _BLAME & set(call.answer.why.split()):
             yield f"mistaken: {call.asked.verb} {call.asked.key} ended with {call.answer.why}"
+
+
+def checks_are_answered(told: Story, _books: Books) -> Iterator[str]:
+    """In time, whatever is wrong around it, while the process lives and nobody has asked it to end."""
+    away = list(_away(told))
+    for call in told.heard:
+        is_unanswered = call.told_at is not None and call.told in {Told.UNKNOWN, Told.FAILED}
+        if (
+            call.asked.verb is Verb.CHECK
+            and is_unanswered
+            and not any(_is_within(call, *one) for one in away)
+        ):
+            yield f"unanswered: check {call.asked.key} at {call.asked.sidecar} ended with {call.answer.why}"
+
+
+def _is_within(call: Call, sidecar: str, since: float, until: float) -> bool:
+    assert call.told_at is not None, "it has ended"
+    return sidecar == call.asked.sidecar and since <= call.told_at and call.asked_at <= until
+
+
+def _away(told: Story) -> Iterator[tuple[str, float, float]]:
+    """Which sidecar, from when, until it was first heard to answer again."""
+    for outage in told.outages:
+        back = math.inf
+        if outage.launched_at is not None:
+            back = min(
+                (
+                    call.told_at
+                    for call in told.heard
+                    if call.asked.sidecar == outage.sidecar
+                    and call.asked_at > outage.launched_at
+                    and call.told_at is not None
+                    and call.told in {Told.ACCEPTED, Told.REFUSED}
+                ),
+                default=math.inf,
+            )
+        yield outage.sidecar, outage.since, back
 
 
 def no_dead_letters(told: Story, books: Books) -> Iterator[str]:
@@ -249,7 +311,7 @@ def _holds_more(call: Call) -> bool:
 
 
 def balances_add_up(told: Story, books: Books) -> Iterator[str]:
-    """What was granted is somewhere, what was spent was used, and nothing is out when everybody has gone."""
+    """What was granted is somewhere, and what was spent was used."""
     used: defaultdict[str, Decimal] = defaultdict(Decimal)
     for event in books.events:
         used[event.customer_id] += event.points
@@ -270,8 +332,23 @@ def balances_add_up(told: Story, books: Books) -> Iterator[str]:
         out = balance.leased + balance.quarantined + balance.presumed
         if balance.available + out + balance.spent + balance.ended != balance.granted:
             yield f"unbalanced: the terms of {name} are not what was granted: {balance}"
-        if books.is_closed and out and not told.lost_disks:
-            yield f"stranded: {out} of {name} is out, and all sidecars have ended in order"
+
+
+def nothing_stays_out(told: Story, books: Books) -> Iterator[str]:
+    """When everybody has gone in order, but for what went into quarantine with a disk."""
+    if not books.is_closed:
+        return
+    gone = {name for disk in told.lost_disks for name in disk.incarnations}
+    for account in told.accounts.values():
+        which = account.customer_id, account.balance
+        balance, leases = books.balances.get(which, Balance()), books.in_quarantine.get(which, {})
+        excused = sum((amount for holder, amount in leases.items() if holder in gone), Decimal(0))
+        out = balance.leased + balance.presumed + max(balance.quarantined - excused, Decimal(0))
+        if out:
+            yield (
+                f"stranded: {out} of {' '.join(which)} is out ({balance.leased} leased, {balance.presumed} presumed, "
+                f"{balance.quarantined} in quarantine), and all sidecars have ended in order"
+            )
 
 
 def equations_hold(_told: Story, books: Books) -> Iterator[str]:
@@ -353,12 +430,14 @@ RULES: Final[tuple[Rule, ...]] = (
     nothing_invented,
     duplicates_are_repeats,
     nobody_is_blamed,
+    checks_are_answered,
     no_dead_letters,
     reservations_are_known,
     reservations_are_charged_once,
     nothing_oversold_as_told,
     nothing_oversold_in_books,
     balances_add_up,
+    nothing_stays_out,
     equations_hold,
     seats_are_enough,
     seats_are_held_as_told,

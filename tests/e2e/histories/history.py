@@ -3,8 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +24,7 @@ class Told(StrEnum):
 class Verb(StrEnum):
     """What was asked."""
 
+    CHECK = "check"
     CONSUME = "consume"
     REPORT = "report"
     RESERVE = "reserve"
@@ -117,6 +118,21 @@ class LostDisk:
     at: float
     is_remote: bool = False
     """But what it had acknowledged as used was in the books."""
+    booked: frozenset[str] = frozenset()
+    """Keys that were asked there, and were in the books by then."""
+    incarnations: frozenset[str] = frozenset()
+    """Of the processes that had written on it."""
+
+
+@dataclass(slots=True)
+class Outage:
+    """A sidecar's process was ended, by a signal."""
+
+    sidecar: str
+    since: float
+    """Before the signal."""
+    launched_at: float | None = None
+    """When the next one was started; it serves later. None: not yet."""
 
 
 @dataclass(slots=True)
@@ -128,6 +144,7 @@ class History:
     accounts: dict[str, Account] = field(default_factory=dict)
     grants: list[Granted] = field(default_factory=list)
     lost_disks: list[LostDisk] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def has_account(self, account: Account) -> None:
@@ -150,12 +167,43 @@ class History:
             granted.is_known = True
             self._write("granted", {"grant_id": granted.grant_id})
 
-    def loses_disk(self, sidecar: str, *, is_remote: bool = False) -> None:
-        """The process is dead, and its folder gone."""
+    def loses_disk(
+        self,
+        sidecar: str,
+        *,
+        is_remote: bool = False,
+        booked: Collection[str] = (),
+        incarnations: Collection[str] = (),
+    ) -> None:
+        """The process is dead, and its folder gone. `booked`: keys of any events in the books by now."""
         with self._lock:
-            lost = LostDisk(sidecar, time.monotonic(), is_remote)
+            there = [call for call in self.calls if call.asked.sidecar == sidecar]
+            mine = {call.asked.key for call in there} | {call.answer.recorded_as for call in there}
+            lost = LostDisk(
+                sidecar, time.monotonic(), is_remote, frozenset(mine & set(booked)), frozenset(incarnations)
+            )
             self.lost_disks.append(lost)
-            self._write("lost_disk", asdict(lost))
+            sets = {"booked": sorted(lost.booked), "incarnations": sorted(lost.incarnations)}
+            self._write("lost_disk", {**asdict(lost), **sets})
+
+    def ends(self, sidecar: str) -> None:
+        """Its process is about to be killed, or asked to end."""
+        with self._lock:
+            outage = Outage(sidecar, time.monotonic())
+            self.outages.append(outage)
+            self._write("ends", {"sidecar": sidecar, "at": outage.since})
+
+    def launches(self, sidecar: str) -> None:
+        """Its process is gone, and the next one is about to start."""
+        with self._lock:
+            at = time.monotonic()
+            self._launched(sidecar, at)
+            self._write("launches", {"sidecar": sidecar, "at": at})
+
+    def _launched(self, sidecar: str, at: float) -> None:
+        for outage in self.outages:
+            if outage.sidecar == sidecar and outage.launched_at is None:
+                outage.launched_at = at
 
     def ask(self, asked: Asked) -> Call:
         """A call is about to be made."""
@@ -175,6 +223,20 @@ class History:
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps({"kind": kind, **fields}, default=str) + "\n")
+
+    @classmethod
+    def of_all(cls, histories: Iterable[Self]) -> Self:
+        """Several that were written one after the other, as one."""
+        whole = cls()
+        for history in histories:
+            whole.calls += [
+                replace(call, number=len(whole.calls) + n) for n, call in enumerate(history.calls)
+            ]
+            whole.accounts |= history.accounts
+            whole.grants += history.grants
+            whole.lost_disks += history.lost_disks
+            whole.outages += history.outages
+        return whole
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -200,7 +262,16 @@ def _read_granted(history: History, fields: dict[str, Any]) -> None:
 
 
 def _read_lost_disk(history: History, fields: dict[str, Any]) -> None:
-    history.lost_disks.append(LostDisk(**fields))
+    sets = {name: frozenset(fields[name]) for name in ("booked", "incarnations")}
+    history.lost_disks.append(LostDisk(**{**fields, **sets}))
+
+
+def _read_ends(history: History, fields: dict[str, Any]) -> None:
+    history.outages.append(Outage(fields["sidecar"], fields["at"]))
+
+
+def _read_launches(history: History, fields: dict[str, Any]) -> None:
+    history._launched(fields["sidecar"], fields["at"])
 
 
 def _read_asked(history: History, fields: dict[str, Any]) -> None:
@@ -220,6 +291,8 @@ _READERS = {
     "grant": _read_grant,
     "granted": _read_granted,
     "lost_disk": _read_lost_disk,
+    "ends": _read_ends,
+    "launches": _read_launches,
     "asked": _read_asked,
     "told": _read_told,
 }

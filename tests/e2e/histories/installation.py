@@ -55,6 +55,7 @@ SETTINGS: Final = ("lease_ttl=PT6S", "grace=PT1S", "rate_ttl=PT4S", "max_stalene
 DURABILITIES: Final = (Durability.POWER_LOSS, Durability.REMOTE, Durability.PROCESS_CRASH)
 """Of the sidecars, in turn."""
 READ_SECONDS: Final = 60.0
+_BOOKED: Final = "SELECT idempotency_key FROM events"
 DISK_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -213,6 +214,10 @@ class Installation:
             elif entry.name != "ballast":
                 entry.unlink()
 
+    def booked_keys(self) -> frozenset[str]:
+        """Of all events in the database, by its own word. Raises psycopg.OperationalError where it is down."""
+        return frozenset(key for (key,) in self.postgres.query(self.database, _BOOKED))
+
     def publish(self) -> None:
         """The catalog of these histories."""
         headers = {"Content-Type": "application/yaml"}
@@ -291,6 +296,7 @@ class Installation:
             dead_letters=books.read_dead_letters(self),
             equations=tuple(asyncio.run(self._audit())),
             is_closed=is_closed,
+            in_quarantine=books.read_quarantine(self) if is_closed else {},
         )
 
     async def _audit(self) -> list[str]:

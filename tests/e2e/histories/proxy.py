@@ -101,6 +101,8 @@ class Proxy:
         self._bind = wire.bind if wire else socket.create_server
         self.delay_seconds = 0.0
         """What every piece is late, in both directions."""
+        self.ended, self.held, self.late = 0, 0, 0
+        """What it did so far: ends of connections that it cut, pieces that it kept waiting, pieces that came late."""
         self._proxies = proxies
         self._targets = targets
         self._turns = count()
@@ -139,6 +141,7 @@ class Proxy:
 
     async def _cut(self) -> None:
         for writer in self._open:
+            self.ended += 1
             # With what is unsent, and a reset instead of an end: as when a machine is unplugged.
             connection: socket.socket | None = writer.get_extra_info("socket")
             if connection is not None and connection.fileno() >= 0:
@@ -149,7 +152,7 @@ class Proxy:
         self._open.add(writer)
         try:
             # What is said to a silent way is heard by nobody yet: not even the connection.
-            await self._out.opened.wait()
+            await self._passes(self._out)
             upstream = await self._connect()
             if upstream is None:
                 return
@@ -166,6 +169,11 @@ class Proxy:
             self._open.discard(writer)
             writer.close()
 
+    async def _passes(self, gate: _Gate) -> None:
+        if not gate.opened.is_set():
+            self.held += 1
+            await gate.opened.wait()
+
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         targets = self._targets()
         turn = next(self._turns)
@@ -179,8 +187,9 @@ class Proxy:
         try:
             while data := await reader.read(CHUNK):
                 if self.delay_seconds:
+                    self.late += 1
                     await asyncio.sleep(self.delay_seconds)
-                await gate.opened.wait()
+                await self._passes(gate)
                 writer.write(data)
                 await writer.drain()
         except (ConnectionError, OSError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from heapq import heappop, heappush
 from itertools import count
@@ -16,9 +17,10 @@ from typing import Final
 
 from tests.e2e.fleet import ServerProcess, eventually
 from tests.e2e.histories.books import Books, read_balances
-from tests.e2e.histories.callers import Callers
+from tests.e2e.histories.callers import TTL_SECONDS, Callers
 from tests.e2e.histories.checker import check, tally
-from tests.e2e.histories.faults import FAULTS, Mend, Scene
+from tests.e2e.histories.deaths import why_it_may
+from tests.e2e.histories.faults import FAULTS, Hurt, Scene
 from tests.e2e.histories.history import History
 from tests.e2e.histories.installation import Installation, Weakness
 
@@ -30,6 +32,10 @@ TOP_UP_SECONDS: Final = 3.0
 NEW_CUSTOMER_SECONDS: Final = 15.0
 BETWEEN_SECONDS: Final = 3.5
 """Two faults begin so far apart, on average; each lasts twice that, so several go on at a time."""
+LONGER_SECONDS: Final = 60.0
+"""So much longer trouble goes on, where a kind of fault has not taken place yet."""
+FELT_SECONDS: Final = 0.25
+"""Between two looks at who is felt: some take a program or a call to find out."""
 
 
 @dataclass(slots=True)
@@ -83,8 +89,14 @@ def load(
         several.close()
 
 
+def wait(seconds: float) -> None:
+    """For something in other processes that nobody can see, but that takes so long and no longer."""
+    threading.Event().wait(seconds)
+
+
 def books_match(
-    made: Load,
+    installation: Installation,
+    history: History,
     *,
     is_closed: bool = False,
     left_seats: Mapping[str, Decimal] | None = None,
@@ -101,9 +113,9 @@ def books_match(
 
     def is_right() -> bool:
         nonlocal books
-        books = made.installation.books(made.history, is_closed=is_closed)
+        books = installation.books(history, is_closed=is_closed)
         books = replace(books, left_seats=left_seats or {})
-        found[:] = check(made.history, books)
+        found[:] = check(history, books)
         never.update(dict.fromkeys(line for line in found if line.startswith(NEVER)))
         return not found
 
@@ -129,99 +141,165 @@ def seats_come_back(made: Load) -> dict[str, Decimal]:
     return left()
 
 
+@dataclass(slots=True)
+class Kinds:
+    """Which fault is next: each kind in turn, by chance, and one that was not felt before its turn again."""
+
+    names: Sequence[str]
+    random: Random
+    felt: Counter[str] = field(default_factory=Counter)
+    _round: list[str] = field(default_factory=list)
+
+    def next(self) -> str:
+        """Of those that are left of this round."""
+        if not self._round:
+            self._round = self.random.sample(self.names, len(self.names))
+        return self._round.pop()
+
+    def ended(self, name: str, *, is_felt: bool) -> None:
+        """It is over, or there was nothing to hurt."""
+        if is_felt:
+            self.felt[name] += 1
+        elif name not in self._round:
+            self._round.insert(0, name)
+
+    @property
+    def missing(self) -> list[str]:
+        """Kinds that never took place."""
+        return [name for name in self.names if not self.felt[name]]
+
+
+@dataclass(order=True, slots=True)
+class UnderWay:
+    """A fault that lasts."""
+
+    mends_at: float
+    number: int
+    name: str = field(compare=False)
+    hurt: Hurt = field(compare=False)
+    is_felt: bool = field(default=False, compare=False)
+
+    def feel(self) -> None:
+        """Looks again whether anybody has felt it."""
+        self.is_felt = self.is_felt or self.hurt.felt()
+
+
 class Soak:
     """Many faults at once, for a time."""
 
-    def __init__(self, folder: Path, seed: str, installation: Installation) -> None:
+    def __init__(self, folder: Path, seed: str, installation: Installation, kinds: Sequence[str]) -> None:
         self.history = History(folder / "history.jsonl")
         self._log = folder / "faults.log"
         self._seed = seed
         self._installation = installation
         self._random = Random(f"{seed} faults")
-        self._mends: list[tuple[float, int, str, Mend]] = []
+        self._kinds = Kinds(kinds, self._random)
+        self._under_way: list[UnderWay] = []
         self._numbers = count()
+        self._feels_at = 0.0
         self.said: list[str] = []
-        self.deaths: list[str] = []
-        """Processes that ended by themselves, and were started again."""
+        self.deaths: Counter[str] = Counter()
+        """Processes that could not start and ended by themselves, which they may, and were started again: by why."""
 
-    def run(self, seconds: float, *, kinds: Sequence[str] = tuple(FAULTS)) -> dict[str, int]:
-        """From the first call to the books; how much there was of everything.
+    def run(self, seconds: float) -> dict[str, int]:
+        """From the first call to the books; how much there was of everything, each kind of fault at least once.
 
         Raises AssertionError with every violation.
         """
         with load(self._installation, self.history, seed=self._seed, callers=8, pace_seconds=0.03) as made:
-            self._trouble(made, seconds, kinds)
+            self._trouble(made, seconds)
             made.callers.stop()
             self._mend_all()
             self._say("all is mended")
             made.callers.finish()
             self._say("callers know of everything")
-            books_match(made)
+            books_match(self._installation, self.history)
             self._say("the books match")
             left_seats = seats_come_back(made)
             self._say("seats are free")
+            wait(TTL_SECONDS)  # until no hold is open that its caller has forgotten
             self._stop_all()
             self._say("sidecars have ended")
-            books = books_match(made, is_closed=True, left_seats=left_seats)
+            books = books_match(self._installation, self.history, is_closed=True, left_seats=left_seats)
+        self.said += [f"{name} never took place in {seconds:.0f} s" for name in self._kinds.missing]
         assert not self.said, "\n".join(self.said)
-        return {**tally(self.history, books), "processes that ended by themselves": len(self.deaths)}
+        deaths = {f"processes that ended by themselves: {why}": times for why, times in self.deaths.items()}
+        felt = {f"{name} took place": self._kinds.felt[name] for name in self._kinds.names}
+        return {**tally(self.history, books), **felt, **deaths}
 
-    def _trouble(self, made: Load, seconds: float, kinds: Sequence[str]) -> None:
+    def _trouble(self, made: Load, seconds: float) -> None:
         over = threading.Event()
         people = threading.Thread(target=made.go_on_until, args=(over,), name="people")
         people.start()
         scene = Scene(self._installation, self.history, self._random, said=self.said)
         try:
             ends_at = time.monotonic() + seconds
-            while time.monotonic() < ends_at:
-                name = self._random.choice(kinds)
-                self._note(f"{name} begins")
-                done = FAULTS[name](scene)
-                self._note(f"{name}: {done and done[0]}")
-                if done is not None:
-                    mends_at = time.monotonic() + self._random.expovariate(1 / (2 * BETWEEN_SECONDS))
-                    heappush(self._mends, (mends_at, next(self._numbers), f"{name} {done[0]}", done[1]))
+            while (now := time.monotonic()) < ends_at + LONGER_SECONDS:
+                if now > ends_at and not self._is_missing():
+                    break
+                self._begin(self._kinds.next(), scene)
                 self._pass(self._random.expovariate(1 / BETWEEN_SECONDS))
                 made.callers.raise_failures()
         finally:
             over.set()
-            while self._mends:
+            while self._under_way:
                 self._mend_next()
             for ending in scene.ending:
                 ending.join(120)
             people.join(120)
 
+    def _begin(self, name: str, scene: Scene) -> None:
+        self._note(f"{name} begins")
+        hurt = FAULTS[name](scene)
+        self._note(f"{name}: {hurt}")
+        if hurt is None:
+            self._kinds.ended(name, is_felt=False)
+        else:
+            mends_at = time.monotonic() + self._random.expovariate(1 / (2 * BETWEEN_SECONDS))
+            heappush(self._under_way, UnderWay(mends_at, next(self._numbers), name, hurt))
+
+    def _is_missing(self) -> bool:
+        """Is there a kind that nobody has felt, also of those under way?"""
+        return bool(set(self._kinds.missing) - {one.name for one in self._under_way if one.is_felt})
+
     def _pass(self, seconds: float) -> None:
         """Time, in which faults end."""
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
-            while self._mends and self._mends[0][0] <= now:
+            while self._under_way and self._under_way[0].mends_at <= now:
                 self._mend_next()
             self._restart_the_dead()
+            if now > self._feels_at:
+                self._feels_at = now + FELT_SECONDS
+                for one in self._under_way:
+                    one.feel()
             threading.Event().wait(0.05)
 
     def _mend_next(self) -> None:
-        _, _, what, mend = heappop(self._mends)
-        mend()
-        self._note(f"{what} is mended")
+        over = heappop(self._under_way)
+        over.feel()
+        over.hurt.mend()
+        self._kinds.ended(over.name, is_felt=over.is_felt)
+        self._note(f"{over.name} {over.hurt} is mended, and was {'felt' if over.is_felt else 'not felt'}")
 
     def _restart_the_dead(self) -> None:
         for server in self._servers():
             status = server.ended_by_itself
             if status is not None:
-                self.deaths.append(
-                    f"{server.name} ended by itself with status {status}: {server.tail()[-500:]}"
-                )
-                self._note(self.deaths[-1])
+                said = server.said()
+                why = why_it_may(status, said)
+                self._note(f"{server.name} ended by itself with status {status}: {why or said[-4000:]}")
+                if why is None:
+                    self.said.append(f"{server.name} ended by itself with status {status}:\n{said[-2000:]}")
+                else:
+                    self.deaths[why] += 1
                 server.launch()
 
     def _servers(self) -> list[ServerProcess]:
         return [*self._installation.replicas, *(one.sidecar for one in self._installation.machines)]
 
     def _mend_all(self) -> None:
-        for server in self._servers():
-            if not server.is_running:
-                server.launch()
+        self._restart_the_dead()
         for server in self._servers():
             server.wait_until_ready()
 

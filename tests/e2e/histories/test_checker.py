@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.histories.books import Balance, Booked, Books
 from tests.e2e.histories.checker import check, tally
-from tests.e2e.histories.history import Account, Answer, Asked, Call, History, Told, Verb
+from tests.e2e.histories.history import Account, Answer, Asked, Call, History, Outage, Told, Verb
 
 PRICE = Decimal("0.003")
 WALLET = ("acme", "wallet:credit")
@@ -83,6 +83,7 @@ def world() -> World:
     history.call(Verb.ADD, "s1", holder="ann")
     history.call(Verb.REMOVE, "s2", holder="ann")
     history.call(Verb.ADD, "s3", holder="bob")
+    history.call(Verb.CHECK, "c1", points=3)
     events = (
         _event("k1", 3),
         _event("unknown", 2),
@@ -124,6 +125,43 @@ def test_what_a_destroyed_disk_had_is_counted_apart(world: World) -> None:
     assert any("lost: k1" in line for line in check(world.history, world.books))
 
 
+def test_what_was_booked_before_its_disk_was_destroyed_is_not_excused(world: World) -> None:
+    """A use, a seat, and what a reservation was settled with: whose key was in the books is missed there."""
+    for verb, key, fields in (
+        (Verb.REPORT, "gone", {"points": 1}),
+        (Verb.ADD, "seat", {"holder": "cleo"}),
+        (Verb.RESERVE, "r3", {"points": 1, "ttl_seconds": 60.0, "state": "OPEN"}),
+        (Verb.SETTLE, "r3", {"points": 1, "is_final": True, "state": "SETTLED"}),
+        (Verb.SETTLE, "r3", {"points": 2, "is_final": True, "recorded_as": "r3#late"}),
+    ):
+        world.history.call(verb, key, sidecar="three", **fields)
+    last = world.history.calls[-1]
+    world.history.loses_disk("three", booked=["gone", "seat", "r3", "somebody else's"])
+    (lost,) = world.history.lost_disks
+    assert lost.booked == {"gone", "seat", "r3"}
+    world.history.lost_disks[:] = [replace(lost, at=(last.told_at or 0) + 1)]
+    found = check(world.history, world.books)
+    assert {line.split(" was accepted")[0] for line in found if line.startswith("lost")} == {
+        "lost: gone",
+        "lost: seat",
+    }
+    assert "changed: reservation r3 is charged 0 points, and was settled with 1 or 2" in found
+    assert any(line.startswith("changed: 2 were told to have a seat of acme, and 1") for line in found)
+
+
+def test_a_check_may_fail_while_its_sidecar_is_away(world: World) -> None:
+    """From before the signal until somebody heard the next process; without a next one, for good."""
+    unheard = [world.history.call(Verb.CHECK, f"c{n}", Told.UNKNOWN, why="UNAVAILABLE") for n in range(3)]
+    outage = Outage("one", since=(unheard[0].told_at or 0) - 0.1)
+    world.history.outages.append(outage)
+    assert check(world.history, world.books) == []
+    outage.launched_at = unheard[1].asked_at - 0.1
+    world.history.call(Verb.CHECK, "heard", Told.REFUSED)
+    assert check(world.history, world.books) == []
+    world.history.call(Verb.CHECK, "late", Told.UNKNOWN, why="UNAVAILABLE")
+    assert [line.split(" at ")[0] for line in check(world.history, world.books)] == ["unanswered: check late"]
+
+
 def test_what_was_acknowledged_remotely_outlives_its_disk(world: World) -> None:
     """A use was in the books; a reservation that was open may be gone all the same."""
     held = world.history.call(Verb.RESERVE, "r3", sidecar="three", points=1, ttl_seconds=60.0, state="OPEN")
@@ -132,6 +170,14 @@ def test_what_was_acknowledged_remotely_outlives_its_disk(world: World) -> None:
     world.history.lost_disks[:] = [replace(world.history.lost_disks[0], at=(held.told_at or 0) + 5)]
     world.history.call(Verb.SETTLE, "r3", Told.FAILED, sidecar="three", points=1, why="RESERVATION_UNKNOWN")
     assert [line.split(" was")[0] for line in check(world.history, world.books)] == ["lost: gone"]
+
+
+def test_what_a_destroyed_disk_had_leased_stays_in_quarantine(world: World) -> None:
+    """That much, and no more."""
+    world.change_balance(WALLET, available=80 * PRICE, quarantined=5 * PRICE)
+    world.books = replace(world.books, in_quarantine={WALLET: {"i1": 2 * PRICE, "i2": 3 * PRICE}})
+    world.history.loses_disk("three", incarnations=["i1", "i2"])
+    assert [line for line in check(world.history, world.books) if line.startswith("stranded")] == []
 
 
 def _lie_lost(world: World) -> None:
@@ -166,6 +212,10 @@ def _lie_fact_as_decided(world: World) -> None:
     world.change_event("fact", decided=True)
 
 
+def _lie_decided_as_fact(world: World) -> None:
+    world.change_event("k1", decided=False)
+
+
 def _lie_other_holder(world: World) -> None:
     world.change_event("s3", holder="cleo")
 
@@ -176,6 +226,29 @@ def _lie_first_is_duplicate(world: World) -> None:
 
 def _lie_blamed(world: World) -> None:
     world.history.call(Verb.CONSUME, "x", Told.FAILED, why="ALREADY_EXISTS KEY_CONFLICT it was used before")
+
+
+def _lie_unanswered_check(world: World) -> None:
+    world.history.call(Verb.CHECK, "c2", Told.UNKNOWN, why="DEADLINE_EXCEEDED it took too long")
+
+
+def _lie_failed_check(world: World) -> None:
+    world.history.call(Verb.CHECK, "c2", Told.FAILED, why="RESOURCE_EXHAUSTED NOT_WRITTEN no room")
+
+
+def _lie_unanswered_check_when_it_was_back(world: World) -> None:
+    world.history.outages.append(Outage("one", since=1.0, launched_at=2.0))
+    _lie_unanswered_check(world)
+
+
+def _lie_unanswered_check_while_another_was_away(world: World) -> None:
+    world.history.outages.append(Outage("two", since=1.0))
+    _lie_unanswered_check(world)
+
+
+def _lie_check_at_a_loss(world: World) -> None:
+    world.history.outages.append(Outage("one", since=1.0))
+    world.history.call(Verb.CHECK, "c2", Told.UNKNOWN, why="INTERNAL INTERNAL something went wrong")
 
 
 def _lie_dead_letter(world: World) -> None:
@@ -234,6 +307,22 @@ def _lie_stranded(world: World) -> None:
     world.change_balance(WALLET, available=80 * PRICE, quarantined=5 * PRICE)
 
 
+def _lie_stranded_by_somebody_else(world: World) -> None:
+    world.change_balance(WALLET, available=80 * PRICE, quarantined=5 * PRICE)
+    world.books = replace(world.books, in_quarantine={WALLET: {"i1": 2 * PRICE, "i2": 3 * PRICE}})
+    world.history.loses_disk("three", incarnations=["i1"])
+
+
+def _lie_leased_when_a_disk_was_lost(world: World) -> None:
+    world.change_balance(WALLET, available=80 * PRICE, leased=5 * PRICE)
+    world.history.loses_disk("three", incarnations=["i1"])
+
+
+def _lie_presumed_when_a_disk_was_lost(world: World) -> None:
+    world.change_balance(WALLET, available=80 * PRICE, presumed=5 * PRICE)
+    world.history.loses_disk("three", incarnations=["i1"])
+
+
 def _lie_balance_missing(world: World) -> None:
     world.books = replace(world.books, balances={GAUGE: world.books.balances[GAUGE]})
 
@@ -263,9 +352,15 @@ LIES: dict[Callable[[World], None], str] = {
     _lie_other_price: "changed: k1 costs 0.009",
     _lie_other_customer: "changed: k1 was asked for acme",
     _lie_fact_as_decided: "changed: fact was reported",
+    _lie_decided_as_fact: "changed: k1 was consumed",
     _lie_other_holder: "changed: s3 was to add bob",
     _lie_first_is_duplicate: "mistaken: refused-2",
     _lie_blamed: "mistaken: consume x",
+    _lie_unanswered_check: "unanswered: check c2 at one ended with DEADLINE_EXCEEDED",
+    _lie_failed_check: "unanswered: check c2 at one ended with RESOURCE_EXHAUSTED",
+    _lie_unanswered_check_when_it_was_back: "unanswered: check c2",
+    _lie_unanswered_check_while_another_was_away: "unanswered: check c2",
+    _lie_check_at_a_loss: "mistaken: check c2",
     _lie_dead_letter: "dead letter: k9",
     _lie_reservation_forgotten: "lost: reservation r1",
     _lie_reservation_forgotten_by_a_settle: "lost: reservation r1",
@@ -280,9 +375,12 @@ LIES: dict[Callable[[World], None], str] = {
     _lie_spent_less: "unbalanced: acme wallet:credit has",
     _lie_terms: "unbalanced: the terms of acme wallet:credit",
     _lie_stranded: "stranded: 0.015 of acme wallet:credit",
+    _lie_stranded_by_somebody_else: "stranded: 0.009 of acme wallet:credit",
+    _lie_leased_when_a_disk_was_lost: "stranded: 0.015 of acme wallet:credit",
+    _lie_presumed_when_a_disk_was_lost: "stranded: 0.015 of acme wallet:credit",
     _lie_balance_missing: "unbalanced: acme wallet:credit is not in the books",
     _lie_equation: "equation: transaction t1",
-    _lie_two_on_one_seat: "oversold: at 113.500 2 surely had one of the 1 seats",
+    _lie_two_on_one_seat: "oversold: at 114.500 2 surely had one of the 1 seats",
     _lie_seat_not_freed: "changed: 1 were told to have a seat",
     _lie_seat_of_nobody: "stranded: 1 seats of acme",
 }
@@ -303,8 +401,11 @@ def test_a_history_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     asked = Asked(verb=Verb.SETTLE, sidecar="one", customer_id="acme", key="r1", points=2, is_final=True)
     history.tell(history.ask(asked), Answer(told=Told.ACCEPTED, state="SETTLED", covered=2 * PRICE))
     history.ask(asked)
-    history.loses_disk("one")
+    history.ends("one")
+    history.launches("one")
+    history.ends("one")
+    history.loses_disk("one", booked=["r1"], incarnations=["i1"])
     read = History.read(tmp_path / "history.jsonl")
     assert (read.calls, read.accounts, read.grants) == (history.calls, history.accounts, history.grants)
-    assert read.lost_disks == history.lost_disks
+    assert (read.lost_disks, read.outages) == (history.lost_disks, history.outages)
     assert read.calls[1].told is Told.UNKNOWN
