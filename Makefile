@@ -9,6 +9,8 @@ NATIVE := build/native
 DECIDING := $(addprefix tests/,unit/engine unit/sidecar properties/engine properties/sidecar integration/sidecar \
 	integration/whole e2e contracts/test_any_request.py contracts/test_decision_cases_engine.py contracts/test_native.py \
 	contracts/test_reservations.py contracts/test_wrong_inputs.py)
+# And what is attacked for minutes: whatever native code meets from outside. None of it patches a compiled class.
+ATTACKED := $(addprefix tests/fuzzing/,test_sidecar_rpcs.py test_control_plane_answers.py test_outboxes.py test_snapshots.py)
 
 .DEFAULT_GOAL := help
 
@@ -56,10 +58,13 @@ simulate: $(INSTALLED) ## 10,000 simulated histories, which takes a few hours
 	$(BIN)/python -m tests.simulation --seeds 0-9999 --shrink
 
 .PHONY: soak
-soak: $(INSTALLED) ## the tests that take minutes: kills, failing disks, a herd, odd input; PURSER_SOAK_SECONDS, PURSER_SOAK_SEED
+soak: $(INSTALLED) ## the tests that take minutes: kills, failing disks, a herd, odd input; also on native code; PURSER_SOAK_SECONDS, PURSER_SOAK_SEED
 	$(BIN)/python -m tests.servers
 	$(BIN)/pytest -m soak --timeout 3600 --capture no
 	PURSER_FUZZ_TIMES=20 $(BIN)/pytest tests/fuzzing --timeout 3600
+	.ci/compile $(BIN) $(NATIVE) || [ $$? = 3 ]
+	[ ! -d $(NATIVE) ] || PYTHONPATH=$(CURDIR)/$(NATIVE) PYTHONSAFEPATH=1 $(BIN)/pytest tests/e2e/histories -m soak --timeout 3600 --capture no
+	[ ! -d $(NATIVE) ] || PYTHONPATH=$(CURDIR)/$(NATIVE) PYTHONSAFEPATH=1 PURSER_FUZZ_TIMES=20 $(BIN)/pytest $(ATTACKED) --timeout 3600
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure sidecar and control plane as they are released, and write docs/benchmarks.md

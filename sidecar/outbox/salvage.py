@@ -3,7 +3,8 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,10 @@ from sidecar.outbox.file import SEQ_BITS, Connect, OutboxFile, read_meta
 _log = structlog.stdlib.get_logger(__name__)
 
 CHUNK: Final = 500
+INCARNATIONS: Final = 64
+"""So many processes may have written a file that does not say any more which."""
+NEARBY: Final = 1024
+"""So many ids are looked at one by one behind a row that can not be read."""
 
 _SUFFIXES: Final = ("-wal", "-shm")
 _WHOLE: Final = ".new"
@@ -239,7 +244,7 @@ def _copy_records(old: sqlite3.Connection, into: OutboxFile, uids: _Uids) -> tup
     copied, unread, spoiled, expected = 0, 0, 0, None
     # The disk may have turned bits of a row's types, too: whatever it is, a body is bytes.
     columns = "id, coalesce(CAST(body AS BLOB), x''), CASE typeof(body) WHEN 'blob' THEN checksum END"
-    for rows in _chunks(old, "records", columns):
+    for rows in _chunks(old, "records", columns, _starts(old)):
         bodies = []
         for row_id, body, checksum in rows:
             uid = uids.of(row_id)
@@ -302,44 +307,79 @@ def _in_group(into: OutboxFile, do: Callable[[], object]) -> None:
     into.commit()
 
 
-def _chunks(old: sqlite3.Connection, table: str, columns: str) -> Iterator[list[tuple[Any, ...]]]:
-    """Rows in order of their id, with a leap over each stretch that can not be read."""
-    after = -1
-    select = f"SELECT {columns} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608
+def _starts(old: sqlite3.Connection) -> list[int]:
+    """Where records may begin: those of each process, and of them those that the control plane may not have."""
+    found = {no << SEQ_BITS for no in range(1, INCARNATIONS)}
+    with contextlib.suppress(sqlite3.Error):
+        for no, cursor in old.execute("SELECT no, cursor FROM incarnations"):
+            if isinstance(no, int) and isinstance(cursor, int):
+                found |= {no << SEQ_BITS, (no << SEQ_BITS) + cursor + 1}
+    return sorted(found)
+
+
+def _chunks(
+    old: sqlite3.Connection, table: str, columns: str, starts: Sequence[int] = ()
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows in order of their id, with a leap over each stretch that can not be read, but over none of `starts`."""
+    first = 0
+    # Not "> ?": where the row before lies on a page that is spoiled, the first one of the next would be lost with it.
+    select = f"SELECT {columns} FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT ?"  # noqa: S608
     while True:
         rows: list[tuple[Any, ...]] = []
         is_damaged = False
         try:
-            for row in old.execute(select, (after, CHUNK)):
+            for row in old.execute(select, (first, CHUNK)):
                 rows.append(row)  # noqa: PERF402 - keep what came before the damage
         except sqlite3.Error:
             is_damaged = True
         if rows:
             yield rows
-            after = rows[-1][0]
+            first = rows[-1][0] + 1
         if is_damaged:
-            beyond = _beyond_damage(old, select, after)
-            if beyond is None:
+            # Python hands a row over only once the step behind it was done: the last one before the damage is missing.
+            last = _next(old, select, first)
+            if last is not None:
+                yield [last]
+                first = last[0] + 1
+            beyond = _beyond_damage(old, select, first)
+            ahead = starts[bisect_right(starts, first) :][:1]
+            nearest = min([*ahead, *(() if beyond is None else (beyond,))], default=None)
+            if nearest is None:
                 return
-            after = beyond
+            first = nearest
         elif len(rows) < CHUNK:
             return
 
 
-def _beyond_damage(old: sqlite3.Connection, select: str, after: int) -> int | None:
-    """The nearest id behind the damage from which on a row can be read again; None: there is none."""
+def _next(old: sqlite3.Connection, select: str, first: int) -> tuple[Any, ...] | None:
+    """The next row alone, from `first` on. None: it can not be read, or there is none."""
+    try:
+        row: tuple[Any, ...] | None = old.execute(select, (first, 1)).fetchone()
+    except sqlite3.Error:
+        return None
+    return row
+
+
+def _beyond_damage(old: sqlite3.Connection, select: str, first: int) -> int | None:
+    """The nearest id from `first` on from which on a row can be read again; None: there is none.
+
+    Nearby it looks at each: between two spoiled pages one may be whole. Further away it leaps.
+    """
 
     def works(offset: int) -> bool:
         try:
-            old.execute(select, (after + offset, 1)).fetchone()
+            old.execute(select, (first + offset, 1)).fetchone()
         except sqlite3.Error:
             return False
         return True
 
-    fails, good = 0, 1
+    for offset in range(NEARBY):
+        if works(offset):
+            return first + offset
+    fails, good = NEARBY - 1, NEARBY
     while not works(good):
         fails, good = good, good * 2
-        if after + good >= 1 << 62:
+        if first + good >= 1 << 62:
             return None
     while good - fails > 1:
         middle = (good + fails) // 2
@@ -347,4 +387,4 @@ def _beyond_damage(old: sqlite3.Connection, select: str, after: int) -> int | No
             good = middle
         else:
             fails = middle
-    return after + good
+    return first + good

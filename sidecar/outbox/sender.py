@@ -110,11 +110,11 @@ class Sender:
                     self._gathers = False
                     return INTERVAL_SECONDS
                 self._rests = self._was_empty  # before it is looked: who writes from here on is heard
-                batch = self._next_batch()
+                batch, last_seq = self._next_batch()
                 self._was_empty = batch is None
                 if batch is not None:
                     self._rests = False
-                    self._upload(batch)
+                    self._upload(batch, last_seq)
             self._report_refusals(now)
         except (NotWritten, OutcomeUnknown) as error:
             _log.warning("outbox in trouble while uploading", cause=str(error))
@@ -123,8 +123,10 @@ class Sender:
             return min(REST_SECONDS if self._rests else INTERVAL_SECONDS, max(0.0, self._purge_at - now))
         return max(0.0, self._retry_at - self._clock.monotonic())
 
-    def _next_batch(self) -> EncodedBatch | None:
-        """From the oldest incarnation that has something left: what is there, up to the limits."""
+    def _next_batch(self) -> tuple[EncodedBatch | None, int]:
+        """From the oldest incarnation that has something left: what is there, up to the limits; and the last number
+        that it has written.
+        """
         waiting = [i for i in self._shelf.incarnations() if i.cursor < i.last_seq]
         self._metrics.outbox_pending_records.set(sum(i.last_seq - i.cursor for i in waiting))
         for incarnation in waiting:
@@ -132,10 +134,10 @@ class Sender:
                 incarnation.incarnation_id, max_records=self._most, max_bytes=MAX_BYTES
             )
             if batch is not None:
-                return batch
-        return None
+                return batch, incarnation.last_seq
+        return None, 0
 
-    def _upload(self, batch: EncodedBatch) -> None:
+    def _upload(self, batch: EncodedBatch, last_seq: int) -> None:
         try:
             reply = self._port.report_batch(batch, CALL_SECONDS)
         except SequenceGap as gap:
@@ -148,6 +150,11 @@ class Sender:
             if error.code in {"FAILED_PRECONDITION", "NOT_FOUND"}:
                 self._sessions.superseded()
             self._failed(batch, error.code, str(error))
+            return
+        if reply.cursor > last_seq:
+            # Taken over, it would swallow what is written next. Whether the disk was rolled back an opening tells.
+            self._sessions.superseded()
+            self._failed(batch, "INTERNAL", f"it has records up to {reply.cursor} of {last_seq}")
             return
         self._backoff.worked()
         self._retry_at = 0.0

@@ -3,25 +3,28 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import methodcaller
 from typing import Any, Final, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 
 from purser.sync.v1 import feed_pb2 as feed
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
-from purser.sync.v1.sync_service_pb2_grpc import SyncServiceStub
 from sidecar.leases.ports import Answered
 from sidecar.outbox.encoding import EncodedBatch
 from sidecar.runtime.clock import Clock
 from sidecar.runtime.metrics import Metrics
 from sidecar.runtime.trouble import Unreachable
+from sidecar.upstream import sense
 from sidecar.upstream.link import Link
 from sidecar.upstream.status import is_own_word, meaning
 from sidecar.view.port import FeedLost
 
-_Reply = TypeVar("_Reply")
+_Reply = TypeVar("_Reply", bound=Message)
 
+_SERVICE: Final = "/purser.sync.v1.SyncService/"
 _WATCHER_SECONDS: Final = 0.5
 """grpc's watcher looks every 0.2 seconds whether anybody still listens."""
 
@@ -35,20 +38,29 @@ class ControlPlane:
         self._link = link
         self._clock = clock
         self._metrics = metrics
-        stub = SyncServiceStub(channel)
-        self._open_session = stub.OpenSession
-        self._close_session = stub.CloseSession
-        self._acquire = stub.AcquireLeases
-        self._report_refusals = stub.ReportRefusals
-        self._follow = stub.Follow
+        self._open_session = self._rpc("OpenSession", session.OpenSessionResponse)
+        self._close_session = self._rpc("CloseSession", session.CloseSessionResponse)
+        self._acquire: Any = self._rpc("AcquireLeases", session.AcquireLeasesResponse)
+        self._report_refusals = self._rpc("ReportRefusals", usage.ReportRefusalsResponse)
         # Batches are encoded already: they go out as they are.
-        self._report_batch: Callable[..., usage.ReportBatchResponse] = channel.unary_unary(
-            "/purser.sync.v1.SyncService/ReportBatch",
-            request_serializer=None,
-            response_deserializer=usage.ReportBatchResponse.FromString,
+        self._report_batch = self._rpc("ReportBatch", usage.ReportBatchResponse, is_encoded=True)
+        self._follow: Any = channel.stream_stream(
+            f"{_SERVICE}Follow",
+            request_serializer=feed.FollowRequest.SerializeToString,
+            response_deserializer=sense.reader(feed.FollowResponse),
         )
         self._is_closing = threading.Event()
         channel.subscribe(self._watch, try_to_connect=True)
+
+    def _rpc(
+        self, name: str, reply: type[_Reply], *, is_encoded: bool = False
+    ) -> Callable[..., _Reply | sense.Unreadable]:
+        call: Callable[..., _Reply | sense.Unreadable] = self._channel.unary_unary(
+            f"{_SERVICE}{name}",
+            request_serializer=None if is_encoded else methodcaller("SerializeToString"),
+            response_deserializer=sense.reader(reply),
+        )
+        return call
 
     def _watch(self, state: grpc.ChannelConnectivity) -> None:
         self._link.channel_is(state)
@@ -80,7 +92,11 @@ class ControlPlane:
         self, request: session.OpenSessionRequest, timeout_seconds: float
     ) -> session.OpenSessionResponse:
         """See `SessionsPort`."""
-        return self._call("OpenSession", lambda: self._open_session(request, timeout=timeout_seconds))
+        return self._call(
+            "OpenSession",
+            lambda: self._open_session(request, timeout=timeout_seconds),
+            lambda reply: sense.look_at_opened(request, reply),
+        )
 
     def close_session(
         self, request: session.CloseSessionRequest, timeout_seconds: float
@@ -90,7 +106,11 @@ class ControlPlane:
 
     def report_batch(self, batch: EncodedBatch, timeout_seconds: float) -> usage.ReportBatchResponse:
         """See `ReportPort`."""
-        return self._call("ReportBatch", lambda: self._report_batch(batch.payload, timeout=timeout_seconds))
+        return self._call(
+            "ReportBatch",
+            lambda: self._report_batch(batch.payload, timeout=timeout_seconds),
+            lambda reply: sense.look_at_reported(batch, reply),
+        )
 
     def report_refusals(
         self,
@@ -107,7 +127,12 @@ class ControlPlane:
         )
         self._call("ReportRefusals", lambda: self._report_refusals(request, timeout=timeout_seconds))
 
-    def _call(self, rpc: str, call: Callable[[], _Reply]) -> _Reply:
+    def _call(
+        self,
+        rpc: str,
+        call: Callable[[], _Reply | sense.Unreadable],
+        look: Callable[[_Reply], None] = lambda _reply: None,
+    ) -> _Reply:
         started = self._clock.monotonic()
         try:
             reply = call()
@@ -119,7 +144,7 @@ class ControlPlane:
         finally:
             self._metrics.upstream_calls.labels(rpc).observe(self._clock.monotonic() - started)
         self._link.worked()
-        return reply
+        return _with_sense(reply, look)
 
     def acquire(
         self, request: session.AcquireLeasesRequest, timeout_seconds: float, answered: Answered
@@ -143,7 +168,7 @@ class ControlPlane:
                 answered(meaning(error))
             else:
                 self._link.worked()
-                answered(reply)
+                answered(_answer_to(request, reply))
 
         future.add_done_callback(done)
 
@@ -153,6 +178,26 @@ class ControlPlane:
             return FeedStream(self._follow(outgoing), self._link)
         except (grpc.RpcError, ValueError) as error:
             raise FeedLost(str(error)) from error
+
+
+def _with_sense(reply: _Reply | sense.Unreadable, look: Callable[[_Reply], None]) -> _Reply:
+    """Raises Unreachable: whether it has happened nobody can tell from such an answer."""
+    if isinstance(reply, sense.Unreadable):
+        raise Unreachable("INTERNAL", f"an answer without sense: {reply.why}")
+    try:
+        look(reply)
+    except sense.Senseless as error:
+        raise Unreachable("INTERNAL", f"an answer without sense: {error}") from error
+    return reply
+
+
+def _answer_to(
+    request: session.AcquireLeasesRequest, reply: session.AcquireLeasesResponse | sense.Unreadable
+) -> session.AcquireLeasesResponse | Unreachable:
+    try:
+        return _with_sense(reply, lambda read: sense.look_at_acquired(request, read))
+    except Unreachable as senseless:
+        return senseless
 
 
 def note(link: Link, error: grpc.RpcError) -> None:
@@ -188,6 +233,8 @@ class FeedStream:
             note(self._link, error)
             raise FeedLost(str(meaning(error))) from error
         self._link.worked()
+        if isinstance(message, sense.Unreadable):
+            raise FeedLost(f"a message without sense: {message.why}")
         return cast("feed.FollowResponse", message)
 
     def cancel(self) -> None:

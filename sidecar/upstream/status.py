@@ -3,6 +3,7 @@
 from typing import Final, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -14,6 +15,9 @@ from sidecar.runtime.trouble import (
     Superseded,
     Unreachable,
 )
+
+_DIGITS_MAX: Final = 19
+"""No number of a record has more."""
 
 # With these the control plane has looked at what was asked, and done nothing. All others leave it open.
 _NOTHING_HAPPENED: Final = frozenset(
@@ -58,7 +62,7 @@ def is_own_word(error: grpc.RpcError) -> bool:
 
 def _expected_seq(error: grpc.RpcError) -> int:
     said = _info(error).metadata.get("expected_seq", "")
-    return int(said) if said.isdecimal() else 0
+    return int(said) if said.isdecimal() and len(said) <= _DIGITS_MAX else 0
 
 
 def _info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
@@ -66,9 +70,9 @@ def _info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
     info = error_details_pb2.ErrorInfo()
     try:
         status = rpc_status.from_call(cast("grpc.Call", error))  # a failed call raises itself
-    except ValueError:  # details that contradict the status
-        return info
-    for detail in () if status is None else status.details:
-        if detail.Unpack(info):
-            return info
+        for detail in () if status is None else status.details:
+            if detail.Unpack(info):
+                return info
+    except (ValueError, DecodeError):  # details that contradict the status, or are none
+        return error_details_pb2.ErrorInfo()
     return info

@@ -9,7 +9,7 @@ from purser.sync.v1 import session_pb2 as session
 from sidecar.engine.values import AmountOutOfRange
 from sidecar.view.memory import Applied, View
 from sidecar.view.pulse import Beat
-from sidecar.view.states import BadState, instant
+from sidecar.view.states import BadState, reading
 
 SUBSCRIBE_MAX: Final = 1_000
 
@@ -98,7 +98,7 @@ class Follower:
                     return Step(obey=message.recall)
                 case "heartbeat":
                     beat = message.heartbeat
-                    self._view.pulse.beat(Beat(beat.revision, instant(beat.now), received_at))
+                    self._view.pulse.beat(Beat(beat.revision, reading(beat.now), received_at))
                     return Step()
                 case _:
                     return _bad(0, "a message of a kind that this version does not know")
@@ -108,7 +108,7 @@ class Follower:
     def _hear_clock(self, message: feed.Snapshot | feed.Change, received_at: float) -> None:
         """Before its states are compiled: what they say begins now must have begun here, too."""
         if message.HasField("now"):
-            self._view.pulse.heard_clock(instant(message.now), received_at)
+            self._view.pulse.heard_clock(reading(message.now), received_at)
 
     def _snapshot(self, snapshot: feed.Snapshot) -> Step:
         customers = [state for state in snapshot.customers if state.customer_id in self._customers]

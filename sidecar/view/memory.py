@@ -63,6 +63,7 @@ class View:
         self._catalogs: dict[int, Catalog] = {}
         self._catalog_states: dict[int, feed.CatalogRevision] = {}
         self._current = 0
+        self._is_current_old = False
         self._customers = Customers(bound, in_use_max, pinned)
         self._hints = self._customers.hints
         self._subjects: Room[SubjectEntry] = Room(bound, lambda _subject_id: False)
@@ -200,6 +201,7 @@ class View:
 
         Raises BadState, and then nothing has changed.
         """
+        catalogs = tuple(catalogs)
         known, states, current = self._with_catalogs(catalogs)
         newer = [state for state in customers if self._is_newer(state, revision)]
         entries = [self._entry(state, revision, known, current, chained=chained) for state in newer]
@@ -207,7 +209,10 @@ class View:
             entry.as_of = as_of
         hints = [hint_of(hint, counted_through) for state in newer for hint in state.hints]
         with self._changed:
-            catalog_changed = current != self._current
+            catalog_changed = current != self._current or known.get(current) is not self._catalogs.get(
+                current
+            )
+            self._is_current_old = self._is_current_old and not any(state.current for state in catalogs)
             self._catalogs, self._catalog_states, self._current = known, states, current
             gone_customers: list[str] = []
             gone_subjects: list[str] = []
@@ -260,6 +265,7 @@ class View:
         with self._changed:
             self._generation = generation
             self._revision = 0
+            self._is_current_old = True
             for _, customer in self._customers.snapshot():
                 customer.revision = 0
             for _, subject in self._subjects.snapshot():
@@ -348,13 +354,16 @@ class View:
     def _with_catalogs(
         self, fresh: Iterable[feed.CatalogRevision]
     ) -> tuple[dict[int, Catalog], dict[int, feed.CatalogRevision], int]:
+        """What is known with these, and which is in force: the newest one told since the view started over."""
         known, states, current = self._catalogs, self._catalog_states, self._current
+        least = 0 if self._is_current_old else current
         for state in fresh:
-            typed = known.get(state.revision)
-            known = {**known, state.revision: catalog_of(state) if typed is None else typed}
+            told = states.get(state.revision)
+            if told is None or told.document != state.document:
+                known = {**known, state.revision: catalog_of(state)}
             states = {**states, state.revision: state}
-            if state.current and state.revision >= current:
-                current = state.revision
+            if state.current and state.revision >= least:
+                current = least = state.revision
         return known, states, current
 
     def _is_newer(self, state: feed.CustomerState, revision: int) -> bool:

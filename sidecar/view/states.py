@@ -6,6 +6,7 @@ import json
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -15,6 +16,9 @@ from sidecar.engine.catalog import Catalog
 from sidecar.engine.customer import Customer, PastDuePolicy, Subscription, SubscriptionState
 from sidecar.engine.document import CatalogError, read_catalog
 from sidecar.engine.values import BalanceRef
+
+_CLOCKS_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CLOCKS_UNTIL: Final = datetime(3000, 1, 1, tzinfo=UTC)
 
 
 class BadState(ValueError):
@@ -27,6 +31,16 @@ def instant(at: Timestamp) -> datetime:
         return datetime.fromtimestamp(at.seconds, UTC).replace(microsecond=at.nanos // 1000)
     except (ValueError, OverflowError, OSError) as error:
         raise BadState(f"{at.seconds}s is no time") from error
+
+
+def reading(at: Timestamp) -> datetime:
+    """The same of a clock that is carried on from there, and reckoned with: none stands at an end of time. Raises
+    BadState.
+    """
+    found = instant(at)
+    if not _CLOCKS_FROM <= found < _CLOCKS_UNTIL:
+        raise BadState(f"no clock shows {found:%Y-%m-%d}")
+    return found
 
 
 def catalog_of(state: feed.CatalogRevision) -> Catalog:

@@ -6,11 +6,14 @@ import sys
 import tracemalloc
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from structlog.testing import capture_logs
 
 MIB: Final = 1 << 20
+MARK: Final = Path("/proc/self/clear_refs")
+"""Where Linux is told to begin the high-water mark anew."""
 
 
 class _Heard(logging.Handler):
@@ -54,7 +57,25 @@ def within_memory(*, mib: int) -> Iterator[None]:
     assert peak - before < mib * MIB, f"{(peak - before) / MIB:.0f} MiB"
 
 
-def peak_mib() -> float:
-    """The most memory that this process ever had, with all that is not Python's."""
+@contextmanager
+def within_process_memory(*, mib: int) -> Iterator[None]:
+    """Fails at its end if this process ever had so much more memory than at the beginning, with all that is not
+    Python's. Not inside of itself: each begins the high-water mark anew.
+
+    Only Linux can do that. Elsewhere the mark is that of the process's whole life, and what stays below it goes unseen.
+    """
+    if MARK.exists():
+        MARK.write_text("5")
+    before = _peak_mib()
+    yield
+    grown = _peak_mib() - before
+    assert grown < mib, f"{grown:.0f} MiB"
+
+
+def _peak_mib() -> float:
+    if MARK.exists():
+        status = Path("/proc/self/status").read_text()
+        (kib,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(kib) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (MIB if sys.platform == "darwin" else 1024)

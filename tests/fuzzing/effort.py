@@ -4,19 +4,20 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 TIMES: Final = float(os.environ.get("PURSER_FUZZ_TIMES", "1"))
 """So many times as many cases as usual. Other than 1, chance is chance: no two runs are alike."""
 
 
-def cases(usual: int) -> settings:
-    """The profile of a fuzzing test that usually tries so many."""
+def cases(usual: int, *, shrinks: bool = True) -> settings:
+    """The profile of a fuzzing test that usually tries so many. `shrinks`: what failed is looked for again, smaller."""
     return settings(
         max_examples=max(1, int(usual * TIMES)),
         derandomize=TIMES == 1,
         database=None,
         deadline=None,
+        phases=[Phase.generate, Phase.shrink] if shrinks else [Phase.generate],
         # What one case leaves behind is what the next one meets: that is meant.
         suppress_health_check=[
             HealthCheck.too_slow,

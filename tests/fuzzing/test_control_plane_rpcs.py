@@ -16,7 +16,7 @@ from control_plane.leases.restored import mark_restored
 from control_plane.ledger.audit import audit
 from purser.sync.v1.feed_pb2 import FollowRequest, FollowResponse, Start
 from purser.sync.v1.session_pb2 import OpenSessionRequest
-from tests.fuzzing.calm import peak_mib, without_traceback
+from tests.fuzzing.calm import within_process_memory, without_traceback
 from tests.fuzzing.effort import NowAndThen, cases
 from tests.fuzzing.servers import Target, reason_of, target
 from tests.fuzzing.sync_messages import METHODS, follow_requests, follow_starts, openings, requests, to_real
@@ -37,10 +37,12 @@ GROWTH_MIB = 200
 @pytest.fixture
 def sent_to(database_url: str, tmp_path: Path) -> Iterator[Target]:
     """One control plane for all requests of a test: what one leaves behind is what the next one meets."""
-    before = peak_mib()
-    with without_traceback(), target(tmp_path, database=database_url) as made:
+    with (
+        within_process_memory(mib=GROWTH_MIB),
+        without_traceback(),
+        target(tmp_path, database=database_url) as made,
+    ):
         yield made
-    assert peak_mib() - before < GROWTH_MIB
 
 
 def is_foreseen(target: Target, method: str, raw: bytes) -> None:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from control_plane.ledger.audit import audit
 from sidecar.http.probes import Probes
-from tests.fuzzing.calm import peak_mib, without_traceback
+from tests.fuzzing.calm import within_process_memory, without_traceback
 from tests.fuzzing.effort import NowAndThen, cases
 from tests.fuzzing.servers import DEADLINE_SECONDS, Target, target
 
@@ -108,9 +108,8 @@ def attacked(database_url: str, tmp_path: Path) -> Iterator[Target]:
     """One control plane for all requests of a test."""
     with without_traceback(), target(tmp_path, database=database_url) as made:
         made.is_well()
-        before = peak_mib()
-        yield made
-    assert peak_mib() - before < GROWTH_MIB
+        with within_process_memory(mib=GROWTH_MIB):
+            yield made
 
 
 def test_any_rest_request_is_answered(attacked: Target) -> None:
@@ -145,12 +144,13 @@ def test_any_rest_request_is_answered(attacked: Target) -> None:
     assert attacked.ask_books(audit) == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def probes() -> Iterator[Probes]:
     """A sidecar's small HTTP server."""
     served = Probes("127.0.0.1:0", ready=lambda: "", registry=CollectorRegistry(), refresh=lambda: None)
     served.start()
-    yield served
+    with within_process_memory(mib=GROWTH_MIB):
+        yield served
     served.stop()
 
 

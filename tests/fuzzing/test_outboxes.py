@@ -6,7 +6,8 @@ import itertools
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,32 +15,73 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
-from sidecar.outbox.port import KeyEntry, OutboxUnusable, Reservation, Write, Written
+from sidecar.outbox.port import KeyEntry, LeaseChange, OutboxUnusable, Reservation, Write, Written
 from sidecar.outbox.sqlite import SqliteOutbox
-from tests.fuzzing.calm import peak_mib, without_traceback
+from tests.fuzzing.calm import within_process_memory, without_traceback
 from tests.fuzzing.effort import cases
+from tests.simulation import contents
 from tests.unit.sidecar.outbox.opening import opened_outbox
 
 GROWTH_MIB: Final = 100
 """So much more memory may a small file ever need, whatever it says of itself."""
 PAGE: Final = 4096
+PROCESSES: Final = 2
+"""So many have written each file."""
 NAMES: Final = itertools.count(1)
 
 
+class Lease(NamedTuple):
+    """What the file says of a lease."""
+
+    lease: bytes
+    allotted: int
+    held: int
+    returned: int
+    rest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """All that stands in an outbox."""
+
+    usage: tuple[str, ...]
+    """By name, in order."""
+    returns: tuple[tuple[str, int], ...]
+    """Of which lease how much, in order."""
+    reservations: frozenset[str]
+    leases: dict[str, Lease]
+
+
 class Copy(NamedTuple):
-    """The files of an outbox as they stood when its process was killed."""
+    """The files of an outbox as they stood when its process was killed, and what was in them."""
 
     main: bytes
     log: bytes
+    content: Content
+
+    @property
+    def files(self) -> tuple[bytes, bytes]:
+        """Both."""
+        return self.main, self.log
 
 
 class Copies:
-    """Two states of one outbox, and one of another; and every record that was ever written to any of them."""
+    """Two states of one outbox, and one of another; and everything that was ever written to any of them."""
 
-    def __init__(self, old: Copy, new: Copy, foreign: Copy, records: frozenset[str]) -> None:
-        """A plain class: of a tuple, a failure would show all bytes."""
-        self.old, self.new, self.foreign, self.records = old, new, foreign, records
+    def __init__(self, old: Copy, new: Copy, foreign: Copy, leases: dict[str, set[Lease]]) -> None:
+        """A plain class: of a tuple, a failure would show all bytes. `leases`: in every state that they were in."""
+        self.old, self.new, self.foreign, self.leases = old, new, foreign, leases
+        contents = [copy.content for copy in (old, new, foreign)]
+        self.usage = frozenset(name for content in contents for name in content.usage)
+        self.returns = frozenset(one for content in contents for one in content.returns)
+
+    def of(self, files: tuple[bytes, bytes]) -> Content | None:
+        """What is in these files, if they are as one process left them; None: they are damaged."""
+        return next(
+            (copy.content for copy in (self.new, self.old, self.foreign) if copy.files == files), None
+        )
 
 
 def opened(folder: Path) -> SqliteOutbox:
@@ -50,6 +92,7 @@ def opened(folder: Path) -> SqliteOutbox:
 def made(name: str) -> usage.Usage:
     """What is used under this name."""
     record = usage.Usage(decision_id=name, content_hash=b"h" * 32)
+    record.event.idempotency_key = name
     record.event.attributes["padding"] = "x" * 150
     record.event.measures["points"] = str(int.from_bytes(name.encode()))
     return record
@@ -60,6 +103,17 @@ def hold(name: str) -> Reservation:
     return Reservation(f"r-{name}", 1, True, name.encode() * 9)
 
 
+def leased(name: str) -> session.PresentedLease:
+    """What is leased under this name."""
+    found = session.PresentedLease(
+        lease_id=f"l-{name}",
+        ref=session.BalanceRef(customer_id="acme", balance="wallet:credit"),
+        slices=[session.Slice(grant_id=name, amount=1000)],
+    )
+    found.ends_at.FromSeconds(4_000_000_000)
+    return found
+
+
 def write(outbox: SqliteOutbox, name: str) -> None:
     """A record with a key, and a reservation for every tenth."""
     key = KeyEntry("acme", f"k-{name}", b"h", name.encode())
@@ -68,39 +122,61 @@ def write(outbox: SqliteOutbox, name: str) -> None:
     assert isinstance(result, Written)
 
 
+def write_more(outbox: SqliteOutbox, name: str) -> None:
+    """A record and, now and then, a lease, what is held and given back of it, and a refusal."""
+    write(outbox, name)
+    if name.endswith("3"):
+        outbox.record_leases([leased(name)])
+        outbox.commit(Write(leases=(LeaseChange(f"l-{name}", held=7),)))
+        outbox.record_returns([session.LeaseAmount(lease_id=f"l-{name}", amount=30 + len(name))])
+        outbox.count_refusals([f"count {name}".encode()], [f"sample {name}".encode()])
+
+
 def kill(outbox: SqliteOutbox) -> None:
     """The process is gone: nothing is folded in or tidied up."""
     outbox._lock_file.close()
 
 
-def copy(folder: Path) -> Copy:
+def copy(folder: Path, content: Content) -> Copy:
     """Both files, as they stand."""
     main, log = folder / "outbox.sqlite3", folder / "outbox.sqlite3-wal"
-    return Copy(main.read_bytes(), log.read_bytes() if log.exists() else b"")
+    return Copy(main.read_bytes(), log.read_bytes() if log.exists() else b"", content)
 
 
 @pytest.fixture(scope="module")
 def copies() -> Iterator[Copies]:
-    """An outbox with records in its main file and in its log, at two times, and another sidecar's."""
+    """An outbox with rows of all kinds in its main file and in its log, at two times, and another sidecar's."""
+    leases: dict[str, set[Lease]] = {}
+
+    def fill(outbox: SqliteOutbox, names: Iterable[str]) -> None:
+        for name in names:
+            write_more(outbox, name)
+            for lease_id, lease in leases_in(outbox).items():
+                leases.setdefault(lease_id, set()).add(lease)
+
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         outbox = opened(Path(one))
-        for number in range(80):
-            write(outbox, f"a{number}")
+        fill(outbox, (f"a{number}" for number in range(40)))
+        outbox.close()
+        outbox = opened(Path(one))
+        fill(outbox, (f"a{number}" for number in range(40, 80)))
         outbox._file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        for number in range(80, 100):
-            write(outbox, f"a{number}")
-        old = copy(Path(one))
-        for number in range(100, 160):
-            write(outbox, f"a{number}")
-        new = copy(Path(one))
+        fill(outbox, (f"a{number}" for number in range(80, 100)))
+        old = copy(Path(one), content_of(outbox))
+        fill(outbox, (f"a{number}" for number in range(100, 160)))
+        new = copy(Path(one), content_of(outbox))
+        assert new.content.usage == tuple(f"a{number}" for number in range(160))
+        assert len(new.content.returns) == len(new.content.leases) == len(new.content.reservations) == 16
         outbox.close()
         outbox = opened(Path(other))
-        for number in range(40):
-            write(outbox, f"b{number}")
-        foreign = copy(Path(other))
+        fill(outbox, (f"b{number}" for number in range(40)))
+        foreign = copy(Path(other), content_of(outbox))
         outbox.close()
-        names = frozenset([*(f"a{number}" for number in range(160)), *(f"b{number}" for number in range(40))])
-        yield Copies(old, new, foreign, names)
+        for lease_id in new.content.leases | foreign.content.leases:
+            # As it stood before it was held, and before something of it was given back.
+            encoded = leased(lease_id.removeprefix("l-")).SerializeToString()
+            leases[lease_id] |= {Lease(encoded, 1000, held, 0, 1000 - held) for held in (0, 7)}
+        yield Copies(old, new, foreign, leases)
 
 
 def records(outbox: SqliteOutbox) -> list[usage.Record]:
@@ -117,38 +193,107 @@ def records(outbox: SqliteOutbox) -> list[usage.Record]:
     return found
 
 
-def read_back(outbox: SqliteOutbox) -> list[str]:
-    """The names of those that can be read: each is as it was written, and so is what is reserved."""
-    found = [record.usage for record in records(outbox) if record.HasField("usage")]
-    for one in found:
+def leases_in(outbox: SqliteOutbox) -> dict[str, Lease]:
+    """All rows: those of earlier processes are not asked for in one piece."""
+    rows = outbox._file.connection.execute(
+        "SELECT lease_id, lease, allotted, held, returned, rest FROM leases"
+    )
+    return {lease_id: Lease(*values) for lease_id, *values in rows}
+
+
+def content_of(outbox: SqliteOutbox) -> Content:
+    """What can be read: usage is as it was written, and so is what is reserved."""
+    waiting = records(outbox)
+    used = [record.usage for record in waiting if record.HasField("usage")]
+    for one in used:
         assert one == made(one.decision_id)
+    reservations = [held.reservation_id.removeprefix("r-") for held in outbox.open_reservations()]
     for held in outbox.open_reservations():
         assert held == hold(held.reservation_id.removeprefix("r-"))
-    return [one.decision_id for one in found]
+    assert len(reservations) == len(set(reservations))
+    returns = [(one.returned.lease_id, one.returned.amount) for one in waiting if one.HasField("returned")]
+    return Content(
+        tuple(one.decision_id for one in used), tuple(returns), frozenset(reservations), leases_in(outbox)
+    )
 
 
-def goes_on(folder: Path, look: Callable[[list[str]], None]) -> None:
+def read_back(outbox: SqliteOutbox) -> list[str]:
+    """The names of the usage that can be read."""
+    return list(content_of(outbox).usage)
+
+
+def goes_on(folder: Path, look: Callable[[SqliteOutbox, Content], None]) -> None:
     """It opens, what can be read is looked at, a new write is durable; and so it is at the next start."""
-    before = peak_mib()
-    with without_traceback():
+    with within_process_memory(mib=GROWTH_MIB), without_traceback():
         outbox = opened(folder)
         try:
-            look(read_back(outbox))
+            look(outbox, content_of(outbox))
             write(outbox, "fresh")
             assert "fresh" in read_back(outbox)
         finally:
             kill(outbox)
         again = opened(folder)
         try:
-            found = read_back(again)
-            assert found.count("fresh") == 1
+            found = content_of(again)
+            assert found.usage.count("fresh") == 1
             entry = again.key("acme", "k-fresh")
             assert entry is not None
             assert entry.answer == b"fresh"
-            look([name for name in found if name != "fresh"])
+            look(again, replace(found, usage=tuple(name for name in found.usage if name != "fresh")))
         finally:
             again.close()
-    assert peak_mib() - before < GROWTH_MIB
+
+
+def still_readable(folder: Path) -> contents.Contents:
+    """What can be read of the files row by row, by somebody who does not know the outbox's own ways."""
+    apart = folder / "apart"
+    apart.mkdir()
+    for file in folder.glob("outbox.sqlite3*"):
+        shutil.copy(file, apart)
+    try:
+        return contents.read(apart / "outbox.sqlite3", processes=PROCESSES)
+    finally:
+        shutil.rmtree(apart)
+
+
+def says_what_was_written(copies: Copies, main: bytes, log: bytes) -> None:
+    """Of whole files everything is there; of damaged ones all that can be read at all, and nothing else, each once."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        put(folder, main, log)
+        readable = still_readable(folder)
+        whole = copies.of((main, log))
+
+        def look(outbox: SqliteOutbox, found: Content) -> None:
+            assert set(found.usage) <= copies.usage
+            assert len(found.usage) == len(set(found.usage))
+            assert set(found.returns) <= copies.returns
+            assert len(found.returns) == len(set(found.returns))
+            for lease_id, lease in found.leases.items():
+                assert lease in copies.leases[lease_id]
+            assert set(found.usage) >= readable.records
+            assert found.reservations >= {name.removeprefix("r-") for name in readable.reservations}
+            if whole is not None:
+                assert found == whole
+                has_all_that_is_asked_for_by_name(outbox, whole)
+
+        goes_on(folder, look)
+        if whole is not None:
+            assert not list(folder.glob("*aside*"))
+    finally:
+        shutil.rmtree(folder)
+
+
+def has_all_that_is_asked_for_by_name(outbox: SqliteOutbox, whole: Content) -> None:
+    """Keys and reservations; refusals are in the file."""
+    for name in whole.usage:
+        entry = outbox.key("acme", f"k-{name}")
+        assert entry == KeyEntry("acme", f"k-{name}", b"h", name.encode())
+    for name in whole.reservations:
+        assert outbox.reservation(f"r-{name}") == hold(name)
+    refused = [row[0] for row in outbox._file.connection.execute("SELECT body FROM refusals ORDER BY id")]
+    names = [name for name in whole.usage if name.endswith("3")]
+    assert refused == [f"{kind} {name}".encode() for name in names for kind in ("count", "sample")]
 
 
 @st.composite
@@ -191,29 +336,25 @@ def put(folder: Path, main: bytes | None, log: bytes | None) -> None:
             (folder / name).write_bytes(content)
 
 
+@pytest.mark.parametrize("state", ["old", "new", "foreign"])
+def test_whole_files_give_everything(copies: Copies, state: str) -> None:
+    """As a process that was killed left them: nothing is set aside, and nothing is missing."""
+    says_what_was_written(copies, *getattr(copies, state).files)
+
+
 @cases(120)
 @given(torn("main"), torn("log"))
-def test_a_torn_outbox_says_nothing_that_was_not_written(
+def test_a_torn_outbox_says_what_was_written(
     copies: Copies,
     main: Callable[[bytes, bytes, bytes], bytes],
     log: Callable[[bytes, bytes, bytes], bytes],
 ) -> None:
-    """Cut, zeroed, spliced with an older copy, swapped with another's: what is read was written, each once."""
-    folder = Path(tempfile.mkdtemp())
-    try:
-        put(
-            folder,
-            main(copies.new.main, copies.old.main, copies.foreign.main),
-            log(copies.new.log, copies.old.log, copies.foreign.log),
-        )
-
-        def look(found: list[str]) -> None:
-            assert set(found) <= copies.records
-            assert len(found) == len(set(found))
-
-        goes_on(folder, look)
-    finally:
-        shutil.rmtree(folder)
+    """Cut, zeroed, spliced with an older copy, swapped with another's."""
+    says_what_was_written(
+        copies,
+        main(copies.new.main, copies.old.main, copies.foreign.main),
+        log(copies.new.log, copies.old.log, copies.foreign.log),
+    )
 
 
 @cases(120)
@@ -222,25 +363,15 @@ def test_a_torn_outbox_says_nothing_that_was_not_written(
     st.booleans(),
     st.booleans(),
 )
-def test_an_outbox_with_flipped_bits_says_nothing_that_was_not_written(
+def test_an_outbox_with_flipped_bits_says_what_was_written(
     copies: Copies, flips: list[tuple[int, int]], in_header: bool, in_log: bool
 ) -> None:
     """Whatever bit of it has turned: nothing crashes, no amount is another one, and new usage is taken."""
-    folder = Path(tempfile.mkdtemp())
-
-    def look(found: list[str]) -> None:
-        assert set(found) <= copies.records
-        assert len(found) == len(set(found))
-
-    try:
-        main, log = bytearray(copies.new.main), bytearray(copies.new.log)
-        for place, bits in flips:
-            damaged = log if in_log else main
-            damaged[place % (100 if in_header else len(damaged))] ^= bits
-        put(folder, bytes(main), bytes(log))
-        goes_on(folder, look)
-    finally:
-        shutil.rmtree(folder)
+    main, log = bytearray(copies.new.main), bytearray(copies.new.log)
+    for place, bits in flips:
+        damaged = log if in_log else main
+        damaged[place % (100 if in_header else len(damaged))] ^= bits
+    says_what_was_written(copies, bytes(main), bytes(log))
 
 
 @cases(40)
@@ -250,7 +381,12 @@ def test_anything_in_the_place_of_an_outbox_is_set_aside(content: bytes) -> None
     folder = Path(tempfile.mkdtemp())
     try:
         put(folder, content, content)
-        goes_on(folder, lambda found: None if not found else pytest.fail(str(found)))
+        nothing = Content((), (), frozenset(), {})
+
+        def look(_outbox: SqliteOutbox, found: Content) -> None:
+            assert found == nothing
+
+        goes_on(folder, look)
         if len(content) > 1:
             kept = [path.read_bytes() for path in folder.glob("outbox.sqlite3.aside-*")]
             assert content in kept

@@ -25,7 +25,7 @@ from purser.sync.v1 import usage_pb2 as sync
 from purser.v1 import entitlement_service_pb2 as api
 from sidecar.rpc.server import SERVICE
 from tests.contracts.test_any_request import CATALOG, REQUESTS, requests
-from tests.fuzzing.calm import peak_mib, without_traceback
+from tests.fuzzing.calm import within_process_memory, without_traceback
 from tests.fuzzing.effort import NowAndThen, cases
 from tests.fuzzing.servers import DEADLINE_SECONDS, ask_books, reason_of
 from tests.fuzzing.wire import Damage, damages, mangled
@@ -131,14 +131,12 @@ async def _keys_of_unknown_customers(uow: UnitOfWork) -> set[str]:
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """One fleet for all requests of a test: what one leaves behind is what the next one meets."""
-    before = peak_mib()
-    with without_traceback(), installed(tmp_path) as installation:
+    with within_process_memory(mib=GROWTH_MIB), without_traceback(), installed(tmp_path) as installation:
         made = Fleet(installation)
         try:
             yield made
         finally:
             made.close()
-    assert peak_mib() - before < GROWTH_MIB
 
 
 def method_of(request: Message) -> str:

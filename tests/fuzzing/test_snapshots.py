@@ -18,13 +18,22 @@ from sidecar.view.memory import View
 from sidecar.view.persisting import Persisting
 from sidecar.view.redis import CIRCUIT_SECONDS, RedisTier
 from sidecar.view.snapshot import SnapshotFile, StoredView
-from tests.fuzzing.calm import without_traceback
+from tests.fuzzing.calm import within_process_memory, without_traceback
 from tests.fuzzing.effort import cases
 from tests.fuzzing.wire import Damage, damages, mangled
 from tests.unit.sidecar.view.states import catalog, customer, view
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DIGEST_BYTES = 32
+GROWTH_MIB = 100
+"""So much more memory may hundreds of small views ever need, whatever they say of themselves."""
+
+
+@pytest.fixture(autouse=True)
+def _bounded() -> Iterator[None]:
+    """Whatever is stored there, memory is bounded."""
+    with within_process_memory(mib=GROWTH_MIB):
+        yield
 
 
 def write(path: Path, *, revision: int, suspended: bool) -> bytes:

@@ -32,13 +32,13 @@ class Contents:
     """As they stand, by their names."""
 
 
-def read(path: Path) -> Contents:
-    """Of a copy that nobody else has open."""
+def read(path: Path, *, processes: int = _PROCESSES) -> Contents:
+    """Of a copy that nobody else has open; `processes`: no more have written it."""
     if not path.exists():
         return Contents()
     with closing(sqlite3.connect(path)) as connection:
         records = set[str]()
-        for no in range(1, _PROCESSES + 1):
+        for no in range(1, processes + 1):
             salt, first = checks.of_incarnation(no), no << SEQ_BITS
             for row_id, body, checksum in _rows(connection, _RECORD, first, first + (1 << SEQ_BITS) - 1):
                 if checks.is_record(salt, row_id - first, body, checksum):

@@ -1,5 +1,6 @@
 """What a disk can do to an outbox beside cutting it: texts that are none, other types, a single byte that is left."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 from purser.sync.v1 import session_pb2 as session
 from sidecar.outbox import checks
 from sidecar.outbox.port import OutboxFailed, OutboxUnusable, Reservation, Write
-from tests.fuzzing.test_outboxes import kill, opened, read_back, records, write
+from tests.fuzzing.test_outboxes import PAGE, kill, opened, read_back, records, write
+from tests.simulation import contents
 
+LEAF = 0x0D
+"""The first byte of a page that holds rows."""
 NO_TEXT = "CAST(x'ff' AS TEXT)"
 
 
@@ -192,6 +196,32 @@ def test_what_a_commit_meets_of_a_spoiled_row_fails_that_commit(tmp_path: Path) 
     assert list(tmp_path.glob("outbox.sqlite3.aside-*"))
     assert list(outbox.open_reservations()) == []
     assert read_back(outbox) == ["a0", "a1"]
+    outbox.close()
+
+
+def test_whole_pages_between_spoiled_ones_are_read(tmp_path: Path) -> None:
+    """Every record on them, the first and the last included, and the last before the damage."""
+    outbox = opened(tmp_path)
+    for number in range(200):
+        write(outbox, f"a{number}")
+    outbox.close()
+    path = tmp_path / "outbox.sqlite3"
+    content = bytearray(path.read_bytes())
+    leaves = [
+        start
+        for start in range(PAGE, len(content), PAGE)
+        if content[start] == LEAF and content.count(b"padding", start, start + PAGE) > 1
+    ]
+    spoiled = [start for number, start in enumerate(leaves) if number % 4 != 1]
+    for start in spoiled:
+        content[start : start + PAGE] = bytes(PAGE)
+    path.write_bytes(content)
+    copied = tmp_path / "copy"
+    shutil.copy(path, copied)
+    left = contents.read(copied, processes=1).records
+    assert len(left) > 20
+    outbox = opened(tmp_path)
+    assert set(read_back(outbox)) == left
     outbox.close()
 
 

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from purser.sync.v1 import session_pb2 as session
 from purser.sync.v1 import usage_pb2 as usage
+from sidecar.outbox.encoding import EncodedBatch
 from sidecar.outbox.port import KeyEntry, LeaseChange, OutboxFull, Reservation, Write
 from sidecar.outbox.sender import INTERVAL_SECONDS, PURGE_SECONDS, REST_SECONDS, Sender
 from sidecar.outbox.sessions import Sessions
@@ -501,3 +502,22 @@ def test_a_file_that_was_set_aside_belongs_where_it_belonged(start: Start, books
     process.use("a")
     process.run(2)
     assert process.outbox.set_aside("a test").installation_id == "ours"
+
+
+def test_a_cursor_beyond_what_was_written_swallows_nothing(
+    start: Start, books: FakeBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not written yet can not be in the books: it is not taken over, and all that comes is uploaded."""
+    process = start()
+    process.use("a")
+    sound = books.report_batch
+
+    def ahead(batch: EncodedBatch, timeout_seconds: float) -> usage.ReportBatchResponse:
+        monkeypatch.setattr(books, "report_batch", sound)
+        return usage.ReportBatchResponse(cursor=batch.last_seq + 1000)
+
+    monkeypatch.setattr(books, "report_batch", ahead)
+    process.run(5)
+    process.use("b")
+    process.run(5)
+    assert books.order == ["a", "b"]

@@ -1,6 +1,7 @@
 """The bounded room, and waiting for what is not there yet."""
 
 import contextlib
+import json
 import threading
 import time
 
@@ -8,7 +9,7 @@ from purser.sync.v1 import feed_pb2 as feed
 from sidecar.view.cold import Cold
 from sidecar.view.memory import View
 from sidecar.view.port import SecondTier
-from tests.unit.sidecar.view.states import catalog, customer, view
+from tests.unit.sidecar.view.states import DOCUMENT, catalog, customer, view
 
 
 def test_a_pinned_customer_is_never_evicted() -> None:
@@ -167,3 +168,20 @@ def test_nobody_waits_while_the_feed_is_away() -> None:
     started = time.monotonic()
     assert cold(held, Asked(held)).customer("acme", started + 60) is None
     assert time.monotonic() - started < 5
+
+
+def test_after_a_reset_a_catalog_is_what_it_is_told_to_be() -> None:
+    """A control plane that was restored may publish another text under a number that was known, and an older one may
+    be in force: what comes counts.
+    """
+    held = view()
+    held.apply(revision=9, catalogs=[catalog(1), catalog(7)], customers=[customer("acme")], advance=True)
+    held.start_over(2)
+    assert held.current_catalog is not None
+    assert held.current_catalog[0] == 7
+    told = catalog(1)
+    told.document = json.dumps({**DOCUMENT, "plans": {}}).encode()
+    held.apply(revision=3, catalogs=[told], advance=True)
+    assert held.current_catalog is not None
+    revision, current = held.current_catalog
+    assert (revision, dict(current.plans)) == (1, {})
