@@ -227,9 +227,18 @@ async def stranded(
     ]
 
 
-async def presumed(plane: Plane) -> list[str]:
-    """What was booked as spent because nobody said what became of it."""
+async def presumed(plane: Plane, oracle: Oracle, at: float) -> list[str]:
+    """What was booked as spent because nobody said what became of it, beyond what is held all the while."""
     async with plane.alive[0].database.read() as uow:
-        query = select(grants.c.customer_id, grants.c.presumed).where(grants.c.presumed > 0)
+        query = (
+            select(balances.c.customer_id, balances.c.name, balances.c.scale, func.sum(grants.c.presumed))
+            .join_from(grants, balances, grants.c.balance_id == balances.c.id)
+            .where(grants.c.presumed > 0)
+            .group_by(balances.c.customer_id, balances.c.name, balances.c.scale)
+        )
         rows = (await uow.connection.execute(query)).all()
-    return [f"presumed: {row.presumed} of {row.customer_id}, and nobody has lost anything" for row in rows]
+    return [
+        f"presumed: {amount} of {name} of {customer_id}, and nobody has lost anything"
+        for customer_id, name, scale, total in rows
+        if (amount := int(total) // 10**scale) > oracle.may_be_held(customer_id, at)
+    ]

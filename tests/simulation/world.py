@@ -195,7 +195,7 @@ class World:
                 self.oracle.violations.append(f"{node.name} has {node.unsent} records that were not sent")
         self.oracle.violations += await stranded(self.plane, self.oracle, self.hub.time())
         if not self.plane.restores and not self.stage.story.loses:
-            self.oracle.violations += await presumed(self.plane)
+            self.oracle.violations += await presumed(self.plane, self.oracle, self.hub.time())
         await self._look_at_the_books()
         is_wall_set = any(act.what == "set_wall" for act in self.stage.story.acts)
         now = self.hub.time()
