@@ -27,7 +27,8 @@ from sidecar.runtime.fields import block
 
 DEADLINE_MAX_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 0.02
-"""What is left of a caller's deadline for the way back."""
+ANSWER_SHARE: Final = 0.05
+"""What is left of a caller's deadline for the way back: the one at least, of a long one the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def deadline_of(context: grpc.ServicerContext, clock: Clock) -> float:
     remaining = cast("float | None", context.time_remaining())
     if remaining is None or remaining > DEADLINE_MAX_SECONDS:
         remaining = DEADLINE_MAX_SECONDS
-    return clock.monotonic() + max(0.0, remaining - ANSWER_SECONDS)
+    return clock.monotonic() + max(0.0, remaining - max(ANSWER_SECONDS, remaining * ANSWER_SHARE))
 
 
 def asked(event: usage.UsageEvent, feature: str = "") -> Asked:

@@ -19,7 +19,7 @@ from sidecar.deciding.report import RejectReason, ReportResult, UsageStatus
 from sidecar.engine.decision import Amount, Freshness, ViewSource
 from sidecar.engine.reservation import ReservationState
 from sidecar.engine.values import Reason
-from sidecar.rpc.service import ANSWER_SECONDS
+from sidecar.rpc.service import ANSWER_SECONDS, ANSWER_SHARE
 from sidecar.runtime.trouble import NotWritten, OutcomeUnknown, Resolution
 from tests.unit.sidecar.rpc.fakes import Caller, FakeVerbs, Told, Watched
 
@@ -68,7 +68,11 @@ def test_check_access(verbs: FakeVerbs, caller: Caller) -> None:
     assert (question.customer_id, question.feature, question.quantity) == ("acme", "chat", "2")
     assert (question.max_staleness, question.min_revision) == (timedelta(seconds=1.5), 3)
     assert question.event is None
-    assert told["deadline"] == pytest.approx(verbs.clock.monotonic() + 5 - ANSWER_SECONDS)
+    assert told["deadline"] == pytest.approx(verbs.clock.monotonic() + 5 * (1 - ANSWER_SHARE))
+    heard(caller.call("CheckAccess", request, timeout=0.1))
+    assert verbs.check.asked[1][1]["deadline"] == pytest.approx(
+        verbs.clock.monotonic() + 0.1 - ANSWER_SECONDS
+    )
 
 
 def test_batch_check_access(verbs: FakeVerbs, caller: Caller) -> None:
