@@ -20,8 +20,12 @@ from sidecar.outbox.file import SEQ_BITS, Connect, OutboxFile, read_meta
 _log = structlog.stdlib.get_logger(__name__)
 
 CHUNK: Final = 500
+ID_MAX: Final = 1 << 62
+"""No record has such an id, whatever bits of one have turned."""
 INCARNATIONS: Final = 64
 """So many processes may have written a file that does not say any more which."""
+STARTS: Final = 10_000
+"""Of a file that says how many, the last so many are looked for."""
 NEARBY: Final = 1024
 """So many ids are looked at one by one behind a row that can not be read."""
 
@@ -309,11 +313,18 @@ def _in_group(into: OutboxFile, do: Callable[[], object]) -> None:
 
 def _starts(old: sqlite3.Connection) -> list[int]:
     """Where records may begin: those of each process, and of them those that the control plane may not have."""
-    found = {no << SEQ_BITS for no in range(1, INCARNATIONS)}
+    last = INCARNATIONS
+    with contextlib.suppress(sqlite3.Error):
+        (last_id,) = old.execute("SELECT max(rowid) FROM records").fetchone()
+        last = max(last, min(last_id or 0, ID_MAX) >> SEQ_BITS)
+    found = {no << SEQ_BITS for no in range(max(1, last - STARTS), last + 1)}
     with contextlib.suppress(sqlite3.Error):
         for no, cursor in old.execute("SELECT no, cursor FROM incarnations"):
-            if isinstance(no, int) and isinstance(cursor, int):
-                found |= {no << SEQ_BITS, (no << SEQ_BITS) + cursor + 1}
+            # Whatever stands there is only looked for; no more than that it is an id is known of it.
+            if isinstance(no, int) and isinstance(cursor, int) and 0 <= cursor < 1 << SEQ_BITS:
+                found |= {
+                    start for start in (no << SEQ_BITS, (no << SEQ_BITS) + cursor + 1) if 0 < start < ID_MAX
+                }
     return sorted(found)
 
 
@@ -349,6 +360,8 @@ def _chunks(
             first = nearest
         elif len(rows) < CHUNK:
             return
+        if first >= ID_MAX:
+            return
 
 
 def _next(old: sqlite3.Connection, select: str, first: int) -> tuple[Any, ...] | None:
@@ -379,7 +392,7 @@ def _beyond_damage(old: sqlite3.Connection, select: str, first: int) -> int | No
     fails, good = NEARBY - 1, NEARBY
     while not works(good):
         fails, good = good, good * 2
-        if first + good >= 1 << 62:
+        if first + good >= ID_MAX:
             return None
     while good - fails > 1:
         middle = (good + fails) // 2

@@ -151,6 +151,7 @@ class Sender:
                 self._sessions.superseded()
             self._failed(batch, error.code, str(error))
             return
+        last_seq = max(last_seq, batch.last_seq)  # more may have been written between the two looks
         if reply.cursor > last_seq:
             # Taken over, it would swallow what is written next. Whether the disk was rolled back an opening tells.
             self._sessions.superseded()

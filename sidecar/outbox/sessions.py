@@ -245,9 +245,10 @@ class Sessions:
             self._closings.clear()
         if behind or reply.generation != self._shelf.generation:
             self._shelf.rewind(behind, reply.generation)
-        for incarnation_id, cursor in cursors.items():
-            if cursor > ours.get(incarnation_id, cursor):
-                self._shelf.acknowledge(incarnation_id, cursor)
+        for one in incarnations:
+            cursor = min(cursors.get(one.incarnation_id, 0), one.last_seq)
+            if cursor > one.cursor:
+                self._shelf.acknowledge(one.incarnation_id, cursor)
 
     def _set_aside(self) -> None:
         _log.error("the control plane has seen more of this outbox than it holds: its disk was rolled back")

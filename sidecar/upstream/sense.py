@@ -1,6 +1,6 @@
 """Has an answer sense? One that has none is as good as none: nothing of it is taken over, and it is asked for again."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -50,29 +50,42 @@ def look_at_opened(request: session.OpenSessionRequest, reply: session.OpenSessi
         raise Senseless(str(error)) from error
     if reply.rolled_back:
         return
-    written: Mapping[str, int] = {one.incarnation_id: one.last_seq for one in request.open_incarnations}
+    # Of an earlier one it may have more, where both were put back to an earlier point: nothing more is written there.
+    own = request.holder.incarnation_id
+    written = {one.incarnation_id: one.last_seq for one in request.open_incarnations}
     for cursor in reply.cursors:
-        last_seq = written.get(cursor.incarnation_id, AMOUNT_MAX)
+        last_seq = written.get(own, AMOUNT_MAX) if cursor.incarnation_id == own else AMOUNT_MAX
         if not 0 <= cursor.last_seq <= last_seq:
             raise Senseless(f"it has {cursor.last_seq} of {last_seq} records")
 
 
 def look_at_acquired(request: session.AcquireLeasesRequest, reply: session.AcquireLeasesResponse) -> None:
-    """Raises Senseless."""
+    """Raises Senseless where nobody can tell which answer is to which want. One that has none by itself becomes a
+    refusal, and the others stay: asked again, the control plane would say the same.
+    """
     if len(reply.acquired) != len(request.wants):
         raise Senseless(f"it answers {len(reply.acquired)} of {len(request.wants)} wants")
     for acquired in reply.acquired:
-        for lease in acquired.leases:
-            _look_at_lease(lease)
-        share, hint = acquired.rate_share, acquired.hint
-        _expect(share.tokens, share.micro_per_second, share.burst)
-        _expect_span(share.ttl)
-        _expect_span(acquired.refusal.retry_after)
         try:
-            for at in (hint.period_start, hint.period_end, hint.next_expiry_at):
-                instant(at)
-        except BadState as error:
-            raise Senseless(str(error)) from error
+            _look_at_answer(acquired)
+        except Senseless as error:
+            acquired.Clear()
+            acquired.refusal.kind = session.REFUSAL_KIND_FAILED
+            acquired.refusal.message = f"an answer without sense: {error}"
+
+
+def _look_at_answer(acquired: session.Acquired) -> None:
+    for lease in acquired.leases:
+        _look_at_lease(lease)
+    share, hint = acquired.rate_share, acquired.hint
+    _expect(share.tokens, share.micro_per_second, share.burst)
+    _expect_span(share.ttl)
+    _expect_span(acquired.refusal.retry_after)
+    try:
+        for at in (hint.period_start, hint.period_end, hint.next_expiry_at):
+            instant(at)
+    except BadState:
+        acquired.ClearField("hint")  # it is shown, and decides nothing
 
 
 def _look_at_lease(lease: session.Lease) -> None:

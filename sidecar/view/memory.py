@@ -364,6 +364,9 @@ class View:
             states = {**states, state.revision: state}
             if state.current and state.revision >= least:
                 current = least = state.revision
+        if current < self._current:
+            # Whoever starts from what is stored must not take the former one for the one in force.
+            states = {revision: _not_in_force(one, than=current) for revision, one in states.items()}
         return known, states, current
 
     def _is_newer(self, state: feed.CustomerState, revision: int) -> bool:
@@ -420,3 +423,13 @@ class View:
                 on_customers(changed)
         for on_counted in self._on_counted:
             on_counted(noted.standing, all_through, earlier)
+
+
+def _not_in_force(state: feed.CatalogRevision, *, than: int) -> feed.CatalogRevision:
+    """The state, and if it is of a later revision than this one, not as the one in force."""
+    if not state.current or state.revision <= than:
+        return state
+    told = feed.CatalogRevision()
+    told.CopyFrom(state)
+    told.current = False
+    return told

@@ -17,7 +17,7 @@ from sidecar.engine.customer import Customer, PastDuePolicy, Subscription, Subsc
 from sidecar.engine.document import CatalogError, read_catalog
 from sidecar.engine.values import BalanceRef
 
-_CLOCKS_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CLOCKS_FROM: Final = datetime(2000, 1, 1, tzinfo=UTC)  # unset, it would be 1970
 _CLOCKS_UNTIL: Final = datetime(3000, 1, 1, tzinfo=UTC)
 
 

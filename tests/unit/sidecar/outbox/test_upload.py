@@ -521,3 +521,40 @@ def test_a_cursor_beyond_what_was_written_swallows_nothing(
     process.use("b")
     process.run(5)
     assert books.order == ["a", "b"]
+
+
+def test_what_is_written_between_two_looks_is_uploaded_and_nothing_else_happens(
+    start: Start, books: FakeBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch may end above what was the last number a moment before: the answer to it has sense."""
+    process = start()
+    process.run(2)
+    process.use("a")
+    look = process.outbox.incarnations
+
+    def looked() -> Any:
+        monkeypatch.setattr(process.outbox, "incarnations", look)
+        found = look()
+        process.use("b")
+        return found
+
+    monkeypatch.setattr(process.outbox, "incarnations", looked)
+    process.sender.step()
+    process.run(2)
+    assert books.order == ["a", "b"]
+    assert len(books.opened) == 1
+
+
+def test_books_that_have_more_of_an_earlier_process_are_followed(start: Start, books: FakeBooks) -> None:
+    """Both were put back to an earlier point, the disk to one further back: what is written since is uploaded."""
+    process = start()
+    process.use("a")
+    process.run(2)
+    earlier = process.outbox.identity.incarnation_id
+    process = start()
+    process.run(2)
+    books.cursors[earlier] = 100
+    process.sessions.superseded()
+    process.use("b")
+    process.run(60)
+    assert books.order == ["a", "b"]

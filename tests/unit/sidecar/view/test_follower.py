@@ -214,7 +214,7 @@ def test_it_says_when_its_view_was_confirmed() -> None:
     assert not never.start.HasField("as_of")
     following.receive(snapshot(5, customer()), received_at=1.0)
     beat = feed.Heartbeat(revision=5)
-    beat.now.FromSeconds(1_000)
+    beat.now.FromSeconds(1_900_000_000)
     following.receive(feed.FollowResponse(heartbeat=beat), received_at=2.0)
     (again,) = following.start(session.Holder(), "test")
-    assert again.start.as_of.ToSeconds() == 1_000
+    assert again.start.as_of.ToSeconds() == 1_900_000_000
