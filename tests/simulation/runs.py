@@ -5,7 +5,7 @@ import multiprocessing
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,20 +91,18 @@ def run_seed(seed: int, manner: Manner) -> tuple[int, Result]:
     return seed, run(story(seed, manner.kinds), manner)
 
 
-def run_seeds(seeds: Iterable[int], manner: Manner, *, jobs: int) -> Iterator[tuple[int, Result]]:
+def run_seeds(seeds: Sequence[int], manner: Manner, *, jobs: int) -> Iterator[tuple[int, Result]]:
     """Many, as they end."""
     if jobs == 1:
         yield from (run_seed(seed, manner) for seed in seeds)
         return
     # Not `multiprocessing.Pool`: where one of its processes is killed it waits for ever.
-    with ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        max_tasks_per_child=HISTORIES_PER_PROCESS,
-    ) as pool:
-        try:
-            running = {pool.submit(run_seed, seed, manner) for seed in seeds}
-            for done in as_completed(running):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    size = jobs * HISTORIES_PER_PROCESS
+    for some in (seeds[at : at + size] for at in range(0, len(seeds), size)):
+        # Nor `max_tasks_per_child`: with Python 3.11 the last process that ends may not be replaced (gh-115634).
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                for done in as_completed([pool.submit(run_seed, seed, manner) for seed in some]):
+                    yield done.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
