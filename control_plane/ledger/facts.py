@@ -2,10 +2,8 @@
 can.
 """
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -59,38 +57,6 @@ async def charge(vault: Vault, new: Sequence[tuple[FactRow, Entry]]) -> None:
             _post(holding, fact, entry)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """All that a replay needs, of one window of a balance."""
-
-    grants: list[GrantRow]
-    facts: list[FactRow]
-    now: datetime
-
-    def would_burn(self, fact: FactRow) -> dict[str, int]:
-        """Grant → how much more of it would be burned if there was this fact too: by itself, less what others burn
-        no longer. Of others those count that are of the same time, between one change of the limit and the next.
-        """
-        before, after = (
-            replay(self.grants, one, now=self.now).burns for one in (self.facts, [*self.facts, fact])
-        )
-        untils = sorted({step.until for grant in self.grants for step in grant.limits_before})
-        part = bisect_right(untils, fact.occurred_at)
-        more: defaultdict[str, int] = defaultdict(int)
-        for one in (*self.facts, fact):
-            if bisect_right(untils, one.occurred_at) == part:
-                for burns, sign in ((after, 1), (before, -1)):
-                    for grant_id, amount in burns.get(one.id, {}).items():
-                        more[grant_id] += sign * amount
-        return more
-
-
-async def read_window(vault: Vault, holding: Holding, start: datetime | None) -> Window:
-    """A window of a locked balance, ended grants included."""
-    await vault.load_windows({holding.row.id: [start]})
-    return Window(holding.window(start), await _read(vault, holding.row.id, start), vault.now)
-
-
 async def settle(
     vault: Vault, holding: Holding, start: datetime | None, *, cause: str, new: Sequence[FactRow] = ()
 ) -> None:
@@ -98,9 +64,10 @@ async def settle(
 
     `new` facts are inserted; their own burns are left to their events' transactions.
     """
-    window = await read_window(vault, holding, start)
-    rows = [*window.facts, *new]
-    result = replay(window.grants, rows, now=vault.now)
+    await vault.load_windows({holding.row.id: [start]})
+    known = await read_facts(vault, holding.row.id, start)
+    rows = [*known, *new]
+    result = replay(holding.window(start), rows, now=vault.now)
     differences: defaultdict[str, int] = defaultdict(int)
     changed: list[FactRow] = []
     for fact in rows:
@@ -324,7 +291,8 @@ def _correct(vault: Vault, holding: Holding, grant: GrantRow, change: int, cause
     entry.post(f"overage:{grant.balance_id}", change, unit=unit, balance_id=grant.balance_id)
 
 
-async def _read(vault: Vault, balance_id: str, start: datetime | None) -> list[FactRow]:
+async def read_facts(vault: Vault, balance_id: str, start: datetime | None) -> list[FactRow]:
+    """Those of a window, with what they burn."""
     connection = vault.uow.connection
     window = facts.c.window_start.is_(None) if start is None else facts.c.window_start == start
     query = select(facts).where(facts.c.balance_id == balance_id, window)

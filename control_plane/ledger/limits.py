@@ -47,6 +47,10 @@ async def apply_limits(uow: UnitOfWork, customer_ids: Collection[str]) -> Collec
     """
     owners = await entitled.load_all(uow, customer_ids, uow.now)
     since = await due_since(uow, customer_ids)
+    of_children: dict[str, datetime] = {}
+    for name, at in since.items():
+        parent_id = owners[name].parent_id
+        of_children[parent_id] = min(at, of_children.get(parent_id, at))
     until = [{"id": name, "limits_until": own.valid_until} for name, own in sorted(owners.items())]
     await update_rows(uow.connection, customers, "id", until)
     query = select(balances.c.id).where(
@@ -73,7 +77,7 @@ async def apply_limits(uow: UnitOfWork, customer_ids: Collection[str]) -> Collec
         row = held[identity].row
         own = owners.get(row.customer_id)
         keeps = own is not None and own.standing is not Reason.OK and identity not in of_parents
-        changed_at = since.get(row.customer_id) if own is not None else min(since.values(), default=None)
+        changed_at = (since if own is not None else of_children).get(row.customer_id)
         if (
             _is_leased(vault, held[identity])
             if keeps

@@ -61,7 +61,7 @@ async def open_balances(
     An occurrence is made by the spec of its instant, with the limits that it would have had since it began. Those that
     run now are brought to the limit in force: a late fact asks for what was in force when it occurred, and time changes
     limits without anybody's doing; nothing of that which is over may be leased. `in_force` None: leases of before a
-    restore are awaited, which a lower limit would leave nothing of.
+    restore are awaited, which a lower limit would leave nothing of; what is made has the limit that was asked for.
     """
     ids = {item.ref: balance_id(item.ref) for item in wanted}
     held = await vault.lock(ids.values())
@@ -78,8 +78,10 @@ async def open_balances(
     made = {grant.id for _, grant in added}
     for item in wanted:
         added += await _add_missing(vault, await _before(vault, held[ids[item.ref]], item, made))
-    if in_force is not None:
-        await give_past(vault.uow, added)
+    asked = [(grant, grant.target) for _, grant in added]
+    await give_past(vault.uow, added)
+    for grant, limit in () if in_force is not None else asked:
+        grant.retarget(limit, now=vault.now)
     limits = {
         identity: limits_now(held[identity], in_force[ref], vault.now)
         for ref, identity in ids.items()

@@ -6,9 +6,9 @@ What happens to it from now on its row remembers (`GrantRow.earlier`).
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import select
 
 from control_plane.customers import entitled
 from control_plane.db.among import among
@@ -23,8 +23,6 @@ from sidecar.engine.entitlement import BalanceSpec
 from sidecar.engine.values import Reason
 
 _COUNTED_NAMES: Final = frozenset(kind.name for kind in COUNTED)
-_BY_THEMSELVES: Final = {SubscriptionState.TRIALING, SubscriptionState.PAST_DUE}
-"""What ends at an instant that is the plan's affair."""
 
 
 async def give_past(uow: UnitOfWork, made: Collection[tuple[Holding, GrantRow]]) -> None:
@@ -32,39 +30,42 @@ async def give_past(uow: UnitOfWork, made: Collection[tuple[Holding, GrantRow]])
 
     Left alone is what a child's plan gives its parent: it has no limit before the one that it was made by.
     """
-    begun = [
-        (holding, grant)
-        for holding, grant in made
-        if holding.row.kind in _COUNTED_NAMES and grant.role != ROLLOVER and grant.effective_at < uow.now
-    ]
+    begun: defaultdict[tuple[str, datetime], list[tuple[Holding, GrantRow]]] = defaultdict(list)
+    for holding, grant in made:
+        if holding.row.kind in _COUNTED_NAMES and grant.role != ROLLOVER and grant.effective_at < uow.now:
+            begun[holding.row.id, grant.effective_at].append((holding, grant))
     if not begun:
         return
-    first = min(grant.effective_at for _, grant in begun)
-    turns = await _turns(uow, {holding.row.customer_id for holding, _ in begun}, first)
-    by_balance: defaultdict[str, list[GrantRow]] = defaultdict(list)
-    for holding, grant in begun:
-        if any(grant.effective_at < at for at in turns.get(holding.row.customer_id, ())):
-            by_balance[holding.row.id].append(grant)
-    for holding in {holding.row.id: holding for holding, _ in begun}.values():
-        grants = by_balance[holding.row.id]
-        if grants:
-            await _give(uow, holding, grants, turns[holding.row.customer_id])
+    owners = {pairs[0][0].row.customer_id for pairs in begun.values()}
+    turns = await _turns(uow, owners, min(at for _, at in begun))
+    for (_, begins_at), pairs in begun.items():
+        holding = pairs[0][0]
+        of_owner = turns[holding.row.customer_id]
+        if of_owner.come_by_themselves or any(begins_at < at for at in of_owner.known):
+            await _give(uow, holding, [grant for _, grant in pairs], begins_at, of_owner.known)
 
 
 async def _give(
-    uow: UnitOfWork, holding: Holding, grants: Sequence[GrantRow], turns: Collection[datetime]
+    uow: UnitOfWork,
+    holding: Holding,
+    grants: Sequence[GrantRow],
+    begins_at: datetime,
+    turns: Collection[datetime],
 ) -> None:
-    begins_at = min(grant.effective_at for grant in grants)
+    limits = [one async for one in _in_turn(uow, holding, begins_at, turns)]
+    if all(spec is None for _, spec in limits):
+        return
     known = set[str]()
-    async for at, spec in _in_turn(uow, holding, begins_at, turns):
+    for at, spec in limits:
         if spec is not None and spec.limit is None:
             continue  # without a limit nothing is taken off one
         made = limit_occurrences(holding, spec, at, uow.now) if spec is not None else ()
-        limits = {grant.id: grant.amount for grant in made}
+        amounts = {grant.id: grant.amount for grant in made}
         for grant in grants:
             if not grant.is_over(at):
-                since = at if grant.id in known else grant.effective_at
-                grant.retarget(limits.get(grant.id, 0), now=uow.now, since=since)
+                # Before anything was in force there was nothing to be covered.
+                since = at if grant.id in known else begins_at
+                grant.retarget(amounts.get(grant.id, 0), now=uow.now, since=since)
                 known.add(grant.id)
 
 
@@ -84,47 +85,33 @@ async def _in_turn(
         at = min((turn for turn in (*turns, *ends) if turn > at), default=None)
 
 
-async def _turns(
-    uow: UnitOfWork, customer_ids: Collection[str], after: datetime
-) -> Mapping[str, Collection[datetime]]:
-    """When what these customers are entitled to may have changed since, of those that were entitled before. Most have
-    one subscription, which nobody has changed: they are left out.
-    """
+class _Turns(NamedTuple):
+    """When what a customer is entitled to may have changed."""
+
+    known: Collection[datetime]
+    come_by_themselves: bool
+    """Are there others, which only its plan tells: the end of what it is allowed while past due?"""
+
+
+async def _turns(uow: UnitOfWork, customer_ids: Collection[str], after: datetime) -> Mapping[str, _Turns]:
+    """Those since that instant, without the very first of each customer: before it there was nothing."""
     own, pin = subscriptions.c, subscription_pins.c
     query = (
-        select(own.customer_id, own.id, own.starts_at, own.ends_at, own.trial_ends_at, own.state)
-        .add_columns(func.count().label("pins"), func.max(pin.from_at).label("pinned_at"))
+        select(own.customer_id, own.starts_at, own.ends_at, own.trial_ends_at, pin.from_at, pin.state)
         .join(subscription_pins, pin.subscription_id == own.id)
         .where(among(own.customer_id, customer_ids))
-        .group_by(own.customer_id, own.id, own.starts_at, own.ends_at, own.trial_ends_at, own.state)
     )
-    held: defaultdict[str, list[Row[Any]]] = defaultdict(list)
+    held: defaultdict[str, list[Any]] = defaultdict(list)
     for row in await uow.connection.execute(query):
         held[row.customer_id].append(row)
-    changed = {
-        name for name, rows in held.items() if any(_has_turned(row, rows, after, uow.now) for row in rows)
-    }
-    if not changed:
-        return {}
-    found: dict[str, set[datetime]] = {
-        name: {at for row in held[name] for at in _dates(row) if after < at <= uow.now} for name in changed
-    }
-    pins = select(own.customer_id, pin.from_at).join(subscriptions, own.id == pin.subscription_id)
-    rows = await uow.connection.execute(pins.where(among(own.customer_id, changed), pin.from_at > after))
-    for customer_id, at in rows:
-        found[customer_id].add(at)
+    found: dict[str, _Turns] = {}
+    for name in customer_ids:
+        pins = {row.from_at for row in held[name]}
+        starts = {row.starts_at for row in held[name]}
+        ends = {at for row in held[name] for at in (row.ends_at, row.trial_ends_at) if at is not None}
+        # Pins have no upper bound: a transaction that waited for a lock sees those of who had it.
+        known = {at for at in pins - {min(pins, default=None)} if at > after}
+        known |= {at for at in (starts - {min(starts, default=None)}) | ends if after < at <= uow.now}
+        past_due = any(row.state == SubscriptionState.PAST_DUE for row in held[name])
+        found[name] = _Turns(known, past_due)
     return found
-
-
-def _has_turned(row: Row[Any], of_customer: Sequence[Row[Any]], after: datetime, now: datetime) -> bool:
-    """Was something else in force after that instant than now, as far as one subscription says it?"""
-    if row.pins > 1 and row.pinned_at > after:
-        return True
-    if SubscriptionState(row.state) in _BY_THEMSELVES or len(of_customer) > 1:
-        return any(after < at <= now for at in _dates(row))
-    return any(after < at <= now for at in (row.ends_at, row.trial_ends_at) if at is not None)
-
-
-def _dates(row: Row[Any]) -> list[datetime]:
-    dates = (row.starts_at, row.ends_at, row.trial_ends_at)
-    return [at for at in dates if at is not None]

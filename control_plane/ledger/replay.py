@@ -69,6 +69,11 @@ def _capacity(grant: GrantRow, child: GrantRow | None) -> int:
     return grant.amount - grant.cut - grant.held - (child.held + child.cut if child is not None else 0)
 
 
+def capacities(grant: GrantRow) -> tuple[tuple[Step, ...], int]:
+    """What facts may burn of a limit's occurrence: until the instants at which it was lowered, and since."""
+    return _earlier(grant), _capacity(grant, None)
+
+
 def _earlier(grant: GrantRow) -> tuple[Step, ...]:
     """The same, of the limits that it had before. What leases hold they hold of each."""
     return tuple(Step(until, max(0, limit - grant.held)) for until, limit in grant.limits_before)

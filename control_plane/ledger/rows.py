@@ -76,9 +76,10 @@ class GrantRow:
         """
         if self.earlier == NONE_EARLIER:
             return ()
+        told = (Step(datetime.fromisoformat(until), limit) for until, limit in orjson.loads(self.earlier))
         return tuple(
-            Step(datetime.fromisoformat(until), limit) for until, limit in orjson.loads(self.earlier)
-        )
+            step for step in told if step.amount > self.target
+        )  # a version before raised and left it alone
 
     @property
     def ends_at(self) -> datetime | None:
@@ -124,11 +125,14 @@ class GrantRow:
         self.cut = max(0, min(self.cut, self.ended - self.rolled))
 
     def trim(self) -> int:
-        """Lets a lowered limit take what has come free; returns what is still to be cut."""
+        """Lets a lowered limit take what has come free, and what came back after the end; returns what is still to be
+        cut.
+        """
         taken = min(max(0, self.amount - self.target - self.cut), self.available)
         self.available -= taken
         self.ended += taken
         self.cut += taken
+        self.cut += min(max(0, self.amount - self.target - self.cut), self.ended - self.cut - self.rolled)
         return max(0, self.amount - self.target - self.cut)
 
     def retarget(self, target: int, *, now: datetime, since: datetime | None = None) -> int:

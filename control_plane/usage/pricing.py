@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from control_plane.ledger.facts import Window, is_before_a_cut, read_window
+from control_plane.ledger.facts import is_before_a_cut, read_facts
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.occurrences import COUNTED, Wanted
-from control_plane.ledger.rows import BEYOND_LIMIT, FactRow, GrantRow, in_burn_order
+from control_plane.ledger.rows import BEYOND_LIMIT, GrantRow, in_burn_order
+from control_plane.usage.falling import Falling
 from control_plane.usage.records import Item
 from sidecar.engine.bill import bill
 from sidecar.engine.decide import decide
@@ -51,14 +52,13 @@ def window_of(spec: BalanceSpec, at: datetime) -> datetime | None:
 class Purse:
     """What grants have left for facts, as a batch of them goes through in order of occurrence.
 
-    Where the first is of before a lower limit, what is left differs from one instant to the next: a replay says what
-    there is for one fact more.
+    Where the first is of before a lower limit, what is left differs from one instant to the next (`falling.py`).
     """
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
         self._left: dict[str, int] = {}
-        self._windows: dict[tuple[str, datetime | None], Window | None] = {}
+        self._windows: dict[tuple[str, datetime | None], Falling | None] = {}
         """None: the limit in force is that of all its facts."""
 
     async def price(self, judged: Judged, holdings: Mapping[BalanceRef, Holding]) -> Outcome:
@@ -73,7 +73,7 @@ class Purse:
             if window is None:
                 funds[charge.ref] = self._fund(holding, spec, at)
             else:
-                funds[charge.ref] = _fund_of(window, _fact(judged, holding, spec, charge.quantity))
+                funds[charge.ref] = window.fund(at, charge.quantity)
         outcome = decide(judged.bill, funds, fact=True)
         for draw in outcome.draws:
             if draw.ref not in funds:
@@ -82,16 +82,19 @@ class Purse:
             window = await self._window(holding, spec, at)
             if window is None:
                 self._take(holding, draw, at)
-            elif amount := draw.within + draw.beyond + draw.uncovered:
-                window.facts.append(_fact(judged, holding, spec, amount))
+            else:
+                window.use(at, draw.within + draw.beyond + draw.uncovered)
         return outcome
 
-    async def _window(self, holding: Holding, spec: BalanceSpec, at: datetime) -> Window | None:
+    async def _window(self, holding: Holding, spec: BalanceSpec, at: datetime) -> Falling | None:
         start = window_of(spec, at)
         key = (holding.row.id, start)
         if key not in self._windows:
-            is_plain = not is_before_a_cut(holding.window(start), at)
-            self._windows[key] = None if is_plain else await read_window(self._vault, holding, start)
+            self._windows[key] = None
+            if is_before_a_cut(holding.window(start), at):
+                window = self._windows[key] = Falling(holding.window(start))
+                for fact in await read_facts(self._vault, holding.row.id, start):
+                    window.use(fact.occurred_at, fact.amount)
         return self._windows[key]
 
     def _active(self, holding: Holding, spec: BalanceSpec, at: datetime) -> list[GrantRow]:
@@ -121,29 +124,3 @@ class Purse:
                 part = min(rest, self._has(grant))
                 self._left[grant.id] -= part
                 rest -= part
-
-
-def _fact(judged: Judged, holding: Holding, spec: BalanceSpec, amount: int) -> FactRow:
-    """As it will be booked."""
-    event = judged.event
-    return FactRow(
-        id=f"{judged.item.name}:{spec.name}",
-        balance_id=holding.row.id,
-        window_start=window_of(spec, event.occurred_at),
-        event_uid=judged.item.name,
-        transaction_id="",
-        occurred_at=event.occurred_at,
-        event_key=event.idempotency_key,
-        feature="",
-        amount=amount,
-        cause="reported",
-    )
-
-
-def _fund_of(window: Window, fact: FactRow) -> Fund:
-    if not fact.amount:
-        return Fund(0)
-    more = window.would_burn(fact)
-    beyond = {grant.id for grant in window.grants if grant.role == BEYOND_LIMIT}
-    of_cap = sum(amount for grant_id, amount in more.items() if grant_id in beyond)
-    return Fund(max(0, sum(more.values()) - of_cap), max(0, of_cap))

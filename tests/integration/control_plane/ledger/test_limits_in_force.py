@@ -553,3 +553,53 @@ async def test_a_cap_beside_a_limit_that_rises_and_falls(database: Database, clo
     await holder.upload(16, 27)
     assert sum(row.spent for row in await grant_rows(database)) == 25
     await check_books(database)
+
+
+async def test_untouched_periods_of_one_batch_have_their_own_pasts(
+    database: Database, clock: SteppedClock
+) -> None:
+    """Every day 60, cut to 5 on the second one at noon; on the fourth come a fact of the first day and forty of the
+    second's morning, in one batch.
+    """
+    daily = TWO_PLANS.replace("P1M", "P1D").replace("1000", "55").replace("limit: 10,", "limit: 5,")
+    await publish_text(database, daily)
+    await make_customer(database, "acme")
+    await subscribe(database, "acme", "small", subscription_id="small")
+    await subscribe(database, "acme", "big", subscription_id="big")
+    holder = Holder(database)
+    await holder.open()
+    midnight = clock().replace(hour=0) + timedelta(days=1)
+    clock.at = midnight + timedelta(days=1, hours=12)
+    await pause_big(database, SubscriptionState.PAUSED)
+    clock.advance(days=2)
+    holder.report_fact("acme", at=midnight + timedelta(hours=1))
+    for _ in range(40):
+        holder.report_fact("acme", at=midnight + timedelta(days=1, hours=10))
+    await holder.upload()
+    assert sorted(row.spent for row in await grant_rows(database)) == [1, 40]
+    await check_books(database)
+
+
+@pytest.mark.parametrize("acquires_first", [False, True])
+async def test_what_is_allowed_while_past_due_ended_before_anybody_came(
+    database: Database, clock: SteppedClock, acquires_first: bool
+) -> None:
+    """Not paid since before the period, allowed until its third day, and untouched until the fifth: facts of the second
+    day have the limit of then, those of the fourth the one of now.
+    """
+    holder = await on_both(database, on_past_due="allow_for:P7D")
+    clock.at = datetime(2030, 1, 27, tzinfo=UTC)
+    async with database.begin() as uow:
+        await change_subscription(uow, "big", {"state": "past_due"})
+    clock.at = datetime(2030, 2, 5, tzinfo=UTC)
+    await sweep(database, SETTINGS)
+    if acquires_first:
+        await holder.acquire(API, 0, 1)
+    for day, count in ((2, 15), (4, 4)):
+        for _ in range(count):
+            holder.report_fact("acme", at=datetime(2030, 2, day, tzinfo=UTC))
+    await holder.upload()
+    (row,) = await grant_rows(database)
+    assert (row.target, row.spent) == (10, 15)
+    assert (await stands(database)).overage == 4
+    await check_books(database)
