@@ -15,7 +15,7 @@ from control_plane.leases.rows import OPEN, QUARANTINED, read_leases
 from control_plane.leases.tables import gauge_holders, leases, peaks
 from control_plane.ledger.holding import Holding, Vault
 from control_plane.ledger.identity import balance_id
-from control_plane.ledger.occurrences import COUNTED, Wanted, new_balance, occurrences
+from control_plane.ledger.occurrences import COUNTED_NAMES, Wanted, new_balance, occurrences
 from control_plane.ledger.rows import BEYOND_LIMIT, BalanceRow, GrantRow
 from control_plane.ledger.tables import balances, facts
 from purser.sync.v1 import session_pb2 as session
@@ -216,7 +216,7 @@ def _add_overage(
     standing: Standing, active: Sequence[GrantRow], by_window: Mapping[datetime | None, int]
 ) -> None:
     windows = {grant.window_start for grant in active}
-    if standing.row.kind not in {kind.name for kind in COUNTED} or not active:
+    if standing.row.kind not in COUNTED_NAMES or not active:
         windows = set(by_window)
     standing.overage += sum(by_window.get(start, 0) for start in windows)
 

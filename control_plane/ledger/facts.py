@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import ColumnElement, and_, bindparam, delete, select
 
 from control_plane.db.bulk import append, update_rows
 from control_plane.db.types import AmountOutOfRange
@@ -152,14 +152,18 @@ def is_before_a_cut(grants: Iterable[GrantRow], at: datetime) -> bool:
     return any(at < step.until for grant in grants for step in grant.limits_before)
 
 
+def _in_window(balance_id: str, start: datetime | None) -> ColumnElement[bool]:
+    of_window = facts.c.window_start.is_(None) if start is None else facts.c.window_start == start
+    return and_(facts.c.balance_id == balance_id, of_window)
+
+
 async def _is_newest(
     vault: Vault, balance_id: str, start: datetime | None, order: tuple[datetime, str, str]
 ) -> bool:
     """Is every fact of the window that is in the books before this place in the order of facts?"""
-    window = facts.c.window_start.is_(None) if start is None else facts.c.window_start == start
     newest = (
         select(facts.c.occurred_at, facts.c.event_key, facts.c.id)
-        .where(facts.c.balance_id == balance_id, window, facts.c.occurred_at >= order[0])
+        .where(_in_window(balance_id, start), facts.c.occurred_at >= order[0])
         .order_by(facts.c.occurred_at.desc(), facts.c.event_key.desc(), facts.c.id.desc())
         .limit(1)
     )
@@ -294,13 +298,13 @@ def _correct(vault: Vault, holding: Holding, grant: GrantRow, change: int, cause
 async def read_facts(vault: Vault, balance_id: str, start: datetime | None) -> list[FactRow]:
     """Those of a window, with what they burn."""
     connection = vault.uow.connection
-    window = facts.c.window_start.is_(None) if start is None else facts.c.window_start == start
-    query = select(facts).where(facts.c.balance_id == balance_id, window)
+    is_there = _in_window(balance_id, start)
+    query = select(facts).where(is_there)
     found = {row["id"]: FactRow(**row) for row in (await connection.execute(query)).mappings()}
     burned = (
         select(fact_burns.c.fact_id, fact_burns.c.grant_id, fact_burns.c.amount)
         .join(facts, facts.c.id == fact_burns.c.fact_id)
-        .where(facts.c.balance_id == balance_id, window)
+        .where(is_there)
     )
     for fact_id, grant_id, amount in await connection.execute(burned):
         found[fact_id].burns[grant_id] = amount

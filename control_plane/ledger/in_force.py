@@ -13,7 +13,7 @@ from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.expiry import catch_up
 from control_plane.ledger.facts import came_free, take_back
 from control_plane.ledger.holding import Holding, Vault
-from control_plane.ledger.occurrences import COUNTED, limit_occurrences
+from control_plane.ledger.occurrences import COUNTED_NAMES, limit_occurrences
 from control_plane.ledger.rows import ROLLOVER, GrantRow
 from control_plane.ledger.specs import Found, find_spec
 from sidecar.engine.entitlement import BalanceSpec, Entitlements
@@ -25,7 +25,6 @@ their limits."""
 
 _UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 """Of who was there before the column: due at once, and nobody knows since when."""
-_COUNTED_NAMES = frozenset(kind.name for kind in COUNTED)
 
 
 async def specs_in_force(uow: UnitOfWork, refs: Collection[BalanceRef]) -> InForce:
@@ -53,7 +52,7 @@ def limits_now(holding: Holding, spec: BalanceSpec | None, now: datetime) -> dic
 
     0 for an occurrence that the spec does not know: its period is another one.
     """
-    if holding.row.kind not in _COUNTED_NAMES or (spec is not None and spec.limit is None):
+    if holding.row.kind not in COUNTED_NAMES or (spec is not None and spec.limit is None):
         return {}
     limits = {}
     if spec is not None:

@@ -78,11 +78,11 @@ async def apply_limits(uow: UnitOfWork, customer_ids: Collection[str]) -> Collec
         own = owners.get(row.customer_id)
         keeps = own is not None and own.standing is not Reason.OK and identity not in of_parents
         changed_at = (since if own is not None else of_children).get(row.customer_id)
-        if (
-            _is_leased(vault, held[identity])
-            if keeps
-            else await _apply(vault, held[identity], own, changed_at or uow.now)
-        ):
+        if keeps:
+            is_wanted_back = _is_leased(vault, held[identity])
+        else:
+            is_wanted_back = await _apply(vault, held[identity], own, changed_at or uow.now)
+        if is_wanted_back:
             wanted_back.append(row)
     await vault.save()
     await post_recalls(uow, wanted_back, idle_only=False)

@@ -16,6 +16,8 @@ from sidecar.engine.values import BalanceKind, BalanceRef, format_decimal
 
 COUNTED: Final = frozenset({BalanceKind.ALLOWANCE, BalanceKind.BUDGET})
 """Kinds whose limit is a grant occurrence per period."""
+COUNTED_NAMES: Final = frozenset(kind.name for kind in COUNTED)
+"""The same, as rows name them."""
 
 
 class Wanted(NamedTuple):

@@ -6,7 +6,7 @@ What happens to it from now on its row remembers (`GrantRow.earlier`).
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
@@ -14,15 +14,13 @@ from control_plane.customers import entitled
 from control_plane.db.among import among
 from control_plane.db.unit_of_work import UnitOfWork
 from control_plane.ledger.holding import Holding
-from control_plane.ledger.occurrences import COUNTED, limit_occurrences
+from control_plane.ledger.occurrences import COUNTED_NAMES, limit_occurrences
 from control_plane.ledger.rows import ROLLOVER, GrantRow
 from control_plane.subscriptions.tables import subscription_pins, subscriptions
 from sidecar.engine.catalog import BalanceScope
 from sidecar.engine.customer import SubscriptionState
 from sidecar.engine.entitlement import BalanceSpec
 from sidecar.engine.values import Reason
-
-_COUNTED_NAMES: Final = frozenset(kind.name for kind in COUNTED)
 
 
 async def give_past(uow: UnitOfWork, made: Collection[tuple[Holding, GrantRow]]) -> None:
@@ -32,7 +30,7 @@ async def give_past(uow: UnitOfWork, made: Collection[tuple[Holding, GrantRow]])
     """
     begun: defaultdict[tuple[str, datetime], list[tuple[Holding, GrantRow]]] = defaultdict(list)
     for holding, grant in made:
-        if holding.row.kind in _COUNTED_NAMES and grant.role != ROLLOVER and grant.effective_at < uow.now:
+        if holding.row.kind in COUNTED_NAMES and grant.role != ROLLOVER and grant.effective_at < uow.now:
             begun[holding.row.id, grant.effective_at].append((holding, grant))
     if not begun:
         return

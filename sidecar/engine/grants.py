@@ -171,8 +171,8 @@ def _at_first(grant: Grant) -> int:
 
 
 def _falls(grant: Grant) -> Iterator[_Fall]:
-    for number, step in enumerate(grant.earlier, start=1):
-        then = grant.earlier[number].amount if number < len(grant.earlier) else grant.amount
+    followed_by = (*(step.amount for step in grant.earlier), grant.amount)[1:]
+    for step, then in zip(grant.earlier, followed_by, strict=True):
         assert then <= step.amount, "what it had earlier is more"
         yield _Fall(step.until, grant.grant_id, step.amount - then)
 
@@ -181,8 +181,7 @@ class _Replay:
     """Grants and facts on the way through time."""
 
     __slots__ = (
-        "facts", "grants", "left", "lowered", "overage_is_paid", "owed", "paid", "present", "started",
-        "steps",
+        "facts", "falls", "grants", "left", "lowered", "overage_is_paid", "owed", "paid", "present", "started",
     )  # fmt: skip
 
     def __init__(self, grants: Iterable[Grant], facts: Iterable[Fact], *, overage_is_paid: bool) -> None:
@@ -190,7 +189,7 @@ class _Replay:
         self.facts = sorted(facts)
         self.left = {grant.grant_id: _at_first(grant) for grant in self.grants}
         """What may be burned. Below 0 where a lowered grant had more, and that was burned."""
-        self.steps = sorted(step for grant in self.grants for step in _falls(grant))
+        self.falls = sorted(fall for grant in self.grants for fall in _falls(grant))
         self.lowered = 0
         self.overage_is_paid = overage_is_paid
         self.paid: list[list[Slice]] = [[] for _ in self.facts]
@@ -218,8 +217,8 @@ class _Replay:
 
     def lower(self, until: datetime) -> None:
         """Lowers grants up to an instant."""
-        while self.lowered < len(self.steps) and self.steps[self.lowered].at <= until:
-            fall = self.steps[self.lowered]
+        while self.lowered < len(self.falls) and self.falls[self.lowered].at <= until:
+            fall = self.falls[self.lowered]
             self.lowered += 1
             self.left[fall.grant_id] -= fall.amount
 
@@ -250,4 +249,11 @@ class _Replay:
             assert sum(part.amount for part in burned.slices) + burned.overage == burned.fact.amount, (
                 "conserved"
             )
+        spent = dict.fromkeys(self.left, 0)
+        for burned in found:
+            for part in burned.slices:
+                spent[part.grant_id] += part.amount
+        assert all(spent[grant.grant_id] <= _at_first(grant) for grant in self.grants), (
+            "no grant burns more than it ever had"
+        )
         return found

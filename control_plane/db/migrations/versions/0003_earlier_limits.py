@@ -1,7 +1,7 @@
 """Which limits an occurrence had before: `grants.earlier`.
 
-Those of before this version are not known: their late facts meet the limit in force, as they did. The version before
-leaves the column alone; so do facts that come late for a limit which it lowers.
+Those of before this version are not known: their late facts meet the limit in force, as they did. What the version
+before lowers is not remembered either; what it raises leaves limits here that are no higher, and are passed over.
 
 Revision: 0003
 """
