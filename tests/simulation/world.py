@@ -197,9 +197,8 @@ class World:
         if not self.plane.restores and not self.stage.story.loses:
             self.oracle.violations += await presumed(self.plane, self.oracle, self.hub.time())
         await self._look_at_the_books()
-        is_wall_set = any(act.what == "set_wall" for act in self.stage.story.acts)
-        now = self.hub.time()
-        await check_books(self.plane, self.oracle, self.watch, self.offers, now, is_wall_set=is_wall_set)
+        told = self.stage.story
+        await check_books(self.plane, self.oracle, self.watch, self.offers, told, self.hub.time())
 
 
 def simulate(told: Story, folder: Path, template: Path, *, log: bool = False) -> Result:

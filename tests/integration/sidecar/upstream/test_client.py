@@ -66,7 +66,9 @@ class Server(SyncServiceServicer):
         """Epoch 7."""
         self._trouble(context)
         assert context.time_remaining() is not None
-        return session.OpenSessionResponse(epoch=7)
+        reply = session.OpenSessionResponse(epoch=7)
+        reply.now.GetCurrentTime()
+        return reply
 
     def AcquireLeases(
         self, request: session.AcquireLeasesRequest, context: grpc.ServicerContext
