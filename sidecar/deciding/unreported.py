@@ -27,6 +27,8 @@ class Unreported:
         self._sums: dict[BalanceRef, int] = {}
         self._all_through = 0
         self._inherited: dict[BalanceRef, int] = {}
+        self.changes = 0
+        """Another number whenever something is outstanding that was not, or is no more. Read without the lock."""
 
     def inherit(self, amounts: Mapping[BalanceRef, int]) -> None:
         """What earlier processes have charged and not reported: at the start, before anything is charged."""
@@ -87,3 +89,4 @@ class Unreported:
             self._sums[ref] = left
         else:
             self._sums.pop(ref, None)
+        self.changes += 1

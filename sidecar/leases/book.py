@@ -26,6 +26,10 @@ class Spending(Protocol):
     """
 
     lock: threading.Lock
+    changes: int
+    """Another number whenever `held` or `has_share` would say something else, but for a share that has ended. Read
+    without the lock.
+    """
 
     def funds(
         self, refs: Iterable[BalanceRef], feature: str, now: float, finish_until: float | None = None
@@ -52,6 +56,9 @@ class Spending(Protocol):
 
     def held(self, ref: BalanceRef) -> int:
         """What open reservations hold of a balance, earlier incarnations' leases included."""
+
+    def has_share(self, ref: BalanceRef) -> bool:
+        """Is there a share of a rate, or was there one a moment ago?"""
 
 
 class Withdrawn(NamedTuple):
@@ -88,6 +95,7 @@ class LeaseBook:
         self._earlier: dict[str, tuple[BalanceRef, int]] = {}
         self._ends: list[tuple[float, str]] = []
         self._overdue: set[str] = set()
+        self.changes = 0
 
     def funds(
         self, refs: Iterable[BalanceRef], feature: str, now: float, finish_until: float | None = None
@@ -176,7 +184,7 @@ class LeaseBook:
                 lease.charged -= t.amount
                 lease.held += t.amount
                 lease.check()
-                self._account(t.ref).held += t.amount
+                self._held_more(t.ref, t.amount)
 
     def charge_held(self, lease_id: str, amount: int) -> None:
         """See `Spending`."""
@@ -187,7 +195,7 @@ class LeaseBook:
         lease.held -= amount
         lease.charged += amount
         lease.check()
-        self._account(lease.ref).held -= amount
+        self._held_more(lease.ref, -amount)
 
     def release_held(self, lease_id: str, amount: int) -> None:
         """See `Spending`."""
@@ -196,7 +204,7 @@ class LeaseBook:
             self._forget_earlier(lease_id, amount)
             return
         lease.held -= amount
-        self._account(lease.ref).held -= amount
+        self._held_more(lease.ref, -amount)
         self._freed(lease, amount)
 
     def held(self, ref: BalanceRef) -> int:
@@ -204,11 +212,20 @@ class LeaseBook:
         account = self._accounts.get(ref)
         return 0 if account is None else account.held
 
+    def has_share(self, ref: BalanceRef) -> bool:
+        """See `Spending`."""
+        account = self._accounts.get(ref)
+        return account is not None and bool(account.shares)
+
     def restore_hold(self, ref: BalanceRef, lease_id: str, amount: int) -> None:
         """A reservation of an earlier incarnation goes on: its hold is known, its lease is never spent."""
         _, before = self._earlier.get(lease_id, (ref, 0))
         self._earlier[lease_id] = (ref, before + amount)
+        self._held_more(ref, amount)
+
+    def _held_more(self, ref: BalanceRef, amount: int) -> None:
         self._account(ref).held += amount
+        self.changes += 1
 
     def _forget_earlier(self, lease_id: str, amount: int) -> None:
         found = self._earlier.get(lease_id)
@@ -216,7 +233,7 @@ class LeaseBook:
             return
         ref, held = found
         left = max(0, held - amount)
-        self._account(ref).held -= held - left
+        self._held_more(ref, left - held)
         if left:
             self._earlier[lease_id] = (ref, left)
         else:
@@ -249,6 +266,7 @@ class LeaseBook:
                 known.prolong(**pace, now=now, ends_at=ends_at)
                 return
         account.shares.append(Share(share.lease_id, **pace, now=now, ends_at=ends_at))
+        self.changes += 1
 
     def expire(self, now: float, *, is_cut_off: bool) -> list[Withdrawn]:
         """What is free in leases that have ended, withdrawn. While cut off it stays until its grants end, for

@@ -29,10 +29,13 @@ Behavior = Callable[[bytes, grpc.ServicerContext], Any]
 
 ANSWERS_MAX: Final = 20_000
 REQUEST_MAX_BYTES: Final = 2_048
-FRESHNESS_SECONDS: Final = 0.001
-"""The freshness of an answer is encoded anew so often: its age is right to a millisecond."""
+FRESHNESS_SECONDS: Final = 0.01
+"""The freshness of an answer is encoded anew so often: its age is right to ten milliseconds."""
+INSTANT_SECONDS: Final = 0.001
+"""And the instant at which something is decided."""
 
 _ITEM: Final = 0x0A
+_HASH_MASK: Final = 2**64 - 1
 _ID_HEAD: Final = b"\x0a\x15d"
 """Field 1, 21 bytes: `d` and 20 hexadecimal digits."""
 _SUFFIXES: Final = tuple(b"%05x" % number for number in range(validate.BATCH_MAX_ITEMS))
@@ -43,6 +46,15 @@ class Answer(NamedTuple):
 
     body: bytes
     basis: Basis
+
+    def as_response(self, decision_id: bytes, freshness: bytes) -> bytes:
+        """As field 1 of a response, with these fields: encoded, as they are in a decision."""
+        body = self.body
+        length = len(body) + len(decision_id) + len(freshness)
+        if 0x80 <= length < 0x4000:
+            # As most are, and in one go.
+            return b"\x0a%c%c%b%b%b" % (length & 0x7F | 0x80, length >> 7, body, decision_id, freshness)
+        return framed(body + decision_id + freshness)
 
 
 class LatestFreshness:
@@ -75,7 +87,7 @@ class LatestInstant:
     def __call__(self, now: float) -> tuple[datetime, bytes]:
         """`now`: monotonic seconds."""
         latest = self._latest
-        if latest is None or now - latest[0] >= FRESHNESS_SECONDS:
+        if latest is None or now - latest[0] >= INSTANT_SECONDS:
             at = self._now()
             latest = self._latest = (now, at, moment(at))
         return latest[1], latest[2]
@@ -94,6 +106,8 @@ class FastChecks:
         self._clock = clock
         self._new_bits = new_bits
         self._answers: Lately[Answer] = Lately(bound=ANSWERS_MAX, seconds=KEPT_SECONDS)
+        self._asked: Lately[bool] = Lately(bound=ANSWERS_MAX, seconds=KEPT_SECONDS)
+        """What was asked once, by its hash: most of it never comes again, and is not worth an answer that is kept."""
 
     def check(self, slow: Behavior) -> Behavior:
         """CheckAccess. `slow` answers what is malformed."""
@@ -103,7 +117,7 @@ class FastChecks:
             freshness, is_live = self._freshness(now)
             answer = self._answers.get(raw)
             if answer is not None and is_live and self._kept.holds(answer.basis, now):
-                return framed(answer.body + b"%b%015x00000" % (_ID_HEAD, self._new_bits()) + freshness)
+                return answer.as_response(b"%b%015x00000" % (_ID_HEAD, self._new_bits()), freshness)
             if not is_live or len(raw) > REQUEST_MAX_BYTES:
                 return slow(raw, context)
             decision = self._decide(raw, context)
@@ -126,7 +140,7 @@ class FastChecks:
             for item, suffix in zip(items, _SUFFIXES, strict=False):
                 answer = answers.get(item)
                 if answer is not None and holds(answer.basis, now):
-                    parts.append(framed(answer.body + head + suffix + freshness))
+                    parts.append(answer.as_response(head + suffix, freshness))
                     continue
                 decision = self._decide(item, context) if len(item) <= REQUEST_MAX_BYTES else None
                 if decision is None:
@@ -142,13 +156,22 @@ class FastChecks:
         try:
             request = api.CheckAccessRequest.FromString(raw)
             validate.check_access(request)
-            decision, basis = self._kept.decide(question(request), deadline=deadline_of(context, self._clock))
+            keeps = self._is_asked_again(raw)
+            deadline = deadline_of(context, self._clock)
+            decision, basis = self._kept.decide(question(request), deadline=deadline, keeps=keeps)
         except (DecodeError, Malformed):
             return None
         body = encoding.lasting_bytes(decision)
         if basis is not None:
             self._answers.put(raw, Answer(body, basis), self._monotonic())
         return encoding.id_bytes(decision.decision_id) + body + encoding.freshness_bytes(decision.freshness)
+
+    def _is_asked_again(self, raw: bytes) -> bool:
+        key = b"%x" % (hash(raw) & _HASH_MASK)
+        if self._asked.get(key) is not None:
+            return True
+        self._asked.put(key, True, self._monotonic())
+        return False
 
 
 def split(raw: bytes) -> list[bytes] | None:

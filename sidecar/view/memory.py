@@ -69,6 +69,8 @@ class View:
         self._subjects: Room[SubjectEntry] = Room(bound, lambda _subject_id: False)
         self.made_again = 0
         """How often a customer at rest was asked about since the start. Counted under the lock, read without."""
+        self.changes = 0
+        """Another number whenever a state, a hint or the current catalog has changed. Read without the lock."""
         self._on_customers: list[CustomersChanged] = []
         self._on_balances: list[BalancesChanged] = []
         self._on_counted: list[Counted] = []
@@ -228,6 +230,7 @@ class View:
             if advance:
                 self._revision = revision
             noted = self._customers.note(hints, in_order=True)
+            self.changes += 1
             self._changed.notify_all()
         if advance:
             self.pulse.reached(revision)
@@ -255,6 +258,7 @@ class View:
         typed = [hint_of(hint, counted_through) for hint in hints]
         with self._changed:
             noted = self._customers.note(typed, in_order=in_order)
+            self.changes += 1
             self._changed.notify_all()
         self._tell(frozenset(), noted, counted_through if complete else 0, earlier=complete and earlier)
 
@@ -271,6 +275,7 @@ class View:
             for _, subject in self._subjects.snapshot():
                 subject.revision = 0
             self._customers.forget_hints()
+            self.changes += 1
         self.pulse.started_over()
         for callback in self._on_generation:
             callback(generation)
