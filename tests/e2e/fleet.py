@@ -108,6 +108,10 @@ class ServerProcess:
         assert self._process is not None
         if self._process.poll() is not None:
             raise AssertionError(f"{self.name} ended with status {self._process.returncode}:\n{self.tail()}")
+        return self.is_ready()
+
+    def is_ready(self) -> bool:
+        """Does it say so now?"""
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(self.ready_url, timeout=1).status_code == httpx.codes.OK
         return False

@@ -30,6 +30,7 @@ NEVER: Final = ("equation:", "doubled:", "dead letter:")
 """So begins what no late upload mends; each is read in one transaction."""
 TOP_UP_SECONDS: Final = 3.0
 NEW_CUSTOMER_SECONDS: Final = 15.0
+READY_SECONDS: Final = 60.0
 BETWEEN_SECONDS: Final = 3.5
 """Two faults begin so far apart, on average; each lasts twice that, so several go on at a time."""
 LONGER_SECONDS: Final = 60.0
@@ -156,6 +157,10 @@ class Kinds:
             self._round = self.random.sample(self.names, len(self.names))
         return self._round.pop()
 
+    def next_missing(self) -> str:
+        """Of those that never took place: when there is no time left for rounds."""
+        return self.random.choice(self.missing)
+
     def ended(self, name: str, *, is_felt: bool) -> None:
         """It is over, or there was nothing to hurt."""
         if is_felt:
@@ -235,9 +240,10 @@ class Soak:
         try:
             ends_at = time.monotonic() + seconds
             while (now := time.monotonic()) < ends_at + LONGER_SECONDS:
-                if now > ends_at and not self._is_missing():
+                is_late = now > ends_at
+                if is_late and not self._is_missing():
                     break
-                self._begin(self._kinds.next(), scene)
+                self._begin(self._kinds.next_missing() if is_late else self._kinds.next(), scene)
                 self._pass(self._random.expovariate(1 / BETWEEN_SECONDS))
                 made.callers.raise_failures()
         finally:
@@ -299,9 +305,13 @@ class Soak:
         return [*self._installation.replicas, *(one.sidecar for one in self._installation.machines)]
 
     def _mend_all(self) -> None:
-        self._restart_the_dead()
-        for server in self._servers():
-            server.wait_until_ready()
+        """What may end by itself may do so in the last moment, too."""
+
+        def all_are_ready() -> bool:
+            self._restart_the_dead()
+            return all(server.is_ready() for server in self._servers())
+
+        eventually(all_are_ready, seconds=READY_SECONDS, what="all servers are ready")
 
     def _stop_all(self) -> None:
         for machine in self._installation.machines:

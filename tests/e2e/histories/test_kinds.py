@@ -26,6 +26,7 @@ def test_a_kind_that_nobody_felt_comes_again_in_its_round() -> None:
     kinds.ended(second, is_felt=True)
     kinds.ended(third, is_felt=True)
     assert kinds.missing == [first]
+    assert kinds.next_missing() == first
     assert kinds.next() == first
     kinds.ended(first, is_felt=True)
     assert kinds.missing == []
