@@ -26,6 +26,7 @@ from sidecar.deciding.answers import Answers
 from sidecar.deciding.check import Check
 from sidecar.deciding.consume import Consume
 from sidecar.deciding.entitlements import Listing
+from sidecar.deciding.grounds import Grounds
 from sidecar.deciding.judging import Judge
 from sidecar.deciding.kept import Kept
 from sidecar.deciding.left_over import left_over
@@ -322,9 +323,7 @@ class Sidecar:
         )
         self._kept = Kept(
             check=self._verbs.check,
-            view=self._view,
-            book=self._book,
-            unreported=self._unreported,
+            grounds=Grounds(self._view, self._book, self._unreported),
             clock=clock,
         )
         expiring = Loop("purser-expiry", self._expire)

@@ -1,7 +1,7 @@
 """CheckAccess: may this be done? Reads only."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from sidecar.deciding.answers import Answers
 from sidecar.deciding.asked import make_event
 from sidecar.deciding.judging import Judge, Judged
 from sidecar.deciding.party import Parties
+from sidecar.deciding.spending import Spent
 from sidecar.engine.decision import Decision
 
 
@@ -36,11 +37,16 @@ class Check:
 
     def __call__(self, question: Question, *, deadline: float) -> bytes:
         """The encoded decision. Raises Malformed."""
-        return self.answers.encode(self.decide(question, deadline=deadline)[0])
+        return self.answers.encode(self.decide(question, deadline=deadline))
 
-    def decide(self, question: Question, *, deadline: float) -> tuple[Decision, Judged]:
-        """The decision, and what it rests on. Raises Malformed."""
+    def decide(self, question: Question, *, deadline: float) -> Decision:
+        """The decision. Raises Malformed."""
         now = self.parties.now()
+        judged = self.judged(question, deadline=deadline, now=now)
+        return self.decision(judged, self.judge.look(judged, now), now=now)
+
+    def judged(self, question: Question, *, deadline: float, now: datetime) -> Judged:
+        """What is asked for, by the entitlements alone: no balance is looked at yet. Raises Malformed."""
         party = self.parties.find(
             question.customer_id,
             question.subject_id,
@@ -57,21 +63,21 @@ class Check:
                 occurred_at=now,
                 gauge_feature=question.feature if question.event.gauge_change else "",
             )
-            judged = self.judge.event(
+            return self.judge.event(
                 party,
                 event,
                 feature=question.feature,
                 explain=question.explain,
                 max_staleness=question.max_staleness,
             )
-        else:
-            judged = self.judge.quantity(
-                party,
-                None if question.quantity is None else Decimal(question.quantity),
-                feature=question.feature,
-                explain=question.explain,
-                max_staleness=question.max_staleness,
-            )
-        spent = self.judge.look(judged, now)
-        decision = self.answers.decision(judged, spent, decision_id=self.answers.new_id(), at=now)
-        return decision, judged
+        return self.judge.quantity(
+            party,
+            None if question.quantity is None else Decimal(question.quantity),
+            feature=question.feature,
+            explain=question.explain,
+            max_staleness=question.max_staleness,
+        )
+
+    def decision(self, judged: Judged, spent: Spent, *, now: datetime) -> Decision:
+        """The whole decision."""
+        return self.answers.decision(judged, spent, decision_id=self.answers.new_id(), at=now)

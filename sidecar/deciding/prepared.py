@@ -69,6 +69,7 @@ class Preparing:
         ):
             return None
         now = consume.parties.now()
+        subject = self.view.subject(message.subject_id) if message.subject_id else None
         party = consume.parties.find(message.customer_id, message.subject_id, deadline=deadline, waits=False)
         judged = consume.judge.event(party, asked.event(party, now), feature=feature, explain=False)
         entry = self.view.customer(party.customer_id)
@@ -84,7 +85,7 @@ class Preparing:
         return Prepared(
             judged,
             compiled,
-            self.view.subject(party.subject_id) if party.subject_id else None,
+            subject,
             outcome,
             shown(Spent(outcome)),
             DecidedForm(outcome.draws, outcome.costs),

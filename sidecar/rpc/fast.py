@@ -1,10 +1,8 @@
 """The fast path of checks: an answer that was compiled for the very same bytes, joined to the fields that change.
 
 Serialized protobuf messages merge when they are concatenated. So what is kept is the encoded decision without
-its id and its
-freshness, and every answer is that, a new id, and the freshness of this moment. A kept answer is given only
-while its basis
-holds (`deciding/kept.py`); everything else goes the slow way, which is the same decision.
+its id and its freshness, and every answer is that, a new id, and the freshness of this moment. A kept answer is given
+only while its basis holds (`deciding/grounds.py`); everything else goes the slow way, which is the same decision.
 """
 
 from collections.abc import Callable
@@ -16,7 +14,8 @@ from google.protobuf.message import DecodeError
 
 from purser.v1 import entitlement_service_pb2 as api
 from sidecar.deciding.errors import Malformed
-from sidecar.deciding.kept import KEPT_SECONDS, Basis, Kept
+from sidecar.deciding.grounds import Basis
+from sidecar.deciding.kept import KEPT_SECONDS, Kept
 from sidecar.engine.decision import ViewSource
 from sidecar.rpc import encoding, validate
 from sidecar.rpc.lately import Lately
@@ -101,6 +100,7 @@ class FastChecks:
     ) -> None:
         """`new_bits()`: 60 random bits, for decision ids."""
         self._kept = kept
+        self._grounds = kept.grounds
         self._freshness = freshness
         self._monotonic = clock.monotonic
         self._clock = clock
@@ -116,7 +116,7 @@ class FastChecks:
             now = self._monotonic()
             freshness, is_live = self._freshness(now)
             answer = self._answers.get(raw)
-            if answer is not None and is_live and self._kept.holds(answer.basis, now):
+            if answer is not None and is_live and self._grounds.holds(answer.basis, now):
                 return answer.as_response(b"%b%015x00000" % (_ID_HEAD, self._new_bits()), freshness)
             if not is_live or len(raw) > REQUEST_MAX_BYTES:
                 return slow(raw, context)
@@ -135,7 +135,7 @@ class FastChecks:
             if items is None or not 0 < len(items) <= validate.BATCH_MAX_ITEMS:
                 return slow(raw, context)
             head = b"%b%015x" % (_ID_HEAD, self._new_bits())
-            holds, answers = self._kept.holds, self._answers
+            holds, answers = self._grounds.holds, self._answers
             parts: list[bytes] = []
             for item, suffix in zip(items, _SUFFIXES, strict=False):
                 answer = answers.get(item)

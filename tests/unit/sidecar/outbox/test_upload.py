@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -41,8 +42,8 @@ class Process:
         self.sessions = Sessions(
             self.outbox, port=books, label="test", clock=clock, random=Random(1), metrics=metrics, turn=turn
         )
-        self.sender = Sender(
-            self.outbox,
+        self._sender_of = partial(
+            Sender,
             port=books,
             sessions=self.sessions,
             clock=clock,
@@ -50,6 +51,11 @@ class Process:
             metrics=metrics,
             turn=turn,
         )
+        self.sender = self._sender_of(self.outbox)
+
+    def watched_by(self, outbox: Any) -> None:
+        """From now on the sender has this one before it."""
+        self.sender = self._sender_of(outbox)
 
     def use(self, *keys: str, lease: str = "") -> None:
         """Consumes."""
@@ -117,15 +123,7 @@ def test_a_purge_that_is_not_taken_stops_no_upload(start: Start, books: FakeBook
     """A full disk takes no purge, for as long as it is full. What waits goes up all the same: it makes room."""
     process = start()
     process.use("a", "b")
-    process.sender = Sender(
-        NothingPurged(process.outbox),
-        port=books,
-        sessions=process.sessions,
-        clock=process.clock,
-        random=Random(2),
-        metrics=Metrics(CollectorRegistry()),
-        turn=threading.Lock(),
-    )
+    process.watched_by(NothingPurged(process.outbox))
     process.run(5)
     assert books.order == ["a", "b"]
     process.clock.advance(2 * PURGE_SECONDS)
@@ -523,23 +521,32 @@ def test_a_cursor_beyond_what_was_written_swallows_nothing(
     assert books.order == ["a", "b"]
 
 
+class WrittenMeanwhile:
+    """An outbox that is written to right after the first look at what is there."""
+
+    def __init__(self, outbox: SqliteOutbox, write: Callable[[], None]) -> None:
+        self._outbox = outbox
+        self._writes = [write]
+
+    def incarnations(self) -> Any:
+        found = self._outbox.incarnations()
+        for write in self._writes:
+            write()
+        self._writes.clear()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._outbox, name)
+
+
 def test_what_is_written_between_two_looks_is_uploaded_and_nothing_else_happens(
-    start: Start, books: FakeBooks, monkeypatch: pytest.MonkeyPatch
+    start: Start, books: FakeBooks
 ) -> None:
     """A batch may end above what was the last number a moment before: the answer to it has sense."""
     process = start()
     process.run(2)
     process.use("a")
-    look = process.outbox.incarnations
-
-    def looked() -> Any:
-        monkeypatch.setattr(process.outbox, "incarnations", look)
-        found = look()
-        process.use("b")
-        return found
-
-    monkeypatch.setattr(process.outbox, "incarnations", looked)
-    process.sender.step()
+    process.watched_by(WrittenMeanwhile(process.outbox, lambda: process.use("b")))
     process.run(2)
     assert books.order == ["a", "b"]
     assert len(books.opened) == 1

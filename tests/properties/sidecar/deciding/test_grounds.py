@@ -1,18 +1,15 @@
 """Kept answers: that nothing has changed is seen by a number, and is the same as looking at everything."""
 
 from dataclasses import dataclass, field
-from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from purser.sync.v1 import session_pb2 as session
-from sidecar.deciding.check import Check
-from sidecar.deciding.kept import Basis, Kept
+from sidecar.deciding.grounds import Basis, Grounds
 from sidecar.deciding.unreported import Unreported
 from sidecar.engine.values import BalanceRef
 from sidecar.leases.book import LeaseBook
-from sidecar.runtime.clock import ManualClock
 from sidecar.view.memory import View
 from tests.unit.sidecar.view.states import NOW, catalog, customer, view
 
@@ -84,42 +81,29 @@ class Side:
                 for number in range(turn):
                     self.book.release_held(f"lease-{number}", 5)
 
-    def answers(self) -> Kept:
-        """Decides nothing here."""
-        return Kept(
-            check=cast("Check", None),
-            view=self.view,
-            book=self.book,
-            unreported=self.unreported,
-            clock=ManualClock(),
-        )
+    def grounds(self) -> Grounds:
+        """All of it."""
+        return Grounds(self.view, self.book, self.unreported)
 
-    def basis(self, kept: Kept) -> Basis | None:
+    def basis(self, grounds: Grounds) -> Basis | None:
         """Of an answer that is given now."""
-        seen = kept.changes()
+        seen = grounds.changes()
         entry = self.view.customer("acme")
         if entry is None:
             return None
         compiled = self.view.compiled(entry, NOW)
-        stand = (
-            REF,
-            self.view.hint(REF),
-            self.unreported.of(REF),
-            self.book.held(REF),
-            self.book.has_share(REF),
-        )
         return Basis(
             customer_id="acme",
             compiled=compiled,
             subject_id="",
             subject=None,
-            balances=(stand,),
+            balances=(grounds.stand(REF),),
             until=float("inf"),
             seen=seen,
         )
 
 
-def looked_at(kept: Kept, basis: Basis) -> bool:
+def looked_at(grounds: Grounds, basis: Basis) -> bool:
     """As where the number tells nothing."""
     again = Basis(
         customer_id=basis.customer_id,
@@ -130,7 +114,7 @@ def looked_at(kept: Kept, basis: Basis) -> bool:
         until=basis.until,
         seen=-1,
     )
-    return kept.holds(again, 0.0)
+    return grounds.holds(again, 0.0)
 
 
 @given(st.lists(st.sampled_from(DOINGS), max_size=30))
@@ -138,24 +122,24 @@ def test_an_unchanged_number_is_as_good_as_a_look(doings: list[str]) -> None:
     """Whatever happens: an answer is given again by its number only where a look at all it rests on would let it."""
     side = Side()
     side.view.apply(revision=1, catalogs=[catalog()], customers=[customer(hint=1)], advance=True)
-    kept = side.answers()
+    grounds = side.grounds()
     given_answers: list[Basis] = []
     for what in doings:
-        made = side.basis(kept)
+        made = side.basis(grounds)
         if made is not None:
             given_answers.append(made)
         side.do(what)
         for one in given_answers:
-            assert kept.holds(one, 0.0) == looked_at(kept, one)
+            assert grounds.holds(one, 0.0) == looked_at(grounds, one)
 
 
 def test_the_catalog_in_force_is_part_of_it() -> None:
     """A publish that names no customer changes what is given to those who follow the newest."""
     side = Side()
     side.view.apply(revision=1, catalogs=[catalog()], customers=[customer()], advance=True)
-    kept = side.answers()
-    made = side.basis(kept)
+    grounds = side.grounds()
+    made = side.basis(grounds)
     assert made is not None
-    assert kept.holds(made, 0.0)
+    assert grounds.holds(made, 0.0)
     side.do("publish")
-    assert not kept.holds(made, 0.0)
+    assert not grounds.holds(made, 0.0)
