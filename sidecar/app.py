@@ -267,7 +267,12 @@ class Sidecar:
         self._view.on_balances_changed(self._balances_changed)
         self._view.on_counted(self._counted)
         self._view.on_generation(self._sessions.reconnected)
+        self._view.on_generation(self._give_up_upload)
         self._keeper.on_hints(self._view.apply_hints)
+
+    def _give_up_upload(self, generation: int) -> None:
+        if generation != self._outbox.generation:
+            self._control_plane.give_up_upload()
 
     def _wire_verbs(self) -> None:
         """Deciding."""

@@ -43,7 +43,9 @@ class ControlPlane:
         self._acquire: Any = self._rpc("AcquireLeases", session.AcquireLeasesResponse)
         self._report_refusals = self._rpc("ReportRefusals", usage.ReportRefusalsResponse)
         # Batches are encoded already: they go out as they are.
-        self._report_batch = self._rpc("ReportBatch", usage.ReportBatchResponse, is_encoded=True)
+        self._report_batch: Any = self._rpc("ReportBatch", usage.ReportBatchResponse, is_encoded=True)
+        self._upload: Any = None
+        """The last one, which may be under way."""
         self._follow: Any = channel.stream_stream(
             f"{_SERVICE}Follow",
             request_serializer=feed.FollowRequest.SerializeToString,
@@ -106,11 +108,20 @@ class ControlPlane:
 
     def report_batch(self, batch: EncodedBatch, timeout_seconds: float) -> usage.ReportBatchResponse:
         """See `ReportPort`."""
-        return self._call(
-            "ReportBatch",
-            lambda: self._report_batch(batch.payload, timeout=timeout_seconds),
-            lambda reply: sense.look_at_reported(batch, reply),
-        )
+
+        def call() -> usage.ReportBatchResponse | sense.Unreadable:
+            self._upload = future = self._report_batch.future(batch.payload, timeout=timeout_seconds)
+            return cast("usage.ReportBatchResponse | sense.Unreadable", future.result())
+
+        return self._call("ReportBatch", call, lambda reply: sense.look_at_reported(batch, reply))
+
+    def give_up_upload(self) -> None:
+        """Whoever waits for the answer to a batch waits no more: it went to a database that is no more, and no
+        session is opened with the one that took its place before it has ended.
+        """
+        upload = self._upload
+        if upload is not None:
+            upload.cancel()
 
     def report_refusals(
         self,
@@ -139,6 +150,8 @@ class ControlPlane:
         except grpc.RpcError as error:
             note(self._link, error)
             raise meaning(error) from error
+        except grpc.FutureCancelledError as error:
+            raise Unreachable("CANCELLED", "given up here") from error
         except ValueError as error:  # how grpc says that the channel is closed
             raise Unreachable("CANCELLED", str(error)) from error
         finally:

@@ -17,6 +17,8 @@ from tests.simulation.story import CUSTOMERS, Act
 
 TIMEOUT: Final = 2.0
 TRIES: Final = 5
+LETS_BE: Final = 0.3
+"""How many of those who were told that something failed do not ask again."""
 HOLD_SECONDS: Final = (2, 5, 600)
 """How long reservations last."""
 CHECK_SECONDS: Final = 0.5
@@ -81,8 +83,12 @@ class Callers:
         )
         self._ask(self._oracle.ask(use), act.node, 1)
 
+    def _lets_it_be(self, use: Use, tries: int) -> bool:
+        """Who was told that nothing has happened may believe it."""
+        return Random(f"{self._stage.story.seed} {use.key} {tries} lets it be").random() < LETS_BE
+
     def _ask(self, use: Use, number: int, tries: int) -> None:
-        """Asks; what is unknown or failed is asked again with its key, perhaps elsewhere."""
+        """Asks; what is unknown is asked again with its key, perhaps elsewhere, and mostly what failed."""
         node = self._stage.nodes[number]
         asked_at = self._stage.now()
         is_open = True
@@ -94,7 +100,8 @@ class Callers:
             is_open = False
             self._stage.say(f"{use.key} at {node.name}: {told.value} {why}")
             self._oracle.told(use, self._stage.now(), told, node.name)
-            if told in {Told.UNKNOWN, Told.FAILED} and tries < TRIES:
+            lets_it_be = told is Told.FAILED and self._lets_it_be(use, tries)
+            if told in {Told.UNKNOWN, Told.FAILED} and tries < TRIES and not lets_it_be:
                 dice = Random(f"{self._stage.story.seed} {use.key} {tries}")
                 other = number if dice.random() < 0.6 else dice.randrange(len(self._stage.nodes))
                 self._stage.later(dice.expovariate(0.5), self._ask, use, other, tries + 1)

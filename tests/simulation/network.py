@@ -101,7 +101,7 @@ class Call:
         self._error: RpcError | None = None
         self._callbacks: list[Callable[[Any], None]] = []
         self._tokens: list[Token] = []
-        self.is_over = False
+        self.is_over = self.is_cancelled = False
         self._timer = wire.hub.loop.call_later(
             timeout, self.fail, RpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         )
@@ -116,6 +116,12 @@ class Call:
         """It came to nothing, or nobody will ever know."""
         if not self.is_over:
             self._error = error
+            self._end()
+
+    def cancel(self) -> None:
+        """See grpc. What was sent may arrive all the same."""
+        if not self.is_over:
+            self.is_cancelled = True
             self._end()
 
     def _end(self) -> None:
@@ -139,6 +145,8 @@ class Call:
             token = self._wire.hub.token()
             self._tokens.append(token)
             self._wire.hub.park(token)
+        if self.is_cancelled:
+            raise grpc.FutureCancelledError
         if self._error is not None:
             raise self._error
         return self._answer

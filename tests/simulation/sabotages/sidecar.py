@@ -54,7 +54,7 @@ def acknowledged_before_commit() -> Iterator[None]:
         yield
 
 
-@sabotage("kill", seed=2, breaks="is not known there")
+@sabotage("kill", seed=3, breaks="is not known there")
 def held_before_commit() -> Iterator[None]:
     """A reservation is acknowledged, and written by the next who writes."""
 
@@ -86,7 +86,7 @@ def leases_are_not_written() -> Iterator[None]:
         yield
 
 
-@sabotage("kill", seed=14)
+@sabotage("kill", seed=14, breaks="lost:")
 def ids_come_again() -> Iterator[None]:
     """Each process of a sidecar draws the ids of the one before: its sequence begins again under the same name."""
     real = Surroundings
@@ -113,7 +113,7 @@ def uploads_are_given_up() -> Iterator[None]:
         yield
 
 
-@sabotage("disk_fails", seed=63, breaks="invented:")
+@sabotage("disk_fails", seed=53, breaks="invented:")
 def unknown_outcomes_are_failures() -> Iterator[None]:
     """An error at COMMIT is said to have written nothing."""
 
@@ -128,7 +128,7 @@ def unknown_outcomes_are_failures() -> Iterator[None]:
         yield
 
 
-@sabotage("reboot", breaks="is not known there|lost:")
+@sabotage("reboot", seed=3, breaks="is not known there|lost:")
 def power_loss_is_not_synced() -> Iterator[None]:
     """Whatever the setting: what is acknowledged is with the operating system."""
     real = OutboxFile._open

@@ -170,6 +170,20 @@ def test_an_encoded_batch_arrives_as_it_was_meant(upstream: ControlPlane, server
     ]
 
 
+def test_an_upload_that_was_given_up_is_waited_for_no_more(upstream: ControlPlane, server: Server) -> None:
+    """Whatever has become of it. The next one is another matter."""
+    server.delay_seconds = 1.0
+    began = time.monotonic()
+    given_up = threading.Timer(0.1, upstream.give_up_upload)
+    given_up.start()
+    with pytest.raises(Unreachable, match="given up"):
+        upstream.report_batch(encode_batch(Identity("o", "i"), 1, [b""]), 10)
+    assert time.monotonic() - began < 0.9
+    given_up.join()
+    server.delay_seconds = 0.0
+    assert upstream.report_batch(encode_batch(Identity("o", "i"), 1, [b""]), 10).cursor == 1
+
+
 def test_a_gap_says_what_was_expected(upstream: ControlPlane, server: Server) -> None:
     """OUT_OF_RANGE carries the number in its details."""
     server.gap = 17
