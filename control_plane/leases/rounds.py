@@ -16,6 +16,11 @@ LONG_SECONDS: Final = 0.2
 """A round that takes longer, because others hold what it needs, holds up nobody else: another one begins."""
 AT_ONCE: Final = 4
 """Rounds at a time, all but one of them long."""
+GATHER_SECONDS: Final = 0.002
+"""After a round of several the next waits for as many again and as long as one more comes within this time, but never
+longer than half of what that round took. Those who were answered a moment ago ask again in a moment, and a call takes a
+turn of the event loop to be heard of: the first few would have a round to themselves, at nearly the price of all.
+"""
 
 Asked = TypeVar("Asked")
 Told = TypeVar("Told")
@@ -40,6 +45,8 @@ class Rounds(Generic[Asked, Told]):
         self._running: set[asyncio.Task[None]] = set()
         self._next_up: asyncio.Task[None] | None = None
         """The one of them that takes who asks next, once it has answered those whom it has."""
+        self._shared_by, self._seconds = 0, 0.0
+        """How many the last round had, and how long it took."""
 
     async def take_part(self, key: Hashable, asked: Asked) -> Told:
         """The answer, from a round in which nobody else has this key.
@@ -60,12 +67,14 @@ class Rounds(Generic[Asked, Told]):
         me = asyncio.current_task()
         assert me is not None, "it is run as a task"
         try:
-            while self._next_up is me and (taken := self._next()):
-                is_long = asyncio.get_running_loop().call_later(LONG_SECONDS, self._pass_by, me)
+            while self._next_up is me and (taken := await self._gathered()):
+                loop = asyncio.get_running_loop()
+                began, is_long = loop.time(), loop.call_later(LONG_SECONDS, self._pass_by, me)
                 try:
                     await self._tell(taken)
                 finally:
                     is_long.cancel()
+                    self._seconds = loop.time() - began
         finally:
             # Before anything else runs: whoever asks next finds that nobody is at it.
             self._running.discard(me)
@@ -75,6 +84,18 @@ class Rounds(Generic[Asked, Told]):
         if self._next_up is task:
             self._next_up = None
         self._begin()
+
+    async def _gathered(self) -> list[_Asking[Asked, Told]]:
+        """Those of the next round."""
+        now = asyncio.get_running_loop().time
+        until = now() + self._seconds / 2 if self._shared_by > 1 else 0.0
+        while now() < until and (before := len(self._waiting)) < MOST:
+            await asyncio.sleep(GATHER_SECONDS)
+            if before == len(self._waiting) >= self._shared_by:
+                break
+        taken = self._next()
+        self._shared_by = len(taken)
+        return taken
 
     def _next(self) -> list[_Asking[Asked, Told]]:
         """Those of the next round, the longest waiting first."""

@@ -15,11 +15,13 @@ class Books:
         self.rounds: list[list[str]] = []
         self.let = asyncio.Event()
         self.error: Exception | None = None
+        self.seconds = 0.0
 
     async def answer(self, asked: Sequence[str]) -> list[str]:
         """Each in capitals."""
         self.rounds.append(list(asked))
         await self.let.wait()
+        await asyncio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         return [one.upper() for one in asked]
@@ -85,6 +87,28 @@ async def test_a_round_has_an_end() -> None:
     books.let.set()
     await asyncio.gather(*asking)
     assert [len(one) for one in books.rounds[1:]] == [MOST, MOST, 1]
+
+
+async def test_those_who_come_again_after_a_round_share_the_next() -> None:
+    """Not the first of them alone, and the rest behind it; nobody is waited for longer than half a round."""
+    books = Books()
+    books.seconds = 0.2
+    rounds, asking = await at_work(books)
+
+    async def insists(name: str, seconds: float) -> None:
+        for _ in range(3):
+            await rounds.take_part(name, name)
+            await asyncio.sleep(seconds)
+
+    callers = [asyncio.ensure_future(insists(name, 0.005 * n)) for n, name in enumerate("abcd")]
+    await turn()
+    books.let.set()
+    await asyncio.gather(*asking, *callers)
+    assert books.rounds[1:] == [list("abcd")] * 3
+    began = asyncio.get_running_loop().time()
+    assert await rounds.take_part("z", "z") == "Z"
+    assert books.rounds[4:] == [["z"]]
+    assert asyncio.get_running_loop().time() - began < books.seconds * 2
 
 
 async def test_an_error_is_everybodys() -> None:
