@@ -29,7 +29,7 @@ class Plan:
     starts: int = 5
     book_seconds: float = 2.0
     sidecars: int = 100
-    publishes: int = 100
+    publishes: int = 30
 
 
 WHOLE = Plan(Pace(rounds=11, seconds=0.7))

@@ -189,6 +189,8 @@ class Fleet(Raw):
     """From the answer until the only sidecar of a fleet of one decides by it."""
     cpu_ms: Figures = ()
     """Of one sidecar's process, with the client in it, from being asked to having answered; the fleet's median."""
+    bare_ms: Figures = ()
+    """From the publish until the last of as many bare processes has answered, on the same core."""
 
 
 class Pace(Raw):

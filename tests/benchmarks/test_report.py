@@ -129,6 +129,7 @@ def run() -> Run:
             middle_ms=(60.0, 70.0),
             alone_ms=(8.0, 9.0),
             cpu_ms=(2.5, 2.6),
+            bare_ms=(50.0, 60.0),
         ),
     )
 

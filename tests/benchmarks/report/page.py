@@ -190,10 +190,12 @@ def _fleet(run: Run) -> str:
         ("the last of it, from the request", fleet.sent_ms),
         ("the last of it, from the answer to the request", fleet.returned_ms),
         ("a sidecar that has the core for itself, from the answer to the request", fleet.alone_ms),
+        ("the last of as many bare processes, from the message to them", fleet.bare_ms),
     )
     rows = [
         (name, *(f"{percentile(times, percent):.0f} ms" for percent in (50, 90, 99)), f"{max(times):.0f} ms")
         for name, times in lines
+        if times
     ]
     return f"{said}\n{_table(('who decides by it', 'p50', 'p90', 'p99', 'longest'), rows)}"
 

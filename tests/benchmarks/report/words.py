@@ -43,5 +43,6 @@ FLEET = """\
 {sidecars} sidecars, each in its own process with its own connection, stream, outbox and port, on one core; the control
 plane has the other. A catalog is published that moves everybody to another version of their plan, {publishes} times.
 A sidecar and the client that asks it use {cpu:.1f} ms of CPU per publish, and here they take turns; in life each has
-its own machine, and takes as long as the one alone.
+its own machine, and takes as long as the one alone. The bare processes are told of a publish on a bare stream and
+answer a bare call: what the core needs for a hundred of them where nothing is done.
 """

@@ -4,6 +4,9 @@ The control plane has one core; the other has everybody else, who would have a m
 turns there, and the last one's answer waits for all the others'.
 """
 
+import json
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from statistics import median
@@ -11,7 +14,7 @@ from statistics import median
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.catalog import TEN
 from tests.benchmarks.installation import ControlPlane
-from tests.benchmarks.processes import Server
+from tests.benchmarks.processes import REPOSITORY, Server
 from tests.benchmarks.raw import Fleet
 
 ALONE = 20
@@ -31,6 +34,7 @@ def measure(bench: Bench) -> dict[str, object]:
         together = _publishes(bench, plane, names, plan.publishes)
     finally:
         plane.stop()
+    bare = _bare(bench)
     return {
         "fleet": Fleet(
             sidecars=plan.sidecars,
@@ -39,8 +43,22 @@ def measure(bench: Bench) -> dict[str, object]:
             middle_ms=tuple(together.middle),
             alone_ms=tuple(alone.returned),
             cpu_ms=tuple(together.cpu),
+            bare_ms=tuple(bare["last_ms"]),
         )
     }
+
+
+def _bare(bench: Bench) -> dict[str, list[float]]:
+    """As many processes that are told of a publish and answer a call: what gRPC takes where nothing is done."""
+    bench.say(f"{bench.plan.sidecars} bare processes")
+    command = [sys.executable, "-m", "tests.benchmarks.programs.bare_fleet"]
+    command += [f"--processes={bench.plan.sidecars}", f"--publishes={bench.plan.publishes}"]
+    command += [f"--publisher-core={bench.server_core}", f"--fleet-core={bench.load_core}"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=_START_SECONDS
+    )
+    found: dict[str, list[float]] = json.loads(done.stdout)
+    return found
 
 
 @dataclass(slots=True)
