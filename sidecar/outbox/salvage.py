@@ -28,6 +28,8 @@ STARTS: Final = 10_000
 """Of a file that says how many, the last so many are looked for."""
 NEARBY: Final = 1024
 """So many ids are looked at one by one behind a row that can not be read."""
+LOOKS: Final = 200 * NEARBY
+"""And so many in a table, which takes a few seconds: each start that was guessed is a look at the same spoiled page."""
 
 _SUFFIXES: Final = ("-wal", "-shm")
 _WHOLE: Final = ".new"
@@ -335,6 +337,7 @@ def _chunks(
     first = 0
     # Not "> ?": where the row before lies on a page that is spoiled, the first one of the next would be lost with it.
     select = f"SELECT {columns} FROM {table} WHERE rowid >= ? ORDER BY rowid LIMIT ?"  # noqa: S608
+    looks = _Looks(old, select)
     while True:
         rows: list[tuple[Any, ...]] = []
         is_damaged = False
@@ -352,7 +355,7 @@ def _chunks(
             if last is not None:
                 yield [last]
                 first = last[0] + 1
-            beyond = _beyond_damage(old, select, first)
+            beyond = looks.beyond_damage(first)
             ahead = starts[bisect_right(starts, first) :][:1]
             nearest = min([*ahead, *(() if beyond is None else (beyond,))], default=None)
             if nearest is None:
@@ -373,31 +376,39 @@ def _next(old: sqlite3.Connection, select: str, first: int) -> tuple[Any, ...] |
     return row
 
 
-def _beyond_damage(old: sqlite3.Connection, select: str, first: int) -> int | None:
-    """The nearest id from `first` on from which on a row can be read again; None: there is none.
-
-    Nearby it looks at each: between two spoiled pages one may be whole. Further away it leaps.
+class _Looks:
+    """For what can be read again behind what can not. Nearby at each id, as long as looks are left: between two spoiled
+    pages one may be whole. Further away in leaps.
     """
 
-    def works(offset: int) -> bool:
+    def __init__(self, old: sqlite3.Connection, select: str) -> None:
+        self._old = old
+        self._select = select
+        self._left = LOOKS
+
+    def beyond_damage(self, first: int) -> int | None:
+        """The nearest id from `first` on from which on a row can be read; None: there is none."""
+        near = min(NEARBY, self._left)
+        for offset in range(near):
+            self._left -= 1
+            if self._can_read(first + offset):
+                return first + offset
+        fails, good = near - 1, max(1, near)
+        while not self._can_read(first + good):
+            fails, good = good, good * 2
+            if first + good >= ID_MAX:
+                return None
+        while good - fails > 1:
+            middle = (good + fails) // 2
+            if self._can_read(first + middle):
+                good = middle
+            else:
+                fails = middle
+        return first + good
+
+    def _can_read(self, row_id: int) -> bool:
         try:
-            old.execute(select, (first + offset, 1)).fetchone()
+            self._old.execute(self._select, (row_id, 1)).fetchone()
         except sqlite3.Error:
             return False
         return True
-
-    for offset in range(NEARBY):
-        if works(offset):
-            return first + offset
-    fails, good = NEARBY - 1, NEARBY
-    while not works(good):
-        fails, good = good, good * 2
-        if first + good >= ID_MAX:
-            return None
-    while good - fails > 1:
-        middle = (good + fails) // 2
-        if works(middle):
-            good = middle
-        else:
-            fails = middle
-    return first + good

@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from zlib import crc32
@@ -10,9 +11,13 @@ import pytest
 
 from purser.sync.v1 import session_pb2 as session
 from sidecar.outbox import checks
+from sidecar.outbox.file import SEQ_BITS
 from sidecar.outbox.port import OutboxFailed, OutboxUnusable, Reservation, Write
+from sidecar.outbox.salvage import LOOKS
 from tests.fuzzing.test_outboxes import PAGE, kill, opened, read_back, records, write
 from tests.simulation import contents
+from tests.unit.sidecar.outbox.faults import Faults
+from tests.unit.sidecar.outbox.opening import opened_outbox
 
 LEAF = 0x0D
 """The first byte of a page that holds rows."""
@@ -223,6 +228,32 @@ def test_whole_pages_between_spoiled_ones_are_read(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     assert set(read_back(outbox)) == left
     outbox.close()
+
+
+def test_a_file_of_many_processes_is_read_in_bounded_time(tmp_path: Path) -> None:
+    """All of whose pages but the last are spoiled: what each process wrote first is looked for there, and not more than
+    a minute long.
+    """
+    outbox = opened(tmp_path)
+    for number in range(400):
+        write(outbox, f"a{number}")
+    outbox.close()
+    damage(tmp_path, f"UPDATE records SET id = (id & {(1 << SEQ_BITS) - 1}) << {SEQ_BITS}")
+    path = tmp_path / "outbox.sqlite3"
+    content = bytearray(path.read_bytes())
+    leaves = [
+        start
+        for start in range(PAGE, len(content), PAGE)
+        if content[start] == LEAF and content.count(b"padding", start, start + PAGE) > 1
+    ]
+    for start in leaves:
+        if b"a399" not in content[start : start + PAGE]:
+            content[start : start + PAGE] = bytes(PAGE)
+    path.write_bytes(content)
+    statements = Counter[str]()
+    opened_outbox(tmp_path, connect=Faults(before=lambda sql: statements.update([sql])).connect).close()
+    looks = max(count for sql, count in statements.items() if "ORDER BY rowid LIMIT" in sql)
+    assert LOOKS < looks < 1.5 * LOOKS
 
 
 def test_one_byte_is_as_good_as_nothing(tmp_path: Path) -> None:
